@@ -1,0 +1,3 @@
+//! The embedded Kubernetes-style API over a store on disk.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,28 @@
+//! Istio's ports, which people and firewalls rely on (design, "Ports"; reference mtls 7.1).
+
+/// Proxy admin, localhost only.
+pub const ADMIN: u16 = 15000;
+/// Outbound capture.
+pub const OUTBOUND: u16 = 15001;
+/// Inbound capture.
+pub const INBOUND: u16 = 15006;
+/// HBONE, reserved.
+pub const HBONE: u16 = 15008;
+/// Discovery and certificate authority over TLS, on the control plane.
+pub const DISCOVERY: u16 = 15012;
+/// Control-plane metrics and its read-only API.
+pub const CONTROL_MONITORING: u16 = 15014;
+/// Merged metrics, probes of the application, drain.
+pub const STATUS: u16 = 15020;
+/// Readiness of the proxy.
+pub const READINESS: u16 = 15021;
+/// DNS capture.
+pub const DNS: u16 = 15053;
+/// Proxy metrics.
+pub const METRICS: u16 = 15090;
+
+/// User and group of the sidecar; its traffic is never captured.
+pub const PROXY_UID: u32 = 1337;
+
+/// Source address with which the proxy delivers to its application (IPv4).
+pub const INBOUND_SOURCE_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 6);

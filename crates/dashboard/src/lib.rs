@@ -1,0 +1,3 @@
+//! The web page over the control plane's public API.
+
+#![forbid(unsafe_code)]

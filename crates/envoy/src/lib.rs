@@ -1,0 +1,3 @@
+//! Facts shown in Envoy's shapes.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Pod in, Pod with sidecar out; pure.
+
+#![forbid(unsafe_code)]

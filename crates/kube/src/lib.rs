@@ -1,0 +1,3 @@
+//! Where a cluster begins: watches, token review, trust bundles, status.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! The kernel beyond plain sockets: namespaces, links, redirect rules, original destination, marks.

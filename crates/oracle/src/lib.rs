@@ -1,0 +1,3 @@
+//! Slow literal reference implementations for differential tests.
+
+#![forbid(unsafe_code)]

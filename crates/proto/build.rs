@@ -1,0 +1,18 @@
+//! Compiles the protos under `proto/` without a system `protoc`.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    let files = [
+        "maille/facts/v1/facts.proto",
+        "maille/flows/v1/flows.proto",
+        "envoy/service/discovery/v3/discovery.proto",
+        "istio/v1/auth/ca.proto",
+    ];
+    let descriptors = protox::compile(files, [&root])?;
+    tonic_prost_build::configure().bytes(".maille.facts.v1").compile_fds(descriptors)?;
+    Ok(())
+}

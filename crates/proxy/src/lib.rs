@@ -1,0 +1,3 @@
+//! The data plane: intercepts, authenticates, authorizes, forwards, measures.
+
+#![forbid(unsafe_code)]

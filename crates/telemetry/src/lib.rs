@@ -1,0 +1,3 @@
+//! Metrics, access log, flows, traces: recorded once, read by many.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Test authority, echo servers, scripted control plane, namespace lab.
+
+#![forbid(unsafe_code)]

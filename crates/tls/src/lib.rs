@@ -1,0 +1,3 @@
+//! rustls configurations and verifiers made of identities and bundles, rotated while in use.
+
+#![forbid(unsafe_code)]
