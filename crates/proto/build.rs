@@ -13,6 +13,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         "istio/v1/auth/ca.proto",
     ];
     let descriptors = protox::compile(files, [&root])?;
-    tonic_prost_build::configure().bytes(".maille.facts.v1").compile_fds(descriptors)?;
+    // Maps in order, so that equal facts have equal bytes: a version is a hash of them.
+    tonic_prost_build::configure()
+        .bytes(".maille.facts.v1")
+        .btree_map(".maille.facts.v1")
+        .compile_fds(descriptors)?;
     Ok(())
 }
