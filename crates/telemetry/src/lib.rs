@@ -1,3 +1,29 @@
-//! Metrics, access log, flows, traces: recorded once, read by many.
+//! Metrics, access log, flows: recorded once, read by many.
+//!
+//! A worker of the data plane takes a [`WorkerRecorder`] and asks it for handles ([`Connection`], [`Edge`]) when it meets a
+//! pair of workloads; counting on a handle is a few plain stores: no lock, no allocation. Readers sum over
+//! workers when they are asked: [`Registry::render_prometheus`] with Istio's metric and label names, and
+//! [`Registry::take_flows`] for the control plane. Every refusal is also one line of the [`access_log`].
+//!
+//! Everything here is bounded: label sets, flows, refusal counters and log lines; what does not
+//! fit is counted under `other`, and that it did not fit is counted too.
 
 #![forbid(unsafe_code)]
+
+pub mod access_log;
+mod flow;
+mod histogram;
+mod labels;
+mod prometheus;
+mod recorder;
+mod refusal;
+mod registry;
+mod series;
+
+pub use access_log::{AccessLog, RequestLine};
+pub use labels::{
+    ConnectionLabels, Peer, Protocol, Reporter, ResponseFlags, Security, ServiceLabels, WorkloadLabels,
+};
+pub use recorder::{Connection, Edge, RequestOutcome, WorkerRecorder};
+pub use refusal::{PolicyRef, Refusal, RefusalKind};
+pub use registry::{OwnWorkload, ProxyGauges, Registry};

@@ -1,0 +1,375 @@
+//! What a worker records with, and the handles it records on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use maille_proto::flows;
+use parking_lot::Mutex;
+
+use crate::access_log::{AccessLog, RefusalLine, RequestLine};
+use crate::flow::{self, FlowCounters, FlowReading, Outcome};
+use crate::labels::{
+    ConnectionLabels, Peer, Reporter, ResponseFlags, Security, ServiceLabels, WorkloadLabels,
+};
+use crate::refusal::{Refusal, RefusalKind};
+use crate::series::{RequestKey, Series};
+
+/// Metric label sets per worker; beyond it everything is counted under the label value `other`.
+pub(crate) const MAX_SERIES: usize = 1024;
+/// Flows per worker between two reports; beyond it they are counted under one unnamed pair.
+pub(crate) const MAX_FLOWS: usize = 2048;
+/// Distinct refusal counters per worker.
+const MAX_REFUSALS: usize = 512;
+/// Reports after which a flow without traffic and without open connections is forgotten.
+const IDLE_REPORTS: u8 = 12;
+
+/// What metrics are kept by: the connection's labels without addresses, pods and ports.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SeriesKey {
+    pub(crate) reporter: Reporter,
+    pub(crate) source: Arc<WorkloadLabels>,
+    pub(crate) destination: Arc<WorkloadLabels>,
+    pub(crate) service: Arc<ServiceLabels>,
+    pub(crate) security: Security,
+}
+
+impl SeriesKey {
+    fn of(labels: &ConnectionLabels) -> Self {
+        Self {
+            reporter: labels.reporter,
+            source: labels.source.workload.clone(),
+            destination: labels.destination.workload.clone(),
+            service: labels.service.clone(),
+            security: labels.security,
+        }
+    }
+
+    /// Where label sets beyond the bound are counted.
+    fn other(reporter: Reporter, security: Security) -> Self {
+        let other = || "other".to_owned();
+        let workload = Arc::new(WorkloadLabels {
+            name: other(),
+            namespace: other(),
+            principal: String::new(),
+            app: other(),
+            canonical_name: other(),
+            canonical_revision: other(),
+        });
+        let service = Arc::new(ServiceLabels { host: other(), name: other(), namespace: other() });
+        Self { reporter, source: workload.clone(), destination: workload, service, security }
+    }
+}
+
+/// What `maille_refusals_total` is kept by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RefusalKey {
+    pub(crate) reporter: Reporter,
+    pub(crate) kind: RefusalKind,
+    pub(crate) policy_namespace: String,
+    pub(crate) policy: String,
+    pub(crate) rule: Option<u32>,
+}
+
+#[derive(Debug)]
+struct FlowCell {
+    counters: Arc<FlowCounters>,
+    /// The latest reason given.
+    reason: String,
+    reported: FlowReading,
+    idle_reports: u8,
+    since: SystemTime,
+}
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// What one worker knows. Its lock is taken by that worker when it meets a connection or a refusal, and by
+/// the exporter for as long as it takes to copy handles; never per request on a known handle.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub(crate) series: Map<SeriesKey, Arc<Series>>,
+    flows: Map<(ConnectionLabels, Outcome), FlowCell>,
+    pub(crate) refusals: Map<RefusalKey, u64>,
+}
+
+/// Counts of what did not fit or was lost, shared by all workers; touched only then.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) series: AtomicU64,
+    pub(crate) flows: AtomicU64,
+}
+
+impl Tables {
+    fn series(&mut self, labels: &ConnectionLabels, losses: &Losses) -> Arc<Series> {
+        let key = SeriesKey::of(labels);
+        if let Some(series) = self.series.get(&key) {
+            return series.clone();
+        }
+        let key = if self.series.len() < MAX_SERIES {
+            key
+        } else {
+            losses.series.fetch_add(1, Ordering::Relaxed);
+            SeriesKey::other(labels.reporter, labels.security)
+        };
+        self.series.entry(key).or_default().clone()
+    }
+
+    fn flow(
+        &mut self,
+        labels: &ConnectionLabels,
+        outcome: Outcome,
+        reason: &str,
+        losses: &Losses,
+    ) -> Arc<FlowCounters> {
+        let mut key = (labels.clone(), outcome);
+        if !self.flows.contains_key(&key) && self.flows.len() >= MAX_FLOWS {
+            losses.flows.fetch_add(1, Ordering::Relaxed);
+            key = (anonymous(labels), Outcome { decision: key.1.decision, policy: String::new(), rule: -1 });
+        }
+        let cell = self.flows.entry(key).or_insert_with(|| FlowCell {
+            counters: Arc::default(),
+            reason: String::new(),
+            reported: FlowReading::default(),
+            idle_reports: 0,
+            since: SystemTime::now(),
+        });
+        if cell.reason != reason {
+            reason.clone_into(&mut cell.reason);
+        }
+        cell.counters.clone()
+    }
+
+    fn refusal(&mut self, reporter: Reporter, refusal: &Refusal<'_>) {
+        let mut key = RefusalKey {
+            reporter,
+            kind: refusal.kind,
+            policy_namespace: refusal.policy.map(|p| p.namespace.to_owned()).unwrap_or_default(),
+            policy: refusal.policy.map(|p| p.name.to_owned()).unwrap_or_default(),
+            rule: refusal.policy.map(|p| p.rule),
+        };
+        if self.refusals.len() >= MAX_REFUSALS && !self.refusals.contains_key(&key) {
+            key.policy_namespace = "other".to_owned();
+            key.policy = "other".to_owned();
+            key.rule = None;
+        }
+        *self.refusals.entry(key).or_default() += 1;
+    }
+
+    /// Every flow that moved since the last call, at most a few of them per pair and outcome; forgets idle ones.
+    pub(crate) fn take_flows(&mut self, now: SystemTime, out: &mut Vec<flows::Flow>) {
+        self.flows.retain(|(labels, outcome), cell| {
+            let reading = cell.counters.reading();
+            let delta = reading.since(&cell.reported);
+            if delta.is_zero() {
+                cell.since = now;
+                cell.idle_reports = cell.idle_reports.saturating_add(1);
+                return cell.idle_reports < IDLE_REPORTS || Arc::strong_count(&cell.counters) > 1;
+            }
+            out.push(flow::message(labels, outcome, &cell.reason, &delta, cell.since, now));
+            cell.reported = reading;
+            cell.idle_reports = 0;
+            cell.since = now;
+            true
+        });
+    }
+}
+
+/// A pair of whom nothing is said, for flows beyond the bound.
+fn anonymous(labels: &ConnectionLabels) -> ConnectionLabels {
+    ConnectionLabels {
+        source: Peer::default(),
+        destination: Peer::default(),
+        service: Arc::default(),
+        port: 0,
+        ..labels.clone()
+    }
+}
+
+/// Records for one worker. Share it within the worker's thread; another worker takes its own.
+#[derive(Debug)]
+pub struct WorkerRecorder {
+    tables: Arc<Mutex<Tables>>,
+    losses: Arc<Losses>,
+    access_log: AccessLog,
+}
+
+/// The size, time and outcome of one finished request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestOutcome {
+    /// 0 if no response was sent (the caller went away).
+    pub code: u16,
+    /// Response flags.
+    pub flags: ResponseFlags,
+    /// The request is gRPC (`content-type: application/grpc…`).
+    pub grpc: bool,
+    /// `grpc-status`, if there was one.
+    pub grpc_status: Option<u32>,
+    /// From the first byte of the request to the last of the response.
+    pub duration: Duration,
+    /// Headers and body, as they came.
+    pub request_bytes: u64,
+    /// Headers and body, as they went.
+    pub response_bytes: u64,
+}
+
+impl WorkerRecorder {
+    pub(crate) fn new(tables: Arc<Mutex<Tables>>, losses: Arc<Losses>, access_log: AccessLog) -> Self {
+        Self { tables, losses, access_log }
+    }
+
+    /// A handle for requests over these labels, without a connection of its own: what a client's proxy
+    /// uses for each destination that one application connection reaches. Keep it with the pool.
+    pub fn edge(&self, labels: &ConnectionLabels) -> Edge {
+        let mut tables = self.tables.lock();
+        let series = tables.series(labels, &self.losses);
+        let flow = tables.flow(labels, Outcome::allowed(), "", &self.losses);
+        Edge { labels: labels.clone(), series, flow }
+    }
+
+    /// Counts a connection as opened and allowed; dropping or closing the handle counts it as closed.
+    pub fn connection_opened(&self, labels: &ConnectionLabels) -> Connection {
+        let edge = self.edge(labels);
+        edge.series.tcp(ResponseFlags::None).opened.add(1);
+        edge.flow.connections.add(1);
+        Connection { edge, flags: ResponseFlags::None }
+    }
+
+    /// A connection that was refused: counted as opened and closed, in flows, and logged. `reporter`
+    /// destination and no TLS means `connection_security_policy="none"`: set it so in the labels.
+    pub fn refused_connection(&self, labels: &ConnectionLabels, refusal: &Refusal<'_>) {
+        {
+            let mut tables = self.tables.lock();
+            let series = tables.series(labels, &self.losses);
+            let cell = series.tcp(refusal.flags);
+            cell.opened.add(1);
+            cell.closed.add(1);
+            tables.refusal(labels.reporter, refusal);
+            tables.flow(labels, outcome_of(refusal), refusal.reason, &self.losses).connections.add(1);
+        }
+        self.access_log.refusal(&RefusalLine { labels, refusal, request: None });
+    }
+
+    /// An open connection that is cut: what it moved until now is counted already; this adds the refusal, and
+    /// closes it with the refusal's flags.
+    pub fn connection_cut(&self, mut connection: Connection, refusal: &Refusal<'_>) {
+        {
+            let mut tables = self.tables.lock();
+            tables.refusal(connection.edge.labels.reporter, refusal);
+            tables
+                .flow(&connection.edge.labels, outcome_of(refusal), refusal.reason, &self.losses)
+                .connections
+                .add(1);
+        }
+        self.access_log.refusal(&RefusalLine { labels: &connection.edge.labels, refusal, request: None });
+        connection.flags = refusal.flags;
+    }
+
+    /// A request that was refused: counted with its code, in flows, and logged.
+    pub fn refused_request(
+        &self,
+        edge: &Edge,
+        request: &RequestLine<'_>,
+        outcome: &RequestOutcome,
+        refusal: &Refusal<'_>,
+    ) {
+        edge.count(outcome);
+        {
+            let mut tables = self.tables.lock();
+            tables.refusal(edge.labels.reporter, refusal);
+            let flow = tables.flow(&edge.labels, outcome_of(refusal), refusal.reason, &self.losses);
+            flow.request(outcome.code, micros(outcome.duration));
+            flow.bytes_received.add(outcome.request_bytes);
+            flow.bytes_sent.add(outcome.response_bytes);
+        }
+        self.access_log.refusal(&RefusalLine {
+            labels: &edge.labels,
+            refusal,
+            request: Some((request, outcome)),
+        });
+    }
+}
+
+fn outcome_of(refusal: &Refusal<'_>) -> Outcome {
+    Outcome {
+        decision: refusal.kind.decision(),
+        policy: refusal.policy.map(|p| format!("{}/{}", p.namespace, p.name)).unwrap_or_default(),
+        rule: refusal.policy.map_or(-1, |p| i32::try_from(p.rule).unwrap_or(i32::MAX)),
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A handle on one pair's counters in one worker. Recording on it neither locks nor allocates.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    labels: ConnectionLabels,
+    series: Arc<Series>,
+    flow: Arc<FlowCounters>,
+}
+
+impl Edge {
+    /// The labels it was made with.
+    pub fn labels(&self) -> &ConnectionLabels {
+        &self.labels
+    }
+
+    /// Counts a finished request that policy allowed, whatever became of it.
+    pub fn request(&self, outcome: &RequestOutcome) {
+        self.count(outcome);
+        self.flow.request(outcome.code, micros(outcome.duration));
+        self.flow.bytes_received.add(outcome.request_bytes);
+        self.flow.bytes_sent.add(outcome.response_bytes);
+    }
+
+    fn count(&self, outcome: &RequestOutcome) {
+        let counters = self.series.request(RequestKey {
+            code: outcome.code,
+            flags: outcome.flags,
+            grpc_status: outcome.grpc_status,
+            grpc: outcome.grpc,
+        });
+        counters.duration.record(micros(outcome.duration));
+        counters.request_bytes.record(outcome.request_bytes.saturating_mul(1000));
+        counters.response_bytes.record(outcome.response_bytes.saturating_mul(1000));
+    }
+}
+
+/// One open connection. Counts itself as closed when it goes.
+#[derive(Debug)]
+pub struct Connection {
+    edge: Edge,
+    flags: ResponseFlags,
+}
+
+impl Connection {
+    /// The handle for its requests.
+    pub fn edge(&self) -> &Edge {
+        &self.edge
+    }
+
+    /// Adds bytes moved since the last call: `sent` towards the caller, `received` from it, whoever
+    /// reports (reference cli-and-telemetry 3.1). Long connections call it every few seconds.
+    pub fn bytes(&self, sent: u64, received: u64) {
+        let cell = self.edge.series.tcp(ResponseFlags::None);
+        cell.sent.add(sent);
+        cell.received.add(received);
+        if self.edge.labels.protocol == crate::labels::Protocol::Tcp {
+            self.edge.flow.bytes_sent.add(sent);
+            self.edge.flow.bytes_received.add(received);
+        }
+    }
+
+    /// Closes with flags that say why.
+    pub fn close(mut self, flags: ResponseFlags) {
+        self.flags = flags;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.edge.series.tcp(self.flags).closed.add(1);
+    }
+}

@@ -1,0 +1,169 @@
+//! The place where everything recorded comes together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use maille_proto::flows;
+use parking_lot::Mutex;
+
+use crate::access_log::AccessLog;
+use crate::prometheus;
+use crate::recorder::{Losses, Tables, WorkerRecorder};
+
+/// Who reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnWorkload {
+    /// Value of the `…_cluster` labels of workloads of this cluster, e.g. `Kubernetes`.
+    pub cluster: String,
+    /// Value of `tag` in `istio_build`.
+    pub version: String,
+}
+
+/// What the proxy says of itself; set by whoever knows, read at scrape time.
+#[derive(Debug, Default)]
+pub struct ProxyGauges {
+    certificate_expiry: AtomicI64,
+    certificate_rotations: AtomicU64,
+    certificate_failures: AtomicU64,
+    xds_connected: AtomicBool,
+    xds_last_update: AtomicI64,
+    xds_rejections: AtomicU64,
+    config_generation: AtomicU64,
+    destinations: AtomicU64,
+    flows_lost: AtomicU64,
+}
+
+impl ProxyGauges {
+    /// A certificate was obtained that is valid until `not_after`.
+    pub fn certificate_renewed(&self, not_after: SystemTime) {
+        self.certificate_loaded(not_after);
+        self.certificate_rotations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A certificate valid until `not_after` is in use that was not just obtained.
+    pub fn certificate_loaded(&self, not_after: SystemTime) {
+        self.certificate_expiry.store(unix_seconds(not_after), Ordering::Relaxed);
+    }
+
+    /// An attempt to obtain a certificate failed.
+    pub fn certificate_failed(&self) {
+        self.certificate_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The stream to the control plane is up or down.
+    pub fn xds_connected(&self, connected: bool) {
+        self.xds_connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// An update of the control plane arrived.
+    pub fn xds_updated(&self, now: SystemTime) {
+        self.xds_last_update.store(unix_seconds(now), Ordering::Relaxed);
+    }
+
+    /// A resource was rejected.
+    pub fn xds_rejected(&self, resources: u64) {
+        self.xds_rejections.fetch_add(resources, Ordering::Relaxed);
+    }
+
+    /// Snapshot number `generation` is in force.
+    pub fn config_generation(&self, generation: u64) {
+        self.config_generation.store(generation, Ordering::Relaxed);
+    }
+
+    /// This many destinations are held.
+    pub fn destinations(&self, count: u64) {
+        self.destinations.store(count, Ordering::Relaxed);
+    }
+
+    /// Flow aggregates were dropped because the control plane was away.
+    pub fn flows_lost(&self, count: u64) {
+        self.flows_lost.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn reading(&self) -> GaugeReading {
+        GaugeReading {
+            certificate_expiry: self.certificate_expiry.load(Ordering::Relaxed),
+            certificate_rotations: self.certificate_rotations.load(Ordering::Relaxed),
+            certificate_failures: self.certificate_failures.load(Ordering::Relaxed),
+            xds_connected: self.xds_connected.load(Ordering::Relaxed),
+            xds_last_update: self.xds_last_update.load(Ordering::Relaxed),
+            xds_rejections: self.xds_rejections.load(Ordering::Relaxed),
+            config_generation: self.config_generation.load(Ordering::Relaxed),
+            destinations: self.destinations.load(Ordering::Relaxed),
+            flows_lost: self.flows_lost.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The gauges at one moment; times in Unix seconds, 0 if there is none yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GaugeReading {
+    pub(crate) certificate_expiry: i64,
+    pub(crate) certificate_rotations: u64,
+    pub(crate) certificate_failures: u64,
+    pub(crate) xds_connected: bool,
+    pub(crate) xds_last_update: i64,
+    pub(crate) xds_rejections: u64,
+    pub(crate) config_generation: u64,
+    pub(crate) destinations: u64,
+    pub(crate) flows_lost: u64,
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Everything recorded in one process.
+#[derive(Debug)]
+pub struct Registry {
+    own: OwnWorkload,
+    gauges: ProxyGauges,
+    access_log: AccessLog,
+    losses: Arc<Losses>,
+    workers: Mutex<Vec<Arc<Mutex<Tables>>>>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new(own: OwnWorkload, access_log: AccessLog) -> Arc<Self> {
+        Arc::new(Self {
+            own,
+            gauges: ProxyGauges::default(),
+            access_log,
+            losses: Arc::default(),
+            workers: Mutex::default(),
+        })
+    }
+
+    /// A recorder for one more worker. What it records stays readable after it is gone.
+    pub fn worker(&self) -> WorkerRecorder {
+        let tables = Arc::<Mutex<Tables>>::default();
+        self.workers.lock().push(tables.clone());
+        WorkerRecorder::new(tables, self.losses.clone(), self.access_log.clone())
+    }
+
+    /// What the proxy says of itself.
+    pub fn gauges(&self) -> &ProxyGauges {
+        &self.gauges
+    }
+
+    /// The page for Prometheus, in text format 0.0.4.
+    pub fn render_prometheus(&self) -> String {
+        let mut page = prometheus::Page::default();
+        for worker in self.workers.lock().iter() {
+            page.add_worker(&worker.lock());
+        }
+        page.render(&self.own, &self.gauges.reading(), &self.losses, self.access_log.dropped())
+    }
+
+    /// The flows that moved since the last call. Only one reader may exist: what it took is gone.
+    pub fn take_flows(&self) -> Vec<flows::Flow> {
+        let now = SystemTime::now();
+        let mut out = Vec::new();
+        for worker in self.workers.lock().iter() {
+            worker.lock().take_flows(now, &mut out);
+        }
+        out
+    }
+}
