@@ -1,3 +1,32 @@
 //! Read, verify, sign: CSRs, X.509-SVIDs, bundles, roots, rotation arithmetic; bytes in, bytes out.
+//!
+//! Nothing here opens a file or a socket, and nothing reads the clock: callers say what time it
+//! is. What comes in from outside (CSRs, certificates, keys) is parsed once and kept as a type
+//! that proves it was checked. How certificates must look is fixed by the SPIFFE X509-SVID
+//! standard and by Istio's CA (reference mtls sections 5 and 6).
 
 #![forbid(unsafe_code)]
+
+mod authority;
+mod bundle;
+mod csr;
+mod error;
+mod key;
+mod leaf;
+mod pem;
+mod renewal;
+mod svid;
+mod time;
+
+pub use authority::{Authority, BACKDATE, Issued, ROOT_TTL};
+pub use bundle::TrustBundles;
+pub use csr::{CertificateRequest, create_csr};
+pub use error::{Error, LeafRule, Result};
+pub use key::{KeyPair, PublicKey, generate_key};
+pub use leaf::{LeafFacts, leaf_facts, peer_identity};
+pub use pem::{certificate_pem, certificates_from_pem};
+pub use renewal::{DEFAULT_WORKLOAD_TTL, MAX_WORKLOAD_TTL, TtlError, renew_at, requested_ttl};
+pub use svid::Svid;
+
+/// A certificate in DER, as TLS sends it.
+pub use rustls_pki_types::CertificateDer;

@@ -1,0 +1,201 @@
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use maille_core::Identity;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::FromDer as _;
+
+use crate::error::{Error, LeafRule, Result};
+use crate::time::from_unix_seconds;
+
+/// What an end-entity certificate says, read once.
+///
+/// This is only what the certificate *claims*: whether a trusted root stands behind it is for
+/// path validation to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafFacts {
+    /// URI names.
+    pub uris: Vec<String>,
+    /// DNS names.
+    pub dns_names: Vec<String>,
+    /// IP addresses among the names.
+    pub addresses: Vec<IpAddr>,
+    /// Start of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+    /// Serial number in lower-case hexadecimal.
+    pub serial: String,
+    /// The subject, in the field's notation; empty for certificates of the mesh's authority.
+    pub subject: String,
+    role: Role,
+}
+
+/// Which of the usage rules the certificate breaks, if any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Role {
+    /// Broken by any end entity, whatever its names.
+    leaf: Option<LeafRule>,
+    /// Broken as an X.509-SVID.
+    svid: Option<LeafRule>,
+}
+
+impl LeafFacts {
+    /// The workload identity, if the certificate keeps every leaf rule of the X509-SVID standard
+    /// (reference mtls 6.2): exactly one URI name (SF-2), CA=false, digitalSignature and no signing
+    /// usages, and an extended key usage, if present, for both client and server.
+    pub fn identity(&self) -> Result<Identity, LeafRule> {
+        let [uri] = self.uris.as_slice() else {
+            let names = self.uris.iter().take(4).cloned().collect();
+            return Err(LeafRule::OneUri { found: self.uris.len(), names });
+        };
+        self.check_end_entity()?;
+        if let Some(broken) = &self.role.svid {
+            return Err(broken.clone());
+        }
+        Ok(Identity::parse_uri(uri)?)
+    }
+
+    /// The rules that hold for certificates without a SPIFFE name, too: no signing certificate
+    /// may authenticate.
+    pub fn check_end_entity(&self) -> Result<(), LeafRule> {
+        self.role.leaf.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether one of the names, of any type, is exactly `name` (SN-2, SN-5).
+    pub fn is_named(&self, name: &str) -> bool {
+        self.uris.iter().any(|uri| uri == name)
+            || self.dns_names.iter().any(|dns| dns.eq_ignore_ascii_case(name))
+            || (!self.addresses.is_empty()
+                && name.parse().is_ok_and(|address| self.addresses.contains(&address)))
+    }
+
+    /// Every name, for messages.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.uris
+            .iter()
+            .cloned()
+            .chain(self.dns_names.iter().cloned())
+            .chain(self.addresses.iter().map(IpAddr::to_string))
+    }
+}
+
+/// Reads an end-entity certificate.
+pub fn leaf_facts(der: &[u8]) -> Result<LeafFacts> {
+    let certificate = parse("certificate", der)?;
+    let (mut uris, mut dns_names, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
+    let mut role = Role { leaf: None, svid: Some(LeafRule::NoDigitalSignature) };
+    let mut extended = None;
+    for extension in certificate.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(san) => {
+                for name in &san.general_names {
+                    match name {
+                        GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+                        GeneralName::DNSName(dns) => dns_names.push((*dns).to_owned()),
+                        GeneralName::IPAddress(bytes) => addresses.extend(address(bytes)),
+                        _ => {}
+                    }
+                }
+            }
+            ParsedExtension::BasicConstraints(constraints) if constraints.ca => {
+                role.leaf = Some(LeafRule::IsAuthority);
+            }
+            ParsedExtension::KeyUsage(usage) => {
+                if usage.key_cert_sign() || usage.crl_sign() {
+                    let which = if usage.key_cert_sign() { "keyCertSign" } else { "cRLSign" };
+                    role.leaf.get_or_insert(LeafRule::SigningUsage(which));
+                }
+                if usage.digital_signature() {
+                    role.svid = None;
+                }
+            }
+            ParsedExtension::ExtendedKeyUsage(usage) => {
+                if !usage.server_auth {
+                    extended = Some(LeafRule::ExtendedUsage("serverAuth"));
+                } else if !usage.client_auth {
+                    extended = Some(LeafRule::ExtendedUsage("clientAuth"));
+                }
+            }
+            // A name list that cannot be read must not pass for "no names".
+            ParsedExtension::ParseError { error } => {
+                return Err(Error::Certificate { what: "certificate", reason: error.to_string() });
+            }
+            _ => {}
+        }
+    }
+    role.svid = role.svid.or(extended);
+    let validity = certificate.validity();
+    Ok(LeafFacts {
+        uris,
+        dns_names,
+        addresses,
+        not_before: from_unix_seconds(validity.not_before.timestamp()),
+        not_after: from_unix_seconds(validity.not_after.timestamp()),
+        serial: hex(certificate.raw_serial()),
+        subject: certificate.subject().to_string(),
+        role,
+    })
+}
+
+/// The workload identity that a leaf certificate claims, all leaf rules checked.
+///
+/// It does not check the chain: that is path validation's task (`maille-tls`).
+pub fn peer_identity(leaf_der: &[u8]) -> Result<Identity> {
+    Ok(leaf_facts(leaf_der)?.identity()?)
+}
+
+/// Checks that a certificate may sign others: CA=true and, if it has a key usage, keyCertSign.
+pub(crate) fn check_authority(what: &'static str, der: &[u8]) -> Result<()> {
+    let refused = |reason: &str| Error::NotAnAuthority { what, reason: reason.to_owned() };
+    let certificate = parse(what, der)?;
+    if !certificate.is_ca() {
+        return Err(refused("its basic constraints do not say CA=true"));
+    }
+    let usage = certificate.key_usage().map_err(|e| refused(&e.to_string()))?;
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err(refused("its key usage lacks keyCertSign"));
+    }
+    Ok(())
+}
+
+pub(crate) fn parse<'a>(what: &'static str, der: &'a [u8]) -> Result<X509Certificate<'a>> {
+    let refused = |reason: String| Error::Certificate { what, reason };
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|e| refused(e.to_string()))?;
+    if !rest.is_empty() {
+        return Err(refused("bytes follow the certificate".to_owned()));
+    }
+    Ok(certificate)
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn reading_certificates_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let _ = leaf_facts(&bytes);
+            let _ = check_authority("root certificate", &bytes);
+        }
+    }
+}
