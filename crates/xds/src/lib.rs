@@ -1,9 +1,9 @@
 //! Delta xDS, both ends: what is subscribed, what is known, what is owed.
 //!
 //! The transport is Envoy's `AggregatedDiscoveryService.DeltaAggregatedResources` (xDS protocol, "Incremental
-//! xDS"). `ClientState` and `ServerState` are state machines without I/O; `run_client`
-//! and `serve_stream` drive them over gRPC. Nothing here knows what a resource means: the client hands opaque
-//! resources to its [`Handler`], the server takes them from a `View`, which also is the one place that decides
+//! xDS"). [`ClientState`] and [`ServerState`] are state machines without I/O; [`run_client`]
+//! and [`serve_stream`] drive them over gRPC. Nothing here knows what a resource means: the client hands opaque
+//! resources to its [`Handler`], the server takes them from a [`View`], which also is the one place that decides
 //! what a peer may see.
 //!
 //! Rules beyond the protocol's text, kept by both ends:
@@ -20,6 +20,8 @@ mod client;
 mod client_state;
 pub mod limits;
 mod resource;
+mod server;
+mod server_state;
 pub mod type_urls;
 
 pub use backoff::Backoff;
@@ -28,3 +30,5 @@ pub use client::{
 };
 pub use client_state::{ClientState, Receipt, SubscribeError};
 pub use resource::{Rejection, Resource, Update};
+pub use server::{Dirty, View, serve_stream};
+pub use server_state::{ProtocolError, Request, ServerState, TypeStatus};
