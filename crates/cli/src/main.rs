@@ -2,4 +2,127 @@
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod client;
+mod commands;
+mod demo;
+mod output;
+mod roles;
+mod shop;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Small resident memory and no fragmentation over weeks matter more to a sidecar than the
+/// last nanosecond; mimalloc has both (reference crates.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Where a standalone mesh keeps its state, unless `--data-dir` says otherwise.
+const DEFAULT_DATA_DIR: &str = "/var/lib/maille-mesh";
+
+/// A zero-trust service mesh in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "maille", version, max_term_width = 110, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a mesh on this machine
+    Up(commands::up::UpArgs),
+    /// Stop the mesh on this machine, and leave nothing behind
+    Down(commands::down::DownArgs),
+    /// Show what runs, and whether it is ready
+    Status(commands::status::StatusArgs),
+    /// Create or change the objects of files: all of them, or none
+    Apply(commands::apply::ApplyArgs),
+    /// Show objects
+    Get(commands::get::GetArgs),
+    /// Delete objects
+    Delete(commands::delete::DeleteArgs),
+    /// Run a command in a container of the standalone mesh
+    Exec(commands::exec::ExecArgs),
+    /// Print what a container wrote
+    Logs(commands::logs::LogsArgs),
+    /// Show who talked to whom, and what was refused
+    Flows(commands::flows::FlowsArgs),
+    /// Print the version
+    Version(commands::version::VersionArgs),
+    /// Role: the control plane
+    ControlPlane(roles::ControlPlaneArgs),
+    /// Role: the sidecar in front of one workload
+    Proxy(roles::ProxyArgs),
+    /// Role: install a Pod's redirect rules
+    Intercept(roles::InterceptArgs),
+    /// Role: a service of the demo shop
+    Shop(shop::ShopArgs),
+    #[command(hide = true)]
+    ApiServer(roles::ApiServerArgs),
+    #[command(hide = true)]
+    Sandbox(roles::SandboxArgs),
+}
+
+/// What a command found (design, "The public contract").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Exit code 0.
+    Fine,
+    /// The thing asked about is not fine: exit code 1.
+    NotFine,
+    /// What an executed command ended with.
+    Code(u8),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One provider, chosen here: every TLS configuration of the process uses it.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(cli.command) {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::NotFine) => ExitCode::from(1),
+        Ok(Outcome::Code(code)) => ExitCode::from(code),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("maille: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Outcome> {
+    use commands::{apply, delete, down, exec, flows, get, logs, status, up, version};
+    match command {
+        Command::Up(args) => up::run(args),
+        Command::Down(args) => down::run(&args),
+        Command::Status(args) => on_runtime(status::run(args)),
+        Command::Apply(args) => on_runtime(apply::run(args)),
+        Command::Get(args) => on_runtime(get::run(args)),
+        Command::Delete(args) => on_runtime(delete::run(args)),
+        Command::Exec(args) => exec::run(args),
+        Command::Logs(args) => on_runtime(logs::run(args)),
+        Command::Flows(args) => on_runtime(flows::run(args)),
+        Command::Version(args) => version::run(&args),
+        Command::ControlPlane(args) => roles::control_plane(args).map(|()| Outcome::Fine),
+        Command::Proxy(args) => roles::proxy(args).map(|()| Outcome::Fine),
+        Command::Intercept(args) => roles::intercept(args).map(|()| Outcome::Fine),
+        Command::Shop(args) => shop::run(args).map(|()| Outcome::Fine),
+        Command::ApiServer(args) => roles::api_server(args).map(|()| Outcome::Fine),
+        Command::Sandbox(args) => roles::sandbox(args).map(|()| Outcome::Fine),
+    }
+}
+
+/// Runs a command of people: one thread is enough.
+fn on_runtime<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+/// A reader that has seen enough, e.g. `maille get pods | head`, is no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}

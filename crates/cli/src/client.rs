@@ -1,0 +1,238 @@
+//! The Kubernetes API as the commands use it: a few requests over the `kube` client.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use http::{Method, Request, header};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use maille_config::kinds::Kind;
+use serde_json::Value;
+
+/// Which API a command talks to.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ApiArgs {
+    /// Kubeconfig to use; else $KUBECONFIG, else that of the standalone mesh, else ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Data folder of the standalone mesh.
+    #[arg(long, global = true, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR)]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// What a request came back with, if not a success.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The API answered with a Status.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status code.
+        code: u16,
+        /// The Status object's message.
+        message: String,
+        /// `details.causes`, as (field, message).
+        causes: Vec<(String, String)>,
+    },
+    /// The API could not be asked, or answered with something else.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}
+
+impl ApiError {
+    /// Whether the API says that there is no such object.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { code: 404, .. })
+    }
+}
+
+/// A connection to the Kubernetes API.
+#[derive(Clone)]
+pub(crate) struct Api {
+    client: kube::Client,
+}
+
+impl Api {
+    /// Connects as `args` say.
+    pub(crate) async fn connect(args: &ApiArgs) -> Result<Self> {
+        let standalone = args.data_dir.join("kubeconfig");
+        let explicit = args.kubeconfig.clone().or_else(|| {
+            let from_environment = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty());
+            from_environment.map(PathBuf::from).or_else(|| standalone.is_file().then_some(standalone))
+        });
+        match explicit {
+            Some(path) => Self::from_file(&path).await,
+            None => {
+                let config = kube::Config::infer().await.context(
+                    "no mesh to talk to: start one with `maille up`, or name a cluster with --kubeconfig",
+                )?;
+                Ok(Self { client: kube::Client::try_from(config)? })
+            }
+        }
+    }
+
+    /// Connects with the kubeconfig at `path`.
+    pub(crate) async fn from_file(path: &Path) -> Result<Self> {
+        let kubeconfig = Kubeconfig::read_from(path)
+            .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("the kubeconfig {} is not usable", path.display()))?;
+        Ok(Self { client: kube::Client::try_from(config)? })
+    }
+
+    /// GET, answered with JSON.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.send(Method::GET, path, "application/json", None).await
+    }
+
+    /// GET as a table, Kubernetes' form for people.
+    pub(crate) async fn get_table(&self, path: &str) -> Result<Value, ApiError> {
+        self.send(Method::GET, path, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json", None).await
+    }
+
+    /// POST of a new object.
+    pub(crate) async fn create(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
+        self.send(Method::POST, path, "application/json", Some(("application/json", object))).await
+    }
+
+    /// PUT of an object that exists.
+    pub(crate) async fn replace(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
+        self.send(Method::PUT, path, "application/json", Some(("application/json", object))).await
+    }
+
+    /// JSON merge patch (RFC 7396).
+    pub(crate) async fn merge_patch(&self, path: &str, patch: &Value) -> Result<Value, ApiError> {
+        self.send(Method::PATCH, path, "application/json", Some(("application/merge-patch+json", patch))).await
+    }
+
+    /// DELETE.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, ApiError> {
+        self.send(Method::DELETE, path, "application/json", None).await
+    }
+
+    /// GET of plain text, e.g. a log.
+    pub(crate) async fn text(&self, path: &str) -> Result<String, ApiError> {
+        let bytes = self.bytes(Method::GET, path, "*/*", None).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// GET of a stream of bytes, handed to `sink` as it arrives.
+    pub(crate) async fn stream(&self, path: &str, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<(), ApiError> {
+        let mut body = self.response(Method::GET, path, "*/*", None).await?.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| anyhow!("the stream broke: {error}"))?;
+            if let Some(data) = frame.data_ref() {
+                sink(data)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Value, ApiError> {
+        let bytes = self.bytes(method, path, accept, body).await?;
+        Ok(serde_json::from_slice(&bytes).context("the API answered with something that is no JSON")?)
+    }
+
+    async fn bytes(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<bytes::Bytes, ApiError> {
+        let response = self.response(method, path, accept, body).await?;
+        let collected = response.into_body().collect().await;
+        Ok(collected.map_err(|error| anyhow!("the answer broke off: {error}"))?.to_bytes())
+    }
+
+    async fn response(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<http::Response<Body>, ApiError> {
+        let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
+        let bytes = match body {
+            Some((content_type, value)) => {
+                request = request.header(header::CONTENT_TYPE, content_type);
+                serde_json::to_vec(value).context("an object cannot be written as JSON")?
+            }
+            None => Vec::new(),
+        };
+        let request = request.body(Body::from(bytes)).context("not a path of the API")?;
+        let response =
+            self.client.send(request).await.map_err(|error| anyhow!(innermost(&error)).context("cannot reach the API"))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let code = response.status().as_u16();
+        let collected = response.into_body().collect().await;
+        let bytes = collected.map(|body| body.to_bytes()).unwrap_or_default();
+        Err(refusal(code, &bytes))
+    }
+}
+
+/// Reads a Kubernetes Status; a body that is none becomes the message as it stands.
+fn refusal(code: u16, body: &[u8]) -> ApiError {
+    let status: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let message = match status["message"].as_str() {
+        Some(message) => message.to_owned(),
+        None => format!("HTTP {code}: {}", String::from_utf8_lossy(body).trim()),
+    };
+    let causes = status["details"]["causes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|cause| (text(&cause["field"]), text(&cause["message"])))
+        .collect();
+    ApiError::Refused { code, message, causes }
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// The path of a collection of objects: of one namespace, or of all.
+pub(crate) fn collection_path(kind: &Kind, version: &str, namespace: Option<&str>) -> String {
+    let base = match kind.group {
+        "" => format!("/api/{version}"),
+        group => format!("/apis/{group}/{version}"),
+    };
+    match namespace.filter(|_| kind.namespaced) {
+        Some(namespace) => format!("{base}/namespaces/{namespace}/{}", kind.plural),
+        None => format!("{base}/{}", kind.plural),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_with_its_causes() {
+        let body = br#"{"kind":"Status","message":"invalid","details":{"causes":[{"field":"spec.x","message":"bad"}]}}"#;
+        let ApiError::Refused { code, message, causes } = refusal(422, body) else {
+            panic!("a refusal");
+        };
+        assert_eq!((code, message.as_str()), (422, "invalid"));
+        assert_eq!(causes, [("spec.x".to_owned(), "bad".to_owned())]);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_status_is_shown_as_it_is() {
+        assert_eq!(refusal(502, b"bad gateway\n").to_string(), "HTTP 502: bad gateway");
+    }
+}

@@ -1,0 +1,228 @@
+//! `maille flows`: what really happened, as the proxies saw it.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::Outcome;
+use crate::client::{Api, ApiArgs, ApiError};
+use crate::output::{aligned, out, write_out};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct FlowsArgs {
+    /// Only from this workload: NAME or NAMESPACE/NAME.
+    #[arg(long)]
+    from: Option<String>,
+    /// Only to this workload: NAME or NAMESPACE/NAME.
+    #[arg(long)]
+    to: Option<String>,
+    /// Only what was refused.
+    #[arg(long)]
+    denied: bool,
+    /// Only what was not mutual TLS.
+    #[arg(long)]
+    plaintext: bool,
+    /// Only what was seen within this time: 30s, 5m, 2h.
+    #[arg(long, value_parser = seconds)]
+    since: Option<u64>,
+    /// Form of the output.
+    #[arg(short = 'o', long, value_parser = ["json"])]
+    output: Option<String>,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+pub(crate) async fn run(args: FlowsArgs) -> Result<Outcome> {
+    let api = Api::connect(&args.api).await?;
+    let mut flows = fetch(&api).await?;
+    let since_ms = args.since.map(|seconds| now_ms().saturating_sub(seconds * 1000));
+    flows.retain(|flow| {
+        args.from.as_deref().is_none_or(|name| flow.source.is(name))
+            && args.to.as_deref().is_none_or(|name| flow.destination.is(name))
+            && (!args.denied || flow.is_refused())
+            && (!args.plaintext || !flow.mtls)
+            && since_ms.is_none_or(|earliest| flow.last_seen_ms >= earliest)
+    });
+    if args.output.is_some() {
+        let values: Vec<&Value> = flows.iter().map(|flow| &flow.raw).collect();
+        out!("{}", serde_json::to_string_pretty(&values)?);
+    } else if flows.is_empty() {
+        eprintln!("no flows");
+    } else {
+        write_out(&table(&flows));
+    }
+    Ok(Outcome::Fine)
+}
+
+/// One end of a flow.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct End {
+    pub(crate) namespace: String,
+    pub(crate) workload: String,
+    pub(crate) principal: String,
+    pub(crate) address: String,
+}
+
+impl End {
+    fn read(value: &Value) -> Self {
+        let text = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
+        Self {
+            namespace: text("namespace"),
+            workload: text("workloadName"),
+            principal: text("principal"),
+            address: text("address"),
+        }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        match name.split_once('/') {
+            Some((namespace, workload)) => self.namespace == namespace && self.workload == workload,
+            None => self.workload == name,
+        }
+    }
+
+    /// `namespace/workload`, else the identity, else the address.
+    pub(crate) fn label(&self) -> String {
+        if !self.workload.is_empty() {
+            format!("{}/{}", self.namespace, self.workload)
+        } else if !self.principal.is_empty() {
+            self.principal.clone()
+        } else if !self.address.is_empty() {
+            self.address.clone()
+        } else {
+            "unknown".to_owned()
+        }
+    }
+}
+
+/// One aggregate, as the control plane tells it.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) source: End,
+    pub(crate) destination: End,
+    pub(crate) port: u64,
+    pub(crate) mtls: bool,
+    pub(crate) decision: String,
+    pub(crate) policy: String,
+    pub(crate) rule: i64,
+    pub(crate) reason: String,
+    pub(crate) requests: u64,
+    pub(crate) connections: u64,
+    pub(crate) reporter: String,
+    pub(crate) last_seen_ms: u64,
+    raw: Value,
+}
+
+impl Flow {
+    pub(crate) fn read(raw: &Value) -> Self {
+        let text = |field: &str| raw[field].as_str().unwrap_or_default().to_owned();
+        Self {
+            source: End::read(&raw["source"]),
+            destination: End::read(&raw["destination"]),
+            port: number(&raw["port"]),
+            mtls: raw["mtls"].as_bool().unwrap_or(false),
+            decision: text("decision"),
+            policy: text("policy"),
+            rule: raw["rule"].as_i64().unwrap_or(-1),
+            reason: text("reason"),
+            requests: number(&raw["requests"]),
+            connections: number(&raw["connections"]),
+            reporter: text("reporter"),
+            last_seen_ms: number(&raw["lastSeenMs"]),
+            raw: raw.clone(),
+        }
+    }
+
+    /// Refused by policy, or below it.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.decision.as_str(), "DENIED" | "REFUSED_TLS")
+    }
+}
+
+/// Numbers of 64 bits may come as text, as protobuf's JSON writes them.
+fn number(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok())).unwrap_or(0)
+}
+
+/// All flows that the control plane remembers.
+pub(crate) async fn fetch(api: &Api) -> Result<Vec<Flow>, ApiError> {
+    let path = format!(
+        "/api/v1/namespaces/{}/services/istiod:{}/proxy/flows",
+        maille_core::ROOT_NAMESPACE,
+        maille_core::ports::CONTROL_MONITORING
+    );
+    let answer = api.get(&path).await?;
+    let list = answer.as_array().or_else(|| answer["flows"].as_array());
+    let list = list.context("the control plane answered something that is no list of flows")?;
+    Ok(list.iter().map(Flow::read).collect())
+}
+
+fn table(flows: &[Flow]) -> String {
+    let mut lines = vec![
+        ["FROM", "TO", "PORT", "TRANSPORT", "DECISION", "BY", "CONNECTIONS", "REQUESTS", "REPORTER"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for flow in flows {
+        lines.push(vec![
+            flow.source.label(),
+            flow.destination.label(),
+            flow.port.to_string(),
+            if flow.mtls { "mTLS" } else { "plaintext" }.to_owned(),
+            flow.decision.to_lowercase(),
+            by(flow),
+            flow.connections.to_string(),
+            flow.requests.to_string(),
+            flow.reporter.to_lowercase(),
+        ]);
+    }
+    aligned(&lines)
+}
+
+/// What decided: the policy and its rule, or the reason.
+pub(crate) fn by(flow: &Flow) -> String {
+    match (flow.policy.as_str(), flow.rule) {
+        ("", _) if flow.reason.is_empty() => "-".to_owned(),
+        ("", _) => flow.reason.clone(),
+        (policy, rule) if rule >= 0 => format!("{policy} rule {rule}"),
+        (policy, _) => policy.to_owned(),
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Reads 30s, 5m, 2h or a bare number of seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        Some(b'h') => (&text[..text.len() - 1], 3600),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is no time like 30s, 5m or 2h"))?;
+    number.checked_mul(factor).ok_or_else(|| format!("'{text}' is too long a time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!((seconds("30s"), seconds("5m"), seconds("2h"), seconds("7")), (Ok(30), Ok(300), Ok(7200), Ok(7)));
+        assert!(seconds("x").is_err() && seconds("").is_err() && seconds("99999999999999999999h").is_err());
+    }
+
+    #[test]
+    fn a_flow_is_read_and_labelled() {
+        let flow = Flow::read(&serde_json::json!({
+            "source": {"namespace": "production", "workloadName": "cart"},
+            "destination": {"address": "10.0.0.1"},
+            "port": 8080, "mtls": true, "decision": "DENIED", "policy": "a/b", "rule": 2, "requests": "7"
+        }));
+        assert!(flow.is_refused() && flow.source.is("cart") && flow.source.is("production/cart"));
+        assert_eq!((flow.destination.label().as_str(), flow.requests, by(&flow).as_str()), ("10.0.0.1", 7, "a/b rule 2"));
+    }
+}

@@ -1,0 +1,161 @@
+//! The table of every pair that tried to talk.
+
+use super::Expectation;
+use crate::commands::flows::{Flow, by};
+use crate::output::aligned;
+
+/// One line of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    from: String,
+    to: String,
+    port: u64,
+    seen: Option<Seen>,
+    expected: Option<bool>,
+    /// Whether what was seen is what was expected.
+    pub(crate) as_expected: bool,
+}
+
+/// What the destination's proxy saw of a pair, most recently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    allowed: bool,
+    mtls: bool,
+    by: String,
+}
+
+/// Compares what the destinations' proxies saw with what is expected: a row for each expected pair,
+/// in that order, then one for each pair that nobody expected.
+///
+/// A pair seen both allowed and refused counts as neither: it is not as expected.
+pub(crate) fn compare(flows: &[Flow], expectations: &[Expectation]) -> Vec<Row> {
+    let inbound: Vec<&Flow> = flows.iter().filter(|flow| flow.reporter == "DESTINATION").collect();
+    let mut rows: Vec<Row> = expectations
+        .iter()
+        .map(|expected| {
+            let of_pair: Vec<&Flow> =
+                inbound.iter().copied().filter(|flow| is_pair(flow, expected)).collect();
+            let seen = latest(&of_pair);
+            let as_expected = !of_pair.is_empty()
+                && of_pair.iter().all(|flow| is_allowed(flow) == expected.allowed && flow.mtls == expected.mtls);
+            Row {
+                from: expected.from.to_owned(),
+                to: expected.to.to_owned(),
+                port: expected.port,
+                seen,
+                expected: Some(expected.allowed),
+                as_expected,
+            }
+        })
+        .collect();
+    for flow in &inbound {
+        let (from, to) = (flow.source.label(), flow.destination.label());
+        let known = rows.iter().any(|row| row.from == from && row.to == to && row.port == flow.port);
+        if !known {
+            let of_pair: Vec<&Flow> = inbound
+                .iter()
+                .copied()
+                .filter(|other| {
+                    other.source.label() == from && other.destination.label() == to && other.port == flow.port
+                })
+                .collect();
+            rows.push(Row { from, to, port: flow.port, seen: latest(&of_pair), expected: None, as_expected: false });
+        }
+    }
+    rows
+}
+
+fn is_pair(flow: &Flow, expected: &Expectation) -> bool {
+    flow.source.label() == expected.from && flow.destination.label() == expected.to && flow.port == expected.port
+}
+
+fn is_allowed(flow: &Flow) -> bool {
+    flow.decision == "ALLOWED"
+}
+
+fn latest(flows: &[&Flow]) -> Option<Seen> {
+    flows.iter().max_by_key(|flow| flow.last_seen_ms).map(|flow| Seen {
+        allowed: is_allowed(flow),
+        mtls: flow.mtls,
+        by: by(flow),
+    })
+}
+
+/// The table for people, with colour if they look at it on a terminal.
+pub(crate) fn render(rows: &[Row], colour: bool) -> String {
+    let mut lines =
+        vec![["FROM", "TO", "PORT", "RESULT", "TRANSPORT", "AS EXPECTED", "BY"].map(str::to_owned).to_vec()];
+    for row in rows {
+        let (result, transport, by) = match &row.seen {
+            None => ("not seen", "-", "-".to_owned()),
+            Some(seen) => (
+                if seen.allowed { "allowed" } else { "refused" },
+                if seen.mtls { "mTLS" } else { "plaintext" },
+                seen.by.clone(),
+            ),
+        };
+        let verdict = match (row.as_expected, row.expected) {
+            (true, _) => "yes",
+            (false, Some(true)) => "NO: should be allowed",
+            (false, Some(false)) => "NO: should be refused",
+            (false, None) => "NO: nobody expected it",
+        };
+        lines.push(vec![
+            row.from.clone(),
+            row.to.clone(),
+            row.port.to_string(),
+            result.to_owned(),
+            transport.to_owned(),
+            verdict.to_owned(),
+            by,
+        ]);
+    }
+    let text = aligned(&lines);
+    if !colour {
+        return text;
+    }
+    let mut painted = String::new();
+    for (line, row) in text.lines().zip(std::iter::once(None).chain(rows.iter().map(Some))) {
+        let code = match row {
+            None => "1",
+            Some(row) if !row.as_expected => "31;1",
+            Some(row) if row.seen.as_ref().is_some_and(|seen| !seen.allowed) => "33",
+            Some(_) => "32",
+        };
+        painted.push_str(&format!("\x1b[{code}m{line}\x1b[0m\n"));
+    }
+    painted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn flow(decision: &str, mtls: bool) -> Flow {
+        Flow::read(&json!({
+            "reporter": "DESTINATION",
+            "source": {"namespace": "a", "workloadName": "x"},
+            "destination": {"namespace": "b", "workloadName": "y"},
+            "port": 80, "mtls": mtls, "decision": decision, "policy": "b/p", "rule": 0
+        }))
+    }
+
+    const EXPECTED: &[Expectation] =
+        &[Expectation { from: "a/x", to: "b/y", port: 80, allowed: true, mtls: true }];
+
+    #[test]
+    fn as_expected_only_if_every_flow_of_the_pair_is() {
+        assert!(compare(&[flow("ALLOWED", true)], EXPECTED)[0].as_expected);
+        assert!(!compare(&[flow("ALLOWED", false)], EXPECTED)[0].as_expected);
+        assert!(!compare(&[flow("ALLOWED", true), flow("DENIED", true)], EXPECTED)[0].as_expected);
+        assert!(!compare(&[], EXPECTED)[0].as_expected);
+    }
+
+    #[test]
+    fn a_pair_that_nobody_expected_is_shown() {
+        let rows = compare(&[flow("ALLOWED", true)], &[]);
+        assert!(!rows[0].as_expected);
+        assert!(render(&rows, false).contains("nobody expected"));
+    }
+}
