@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use maille_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 
-use crate::limits::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
+use crate::limits::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS, MORE_FOLLOWS};
 use crate::resource::{Rejection, Resource, Update};
 use crate::type_urls::WILDCARD;
 
@@ -177,7 +177,11 @@ impl ClientState {
     /// Takes a response in. The update (only what is still wanted) is to be applied, and the receipt
     /// handed to [`Self::settle`] with the outcome, also when there is no update to apply.
     pub fn receive(&mut self, response: DeltaDiscoveryResponse) -> (Update, Receipt) {
-        let mut update = Update { type_url: response.type_url.clone(), ..Default::default() };
+        let mut update = Update {
+            type_url: response.type_url.clone(),
+            more_follows: response.system_version_info == MORE_FOLLOWS,
+            ..Default::default()
+        };
         let mut receipt = Receipt {
             type_url: response.type_url.clone(),
             nonce: response.nonce,

@@ -23,5 +23,9 @@ pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 /// Size at which the server closes a response and leaves the rest to the next one.
 pub const RESPONSE_TARGET_BYTES: usize = 512 << 10;
 
+/// `system_version_info` of a response whose rest comes in the next one, so that a client that waits for a whole
+/// wildcard (a set of policies is only safe when complete) knows to wait on.
+pub const MORE_FOLLOWS: &str = "more-follows";
+
 /// How long a response may stay without ack or nack before the server gives the stream up.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(30);

@@ -20,6 +20,8 @@ pub struct Update {
     pub resources: Vec<Resource>,
     /// Names that do not exist, or no longer for this subscriber.
     pub removed: Vec<String>,
+    /// The rest of what the server owes comes in a further update ([`crate::limits::MORE_FOLLOWS`]).
+    pub more_follows: bool,
 }
 
 /// One resource that the client does not accept; the others of its response hold.

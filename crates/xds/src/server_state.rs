@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use maille_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource};
 
-use crate::limits::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS, MAX_TYPES, RESPONSE_TARGET_BYTES};
+use crate::limits::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS, MAX_TYPES, MORE_FOLLOWS, RESPONSE_TARGET_BYTES};
 use crate::resource::Resource;
 use crate::server::{Dirty, View};
 use crate::type_urls::WILDCARD;
@@ -204,6 +204,7 @@ impl ServerState {
                     _ => {}
                 }
             }
+            let system_version_info = if rest.is_empty() { String::new() } else { MORE_FOLLOWS.to_owned() };
             if !rest.is_empty() {
                 state.dirty = Pending::Names(rest);
             }
@@ -219,7 +220,7 @@ impl ServerState {
                 removed_resources: removed,
                 type_url: type_url.clone(),
                 nonce,
-                ..Default::default()
+                system_version_info,
             });
         }
         None
