@@ -1,5 +1,7 @@
 //! Istio's kinds as people write them (`…Spec`: every field of the schema, unchecked).
 //!
+//! A field that is `null` is an absent one, as in Kubernetes; an unknown one is not looked at here.
+//!
 //! Field names and meanings: `security.istio.io` and `networking.istio.io`, versions `v1`, `v1beta1` and, for
 //! networking, `v1alpha3`, which share one shape. Checking is [`crate::check()`]'s business; a
 //! spec may hold anything its types can hold.
@@ -7,7 +9,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A `null` counts as absent.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
+}
 
 /// `metadata` and `spec` of one Istio kind, usable with the `kube` client.
 macro_rules! kind {
@@ -19,7 +26,7 @@ macro_rules! kind {
             /// Name, namespace, labels, annotations, creation time.
             pub metadata: ObjectMeta,
             /// What the user asked for; an absent spec is the empty one.
-            #[serde(default)]
+            #[serde(default, deserialize_with = "or_default")]
             pub spec: $spec,
             /// Written by the control plane only.
             #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +68,7 @@ kind!(
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadSelector {
     /// Pairs that must all be labels of the workload.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
 }
 
@@ -84,7 +91,7 @@ pub struct PeerAuthenticationSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MutualTls {
     /// Absent is the same as UNSET.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub mode: MutualTlsMode,
 }
 
@@ -114,13 +121,13 @@ pub struct AuthorizationPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<TargetRef>,
     /// Absent is ALLOW.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub action: Action,
     /// The external authorizer of CUSTOM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<Provider>,
     /// Any one that matches makes the policy match; none never matches.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
 }
 
@@ -140,11 +147,11 @@ pub enum Action {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "named by Kubernetes")]
 pub struct TargetRef {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub group: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -154,7 +161,7 @@ pub struct TargetRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     /// Name of an extension provider of the mesh configuration.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub name: String,
 }
 
@@ -162,13 +169,13 @@ pub struct Provider {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
     /// Any one source must match.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<From>,
     /// Any one operation must match.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub to: Vec<To>,
     /// Every condition must hold.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub when: Vec<Condition>,
 }
 
@@ -193,11 +200,16 @@ pub struct To {
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "named by Istio")]
 pub struct Condition {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub key: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty", alias = "not_values")]
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "not_values"
+    )]
     pub not_values: Vec<String>,
 }
 
@@ -206,33 +218,69 @@ pub struct Condition {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "named by Istio")]
 pub struct Source {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub principals: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_principals")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "not_principals"
+    )]
     pub not_principals: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "request_principals")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "request_principals"
+    )]
     pub request_principals: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_request_principals")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "not_request_principals"
+    )]
     pub not_request_principals: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_namespaces")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "not_namespaces"
+    )]
     pub not_namespaces: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "service_accounts")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "service_accounts"
+    )]
     pub service_accounts: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_service_accounts")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "not_service_accounts"
+    )]
     pub not_service_accounts: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "ip_blocks")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty", alias = "ip_blocks")]
     pub ip_blocks: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_ip_blocks")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty", alias = "not_ip_blocks")]
     pub not_ip_blocks: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "remote_ip_blocks")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "remote_ip_blocks"
+    )]
     pub remote_ip_blocks: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_remote_ip_blocks")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "not_remote_ip_blocks"
+    )]
     pub not_remote_ip_blocks: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "trust_domains")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty", alias = "trust_domains")]
     pub trust_domains: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_trust_domains")]
+    #[serde(
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty",
+        alias = "not_trust_domains"
+    )]
     pub not_trust_domains: Vec<String>,
 }
 
@@ -241,20 +289,20 @@ pub struct Source {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "named by Istio")]
 pub struct Operation {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_hosts")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty", alias = "not_hosts")]
     pub not_hosts: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_ports")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty", alias = "not_ports")]
     pub not_ports: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_methods")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty", alias = "not_methods")]
     pub not_methods: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", alias = "not_paths")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty", alias = "not_paths")]
     pub not_paths: Vec<String>,
 }

@@ -2,12 +2,22 @@
 //! checked model or diagnostics.
 //!
 //! The one owner of these types: Kubernetes' own come from `k8s-openapi` and are re-exported here as
-//! [`k8s`]; Istio's are in [`istio`]. What a user wrote becomes a `…Spec`; what
-//! [`check()`] lets through is a [`model`] value, of which every part is valid.
+//! [`k8s`]; Istio's are in [`istio`]. [`check()`] is the one gate: what it lets through has no unknown
+//! field, no wrong type and nothing that would be accepted and then ignored.
 
 #![forbid(unsafe_code)]
 
+mod check;
+mod decode;
+mod field_error;
 pub mod istio;
+pub mod kinds;
+pub mod mtls;
+mod path;
+mod suggest;
+
+pub use check::{Object, check, prune_nulls, warnings};
+pub use field_error::{FieldError, FieldErrorKind};
 
 /// Kubernetes' own types.
 pub mod k8s {

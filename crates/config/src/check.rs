@@ -1,0 +1,228 @@
+//! The gate: one object in, a checked object or all its mistakes out.
+
+mod authorization;
+mod authorization_warnings;
+mod conditions;
+mod metadata;
+mod path_template;
+mod peer_authentication;
+mod values;
+mod view;
+
+use k8s_openapi::api::{
+    apps::v1 as apps, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::field_error::{FieldError, FieldErrorKind};
+use crate::kinds::{self, Enforcement, Kind};
+use crate::path::FieldPath;
+use crate::{decode, istio, suggest};
+use view::View;
+
+/// A checked object.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "checked one at a time, and taken apart at once")]
+pub enum Object {
+    /// `security.istio.io` PeerAuthentication.
+    PeerAuthentication(istio::PeerAuthentication),
+    /// `security.istio.io` AuthorizationPolicy.
+    AuthorizationPolicy(istio::AuthorizationPolicy),
+    /// One of Kubernetes' own kinds, which decodes strictly into its `k8s-openapi` type; without `null` members.
+    Kubernetes(Value),
+}
+
+/// Checks one object of a known kind: unknown fields, wrong types, values no field may have, and what nothing enforces
+/// yet. All errors, not the first.
+///
+/// The rules are Istio's admission (reference authorization 18, mtls 1.1) and, for Kubernetes' own kinds,
+/// the part of Kubernetes' validation that the mesh relies on.
+pub fn check(object: &Value) -> Result<Object, Vec<FieldError>> {
+    let root = FieldPath::root();
+    let Some(members) = object.as_object() else {
+        let error = FieldError::new(root, FieldErrorKind::Type, "an object is a mapping of fields")
+            .help("begin with apiVersion:, kind: and metadata:");
+        return Err(vec![error]);
+    };
+    let kind = kind_of(members)?;
+    match kind.enforcement {
+        Enforcement::Later | Enforcement::Never => return Err(vec![refusal(kind)]),
+        Enforcement::Kubernetes | Enforcement::Enforced => {}
+    }
+
+    let mut errors = Vec::new();
+    let checked = match (kind.group, kind.kind) {
+        ("security.istio.io", "PeerAuthentication") => {
+            let decoded = decode_istio(members, &mut errors);
+            peer_authentication::check(View::new(object), &mut errors);
+            decoded.map(Object::PeerAuthentication)
+        }
+        ("security.istio.io", "AuthorizationPolicy") => {
+            let decoded = decode_istio(members, &mut errors);
+            authorization::check(View::new(object), &mut errors);
+            decoded.map(Object::AuthorizationPolicy)
+        }
+        _ => {
+            check_kubernetes(kind, object, &mut errors);
+            let mut object = object.clone();
+            prune_nulls(&mut object);
+            Some(Object::Kubernetes(object))
+        }
+    };
+    metadata::check(kind, View::new(object), &mut errors);
+    match checked {
+        Some(checked) if errors.is_empty() => Ok(checked),
+        _ => Err(errors),
+    }
+}
+
+/// Findings that do not hinder: Istio's warnings on what is accepted.
+pub fn warnings(object: &Object) -> Vec<FieldError> {
+    match object {
+        Object::PeerAuthentication(policy) => peer_authentication::warnings(policy),
+        Object::AuthorizationPolicy(policy) => authorization_warnings::warnings(policy),
+        Object::Kubernetes(_) => Vec::new(),
+    }
+}
+
+/// Removes `null` members, which count as absent.
+pub fn prune_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(prune_nulls);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(prune_nulls),
+        _ => {}
+    }
+}
+
+impl Object {
+    /// The object as JSON in its canonical spelling: camel case, no `null` members.
+    pub fn to_value(&self) -> Value {
+        let typed = match self {
+            Self::PeerAuthentication(policy) => ("PeerAuthentication", serde_json::to_value(policy)),
+            Self::AuthorizationPolicy(policy) => ("AuthorizationPolicy", serde_json::to_value(policy)),
+            Self::Kubernetes(value) => return value.clone(),
+        };
+        let mut members = Map::new();
+        members.insert("apiVersion".to_owned(), json!("security.istio.io/v1"));
+        members.insert("kind".to_owned(), json!(typed.0));
+        // Both are structs with text keys: they are always objects.
+        if let Ok(Value::Object(rest)) = typed.1 {
+            members.extend(rest);
+        }
+        Value::Object(members)
+    }
+}
+
+/// Finds the kind, or says which part of its name is wrong.
+fn kind_of(members: &Map<String, Value>) -> Result<&'static Kind, Vec<FieldError>> {
+    let text = |field: &str, example: &str| match members.get(field) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.as_str()),
+        Some(Value::Null | Value::String(_)) | None => {
+            Err(FieldError::new(FieldPath::root().key(field), FieldErrorKind::Required, "is required")
+                .help(format!("for example {example}")))
+        }
+        Some(_) => {
+            Err(FieldError::new(FieldPath::root().key(field), FieldErrorKind::Type, "expected a string")
+                .help(format!("for example {example}")))
+        }
+    };
+    let (api_version, kind) = match (
+        text("apiVersion", "apiVersion: security.istio.io/v1"),
+        text("kind", "kind: PeerAuthentication"),
+    ) {
+        (Ok(api_version), Ok(kind)) => (api_version, kind),
+        (a, b) => return Err([a.err(), b.err()].into_iter().flatten().collect()),
+    };
+    if let Some(found) = kinds::find(api_version, kind) {
+        return Ok(found);
+    }
+    let (group, version) = kinds::split_api_version(api_version);
+    let namesakes = || kinds::KINDS.iter().filter(|k| k.kind == kind);
+    let error = if let Some(known) = namesakes().find(|k| k.group == group) {
+        FieldError::new(
+            FieldPath::root().key("apiVersion"),
+            FieldErrorKind::Enum,
+            format!("{kind} has no version '{version}'"),
+        )
+        .help(format!("write {}", known.api_version()))
+    } else if let Some(known) = namesakes().next() {
+        FieldError::new(
+            FieldPath::root().key("apiVersion"),
+            FieldErrorKind::Enum,
+            format!("there is no kind {kind} in '{api_version}'"),
+        )
+        .help(format!("write {}", known.api_version()))
+    } else {
+        let names = kinds::KINDS.iter().map(|k| k.kind);
+        let help = match suggest::nearest(kind, names) {
+            Some(nearest) => format!("did you mean {nearest}?"),
+            None => "known kinds: ".to_owned() + &known_kinds().join(", "),
+        };
+        FieldError::new(
+            FieldPath::root().key("kind"),
+            FieldErrorKind::Enum,
+            format!("kind {kind} of {api_version} is not known here"),
+        )
+        .help(help)
+    };
+    Err(vec![error])
+}
+
+fn known_kinds() -> Vec<&'static str> {
+    let used = |k: &&Kind| matches!(k.enforcement, Enforcement::Kubernetes | Enforcement::Enforced);
+    let mut names: Vec<_> = kinds::KINDS.iter().filter(used).map(|k| k.kind).collect();
+    names.dedup();
+    names
+}
+
+fn refusal(kind: &Kind) -> FieldError {
+    let message = match kind.enforcement {
+        Enforcement::Never => format!("{} is not enforced: {}", kind.kind, kind.reason),
+        _ => format!("{} is not enforced yet: {}", kind.kind, kind.reason),
+    };
+    FieldError::new(FieldPath::root().key("kind"), FieldErrorKind::NotEnforced, message)
+        .help("leave it out: an object that is accepted and ignored would only seem to protect")
+}
+
+fn decode_istio<T: DeserializeOwned>(
+    members: &Map<String, Value>,
+    errors: &mut Vec<FieldError>,
+) -> Option<T> {
+    let mut members = members.clone();
+    members.shift_remove("apiVersion");
+    members.shift_remove("kind");
+    let (decoded, mut found) = decode::decode(&Value::Object(members), &FieldPath::root());
+    errors.append(&mut found);
+    decoded
+}
+
+fn check_kubernetes(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) {
+    fn strictly<T: DeserializeOwned>(object: &Value) -> Vec<FieldError> {
+        decode::decode::<T>(object, &FieldPath::root()).1
+    }
+    let decode = match (kind.group, kind.kind) {
+        ("", "Namespace") => strictly::<core::Namespace>,
+        ("", "ServiceAccount") => strictly::<core::ServiceAccount>,
+        ("", "Service") => strictly::<core::Service>,
+        ("", "Pod") => strictly::<core::Pod>,
+        ("", "ConfigMap") => strictly::<core::ConfigMap>,
+        ("", "Secret") => strictly::<core::Secret>,
+        ("", "Event") => strictly::<core::Event>,
+        ("events.k8s.io", "Event") => strictly::<events::Event>,
+        ("discovery.k8s.io", "EndpointSlice") => strictly::<discovery::EndpointSlice>,
+        ("apps", "Deployment") => strictly::<apps::Deployment>,
+        ("apps", "ReplicaSet") => strictly::<apps::ReplicaSet>,
+        _ => {
+            errors.push(refusal(kind));
+            return;
+        }
+    };
+    errors.append(&mut decode(object));
+}
+
+#[cfg(test)]
+mod tests;
