@@ -146,6 +146,34 @@ pub fn peer_identity(leaf_der: &[u8]) -> Result<Identity> {
     Ok(leaf_facts(leaf_der)?.identity()?)
 }
 
+/// The Kubernetes user that a client certificate names (Kubernetes "X509 client certificates":
+/// CN is the user, each O a group).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSubject {
+    /// The user.
+    pub common_name: String,
+    /// The groups.
+    pub organizations: Vec<String>,
+}
+
+/// Reads the user of a client certificate whose chain was verified; one common name is required.
+pub fn client_subject(leaf_der: &[u8]) -> Result<ClientSubject> {
+    let refused = |reason: &str| Error::Certificate { what: "client certificate", reason: reason.to_owned() };
+    let certificate = parse("client certificate", leaf_der)?;
+    let subject = certificate.subject();
+    let mut names = subject.iter_common_name();
+    let (Some(name), None) = (names.next(), names.next()) else {
+        return Err(refused("its subject must hold exactly one common name"));
+    };
+    let common_name = name.as_str().map_err(|_| refused("its common name is no text"))?.to_owned();
+    let organizations = subject
+        .iter_organization()
+        .map(|name| name.as_str().map(str::to_owned))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|_| refused("an organization of its subject is no text"))?;
+    Ok(ClientSubject { common_name, organizations })
+}
+
 /// Checks that a certificate may sign others: CA=true and, if it has a key usage, keyCertSign.
 pub(crate) fn check_authority(what: &'static str, der: &[u8]) -> Result<()> {
     let refused = |reason: &str| Error::NotAnAuthority { what, reason: reason.to_owned() };

@@ -23,10 +23,11 @@ pub use bundle::TrustBundles;
 pub use csr::{CertificateRequest, create_csr};
 pub use error::{Error, LeafRule, Result};
 pub use key::{KeyPair, PublicKey, generate_key};
-pub use leaf::{LeafFacts, leaf_facts, peer_identity};
+pub use leaf::{ClientSubject, LeafFacts, client_subject, leaf_facts, peer_identity};
 pub use pem::{certificate_pem, certificates_from_pem};
 pub use renewal::{DEFAULT_WORKLOAD_TTL, MAX_WORKLOAD_TTL, TtlError, renew_at, requested_ttl};
 pub use svid::Svid;
+pub use time::Moment;
 
 /// A certificate in DER, as TLS sends it.
 pub use rustls_pki_types::CertificateDer;

@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point in time for people: RFC 3339 in UTC, whole seconds.
-pub(crate) struct Moment(pub(crate) SystemTime);
+pub struct Moment(pub SystemTime);
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

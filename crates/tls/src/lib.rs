@@ -1,3 +1,36 @@
 //! rustls configurations and verifiers made of identities and bundles, rotated while in use.
+//!
+//! A proxy holds one [`TlsContext`]. Its [`Current`] value is immutable: the own SVID, the trusted
+//! roots, and the TLS configurations made of them; renewal and a changed bundle replace it as a
+//! whole, so that a handshake sees one state from beginning to end. Connections that are open keep
+//! theirs.
+//!
+//! Peers are authenticated by SPIFFE identity, never by the name that was dialled (reference mtls
+//! section 3). [`sniff`] reads a ClientHello before TLS begins, since the choice of what to do with
+//! a connection depends on it (reference mtls 1.3). [`control`] holds the ordinary TLS of the
+//! control plane and the API.
+//!
+//! Sessions are never resumed: a resumed session would carry an identity past the renewal,
+//! expiry or distrust of the certificate that proved it.
 
 #![forbid(unsafe_code)]
+
+pub mod alpn;
+mod context;
+pub mod control;
+mod error;
+mod hello;
+mod peer;
+mod provider;
+mod refusal;
+mod trust;
+mod verifier;
+
+pub use alpn::{ClientAlpn, ServerAlpn};
+pub use context::{Current, TlsContext};
+pub use error::{HandshakeError, SetupError};
+pub use hello::{MAX_HELLO_PREFIX, Sniff, sniff};
+pub use peer::{leaf_fingerprint, outbound_sni, peer_of_client, peer_of_server};
+pub use provider::provider;
+pub use refusal::{Presenter, Reason, Refusal};
+pub use trust::Trust;

@@ -1,0 +1,138 @@
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use maille_core::TrustDomain;
+use rustls::AlertDescription as Alert;
+
+use crate::refusal::Refusal;
+
+/// Why a TLS configuration could not be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SetupError {
+    /// Key material that does not hold together.
+    #[error(transparent)]
+    Pki(#[from] maille_pki::Error),
+    /// The own trust domain has no roots.
+    #[error("there are no roots for trust domain '{0}'; without them nobody can be verified")]
+    NoRoots(TrustDomain),
+    /// A root that cannot serve as one.
+    #[error("a root of trust domain '{trust_domain}' cannot be used: {reason}")]
+    Root {
+        /// Whose root.
+        trust_domain: TrustDomain,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Refused by the TLS library.
+    #[error("TLS configuration refused: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A name that TLS cannot carry as SNI.
+    #[error(
+        "'{0}' cannot be sent as TLS server name (at most 253 bytes, labels of letters, digits, '-' and '_')"
+    )]
+    ServerName(String),
+}
+
+/// Why a handshake failed or a peer has no identity, for the log and for response flags.
+#[derive(Debug, Clone)]
+pub enum HandshakeError {
+    /// We refused the peer's certificate.
+    Refused(Arc<Refusal>),
+    /// The peer showed no certificate, and one is required (SN-8).
+    NoCertificate,
+    /// The peer ended the handshake with this alert; most concern our certificate.
+    RefusedByPeer(Alert),
+    /// The two sides have no version, cipher suite or group in common.
+    Incompatible(String),
+    /// What the peer sent is no valid TLS.
+    Protocol(String),
+    /// The connection broke; the peer may have closed it without saying why.
+    Io(io::ErrorKind),
+}
+
+impl HandshakeError {
+    /// Reads the error of an asynchronous handshake, which hides the TLS error within an I/O error.
+    pub fn from_io(error: &io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(tls) => Self::from_tls(tls),
+            None => Self::Io(error.kind()),
+        }
+    }
+
+    /// Reads an error of the TLS library.
+    pub fn from_tls(error: &rustls::Error) -> Self {
+        use rustls::Error as Tls;
+        match error {
+            Tls::InvalidCertificate(rustls::CertificateError::Other(other)) => {
+                match other.0.downcast_ref::<Refusal>() {
+                    Some(refusal) => Self::Refused(Arc::new(refusal.clone())),
+                    None => Self::Protocol(error.to_string()),
+                }
+            }
+            Tls::NoCertificatesPresented => Self::NoCertificate,
+            Tls::AlertReceived(alert) => Self::RefusedByPeer(*alert),
+            Tls::PeerIncompatible(why) => Self::Incompatible(format!("{why:?}")),
+            Tls::NoApplicationProtocol => Self::Incompatible("no application protocol in common".to_owned()),
+            other => Self::Protocol(other.to_string()),
+        }
+    }
+
+    /// The refusal, if it was us who refused.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        Self::from_io(&error)
+    }
+}
+
+impl From<rustls::Error> for HandshakeError {
+    fn from(error: rustls::Error) -> Self {
+        Self::from_tls(&error)
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::NoCertificate => f.write_str("the peer showed no certificate, and one is required"),
+            Self::RefusedByPeer(alert) => {
+                write!(f, "the peer ended the handshake with alert {alert:?}")?;
+                match alert {
+                    Alert::CertificateRequired | Alert::NoCertificate => {
+                        f.write_str(": it requires a client certificate")
+                    }
+                    Alert::CertificateExpired => {
+                        f.write_str(": it takes our certificate for expired; compare the clocks")
+                    }
+                    Alert::UnknownCA => f.write_str(": it does not trust the root of our certificate"),
+                    Alert::BadCertificate
+                    | Alert::UnsupportedCertificate
+                    | Alert::CertificateRevoked
+                    | Alert::CertificateUnknown
+                    | Alert::AccessDenied
+                    | Alert::DecryptError => f.write_str(": it refuses our certificate; its log says why"),
+                    Alert::NoApplicationProtocol => f.write_str(": no application protocol in common"),
+                    Alert::ProtocolVersion | Alert::HandshakeFailure | Alert::InsufficientSecurity => f
+                        .write_str(
+                            ": no TLS version or cipher suite in common, or it requires a certificate",
+                        ),
+                    _ => Ok(()),
+                }
+            }
+            Self::Incompatible(why) => write!(f, "the two sides have no TLS parameters in common: {why}"),
+            Self::Protocol(why) => write!(f, "the peer does not speak valid TLS: {why}"),
+            Self::Io(kind) => write!(f, "the connection broke during the TLS handshake: {kind}"),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeError {}
