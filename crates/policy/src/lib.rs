@@ -1,3 +1,28 @@
 //! Checked policies in, compiled structure out; decisions that carry their reasons.
+//!
+//! Pure: no I/O, no clock, no async. [`PolicySet::compile`] turns the AuthorizationPolicies that apply to a
+//! workload into one structure; [`PolicySet::on_connection`] evaluates once what is fixed for a connection;
+//! [`ConnectionPolicy::decide_http`] and [`ConnectionPolicy::decide_tcp`] evaluate what is left.
+//! The meaning is Istio's for sidecars.
 
 #![forbid(unsafe_code)]
+
+mod address;
+mod attributes;
+mod compile;
+mod connection;
+mod decision;
+mod input;
+pub mod path;
+mod peer;
+mod rule;
+mod set;
+mod template;
+mod test;
+mod text;
+
+pub use attributes::{ConnectionAttributes, HeaderLookup, NoHeaders, RequestAttributes, forwarded_for};
+pub use connection::ConnectionPolicy;
+pub use decision::{DecidedBy, Decision, RuleId, Verdict};
+pub use input::{Authorization, CompileProblem, TrustContext};
+pub use set::PolicySet;
