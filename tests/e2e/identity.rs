@@ -1,0 +1,239 @@
+//! Nobody gets another's identity.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::mesh::Mesh;
+use crate::wire::s_client;
+
+/// A certificate chain and its key, as files.
+pub(crate) struct Pair {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// Signs whatever a test wants, with the mesh's own root or with another.
+pub(crate) struct Forge {
+    folder: TempDir,
+}
+
+impl Forge {
+    /// With the root key of the mesh, which only the mesh's administrator can read.
+    pub(crate) fn of_mesh(mesh: &Mesh) -> Result<Self> {
+        let forge = Self { folder: TempDir::new()? };
+        for key in ["ca-cert.pem", "ca-key.pem"] {
+            let path = format!("-o=go-template={{{{index .data \"{key}\" | base64decode}}}}");
+            let pem = mesh.kubectl(&["get", "secret", "istio-ca-secret", "-n", "istio-system", &path])?;
+            std::fs::write(forge.folder.path().join(key), pem)?;
+        }
+        Ok(forge)
+    }
+
+    /// With a root of its own, of the same name.
+    pub(crate) fn of_another_root() -> Result<Self> {
+        let forge = Self { folder: TempDir::new()? };
+        forge.openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "10",
+            "-subj",
+            "/O=cluster.local",
+            "-keyout",
+            "ca-key.pem",
+            "-out",
+            "ca-cert.pem",
+        ])?;
+        Ok(forge)
+    }
+
+    /// The root certificate.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.folder.path().join("ca-cert.pem")
+    }
+
+    /// A certificate that is valid now.
+    pub(crate) fn svid(&self, namespace: &str, account: &str) -> Result<Pair> {
+        self.sign(&format!("URI:spiffe://cluster.local/ns/{namespace}/sa/{account}"), &["-days", "1"])
+    }
+
+    /// A certificate whose time has passed.
+    pub(crate) fn expired_svid(&self, namespace: &str, account: &str) -> Result<Pair> {
+        self.sign(&format!("URI:spiffe://cluster.local/ns/{namespace}/sa/{account}"), &["-days", "-1"])
+    }
+
+    /// A certificate with these subject alternative names.
+    pub(crate) fn sign(&self, names: &str, time: &[&str]) -> Result<Pair> {
+        let extensions = format!(
+            "subjectAltName=critical,{names}\nkeyUsage=critical,digitalSignature,keyEncipherment\n\
+             extendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n"
+        );
+        std::fs::write(self.folder.path().join("ext.cnf"), extensions)?;
+        self.openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key.pem"])?;
+        self.openssl(&["req", "-new", "-key", "key.pem", "-subj", "/", "-out", "request.pem"])?;
+        let mut arguments = vec![
+            "x509",
+            "-req",
+            "-in",
+            "request.pem",
+            "-CA",
+            "ca-cert.pem",
+            "-CAkey",
+            "ca-key.pem",
+            "-CAcreateserial",
+            "-extfile",
+            "ext.cnf",
+            "-out",
+            "cert.pem",
+        ];
+        arguments.extend(time);
+        self.openssl(&arguments)?;
+        Ok(Pair { certificate: self.path("cert.pem"), key: self.path("key.pem") })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn openssl(&self, arguments: &[&str]) -> Result<()> {
+        let output = Command::new("openssl").current_dir(self.folder.path()).args(arguments).output()?;
+        if !output.status.success() {
+            bail!("openssl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn foreign_certificates_are_refused(mesh: &Mesh) -> Result<()> {
+    let own = Forge::of_mesh(mesh)?;
+    let other = Forge::of_another_root()?;
+    let answered = |svid: Option<&Pair>| -> Result<bool> {
+        let ran = s_client(mesh, "production/orders", svid, &["-tls1_3"])?;
+        Ok(ran.stdout.contains("HTTP/1.1 "))
+    };
+    // The control: a right certificate is answered, so that a refusal means something.
+    ensure!(
+        answered(Some(&own.svid("production", "payment-service")?))?,
+        "a right certificate is not answered"
+    );
+    ensure!(!answered(None)?, "no certificate at all is answered");
+    ensure!(
+        !answered(Some(&other.svid("production", "payment-service")?))?,
+        "another root's certificate is answered"
+    );
+    ensure!(
+        !answered(Some(&own.expired_svid("production", "payment-service")?))?,
+        "an expired certificate is answered"
+    );
+    let two =
+        "URI:spiffe://cluster.local/ns/production/sa/payment-service,URI:spiffe://cluster.local/ns/a/sa/b";
+    ensure!(
+        !answered(Some(&own.sign(two, &["-days", "1"])?))?,
+        "a certificate of two identities is answered"
+    );
+    let evil = "URI:spiffe://evil.example/ns/production/sa/payment-service";
+    ensure!(!answered(Some(&own.sign(evil, &["-days", "1"])?))?, "another trust domain is answered");
+    ensure!(!answered(Some(&own.sign("DNS:payment-service", &["-days", "1"])?))?, "a DNS name is answered");
+    Ok(())
+}
+
+/// CreateCertificate over curl: gRPC's status of the answer, and the answer's bytes.
+fn create_certificate(mesh: &Mesh, workload: &str, token: &str) -> Result<(String, Vec<u8>)> {
+    let folder = TempDir::new()?;
+    let run =
+        |arguments: &[&str]| Command::new("openssl").current_dir(folder.path()).args(arguments).output();
+    run(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key.pem"])?;
+    run(&["req", "-new", "-key", "key.pem", "-subj", "/O=x", "-out", "request.pem"])?;
+    let csr = std::fs::read(folder.path().join("request.pem")).context("openssl made no request")?;
+    // Two commands in the Pod: the message in base64, then the call.
+    let message = grpc_message(&csr);
+    let script = format!(
+        "printf %s '{}' | base64 -d > /tmp/request && curl -sS --max-time 8 --http2 --cacert /tmp/root.pem \
+         -H 'content-type: application/grpc' -H 'te: trailers' -H 'authorization: Bearer {token}' \
+         --data-binary @/tmp/request -D /tmp/headers -o /tmp/answer \
+         https://istiod.istio-system.svc:15012/istio.v1.auth.IstioCertificateService/CreateCertificate; \
+         grep -i '^grpc-' /tmp/headers; echo; base64 -w0 /tmp/answer 2>/dev/null",
+        base64(&message)
+    );
+    let root = std::fs::read_to_string(Forge::of_mesh(mesh)?.root())?;
+    let script = format!("cat > /tmp/root.pem <<'PEM'\n{root}PEM\n{script}");
+    let ran = mesh.exec(workload, &["sh", "-c", &script])?;
+    let (headers, body) =
+        ran.stdout.rsplit_once('\n').with_context(|| format!("curl said {}", ran.stderr))?;
+    Ok((format!("{headers}{}", ran.stderr), body.as_bytes().to_vec()))
+}
+
+/// A gRPC frame with `IstioCertificateRequest{csr}`.
+fn grpc_message(csr: &[u8]) -> Vec<u8> {
+    let mut proto = vec![0x0a];
+    let mut length = csr.len();
+    while length >= 0x80 {
+        proto.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    proto.push(length as u8);
+    proto.extend_from_slice(csr);
+    let mut frame = vec![0];
+    frame.extend_from_slice(&(proto.len() as u32).to_be_bytes());
+    frame.extend(proto);
+    frame
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word =
+            chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for sextet in 0..4 {
+            let index = (word >> (18 - 6 * sextet)) & 0x3f;
+            text.push(if sextet <= chunk.len() { char::from(ALPHABET[index as usize]) } else { '=' });
+        }
+    }
+    text
+}
+
+pub(crate) fn foreign_token_gets_nothing(mesh: &Mesh) -> Result<()> {
+    let token = |namespace: &str, account: &str, audience: &str| -> Result<String> {
+        let pod = mesh.pod(&format!("{namespace}/{account}"))?;
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let text = mesh.kubectl(&[
+            "create",
+            "token",
+            account,
+            "-n",
+            namespace,
+            "--audience",
+            audience,
+            "--bound-object-kind",
+            "Pod",
+            "--bound-object-name",
+            &name,
+        ])?;
+        Ok(text.trim().to_owned())
+    };
+    // The control: its own token, from its own Pod.
+    let own = token("production", "frontend", "istio-ca")?;
+    let (status, _) = create_certificate(mesh, "production/frontend", &own)?;
+    ensure!(status.contains("grpc-status: 0"), "a Pod's own token gets no certificate: {status}");
+    // Another account's token, stolen by a Pod in the mesh and by one outside it.
+    for thief in ["development/dev-service", "legacy/legacy-client"] {
+        let (status, answer) = create_certificate(mesh, thief, &own)?;
+        ensure!(!status.contains("grpc-status: 0"), "{thief} got a certificate with a stolen token");
+        ensure!(status.contains("grpc-status: 16"), "the refusal is {status}, {} bytes", answer.len());
+    }
+    // A token for another audience, and none that is a token.
+    for bad in [token("production", "frontend", "api")?, "nonsense".to_owned()] {
+        let (status, _) = create_certificate(mesh, "production/frontend", &bad)?;
+        ensure!(status.contains("grpc-status: 16"), "a wrong token is answered with {status}");
+    }
+    Ok(())
+}
