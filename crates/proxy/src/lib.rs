@@ -1,3 +1,13 @@
 //! The data plane: intercepts, authenticates, authorizes, forwards, measures.
+//!
+//! The road of a connection reads top to bottom in `inbound` and `outbound`: accept → original destination → sniff →
+//! TLS → identity → connection decision → protocol → request decision → endpoint → upstream TLS → forward → record.
+//! Each worker is one thread with its own listeners, pools and snapshot handle; workers share nothing that a request
+//! would have to lock. The agent feeds them: it writes [`snapshot`]s, they read.
 
 #![forbid(unsafe_code)]
+
+mod chain;
+pub mod facts;
+pub mod snapshot;
+mod sniff;

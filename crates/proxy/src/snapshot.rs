@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use maille_core::{EndpointTls, Identity, MtlsMode, PortProtocol, TrustDomain};
 use maille_policy::PolicySet;
+use maille_policy::path::Normalization as PathNormalization;
 use tokio::sync::watch;
 
 /// Everything that one moment's decisions are made of, except destinations and certificates.
@@ -71,16 +72,6 @@ pub enum OutboundPolicy {
     AllowAny,
     /// Refused (reference mtls OT-1 to OT-4).
     RegistryOnly,
-}
-
-/// How much of a path is canonicalised (reference authorization 10.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named by Istio")]
-pub enum PathNormalization {
-    None,
-    Base,
-    MergeSlashes,
-    DecodeAndMergeSlashes,
 }
 
 /// `MeshSettings`, checked.
@@ -363,6 +354,8 @@ pub struct Shared {
     pub destinations: Arc<dyn Resolver>,
     /// Own certificate and trust.
     pub tls: Arc<maille_tls::TlsContext>,
+    /// What was seen.
+    pub telemetry: Arc<maille_telemetry::Registry>,
 }
 
 /// Which way a listener's connections go.

@@ -1,0 +1,239 @@
+//! Bodies on their way through: frames are passed on as they come, counted, and their end is noticed.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use maille_telemetry::{Edge, RequestOutcome, ResponseFlags};
+
+use crate::pool::Lease;
+
+/// A body as the proxy sends it, in either direction.
+pub(crate) struct Body(Kind);
+
+enum Kind {
+    /// Nothing, or nothing left. An exchange that ends without a body ends when the response has been handed over.
+    Empty(Option<Box<Exchange>>),
+    Full(Bytes, Option<Box<Exchange>>),
+    Request(Incoming, Rc<Cell<u64>>),
+    Response(Box<FromUpstream>),
+}
+
+struct FromUpstream {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    exchange: Exchange,
+}
+
+impl Body {
+    pub(crate) fn empty() -> Self {
+        Self(Kind::Empty(None))
+    }
+
+    pub(crate) fn full(text: String) -> Self {
+        Self(Kind::Full(text.into(), None))
+    }
+
+    /// A request's body; its bytes are added to `count` as they pass.
+    pub(crate) fn request(incoming: Incoming, count: Rc<Cell<u64>>) -> Self {
+        Self(Kind::Request(incoming, count))
+    }
+
+    /// A response's body. At its end the upstream connection goes back to its pool and the exchange is recorded.
+    pub(crate) fn response(incoming: Incoming, lease: Lease, mut exchange: Exchange) -> Self {
+        if http_body::Body::is_end_stream(&incoming) {
+            lease.give_back();
+            exchange.is_complete = true;
+            drop(exchange);
+            return Self::empty();
+        }
+        Self(Kind::Response(Box::new(FromUpstream { incoming, lease: Some(lease), exchange })))
+    }
+
+    /// Records `exchange` when this body of the proxy's own has been sent.
+    pub(crate) fn recorded(self, mut exchange: Exchange) -> Self {
+        exchange.is_complete = true;
+        match self.0 {
+            Kind::Empty(_) => Self(Kind::Empty(Some(Box::new(exchange)))),
+            Kind::Full(bytes, _) => {
+                exchange.response_bytes += bytes.len() as u64;
+                Self(Kind::Full(bytes, Some(Box::new(exchange))))
+            }
+            other => Self(other),
+        }
+    }
+
+    /// Whether it is empty by construction, so that a request with it can be sent twice.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.0, Kind::Empty(_))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Kind::Empty(_) => Poll::Ready(None),
+            Kind::Full(bytes, exchange) => {
+                let bytes = std::mem::take(bytes);
+                let exchange = exchange.take();
+                self.0 = Kind::Empty(exchange);
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Kind::Request(incoming, count) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                if let Some(data) = frame.as_ref().and_then(|f| f.as_ref().ok()).and_then(Frame::data_ref) {
+                    count.set(count.get() + data.len() as u64);
+                }
+                Poll::Ready(frame)
+            }
+            Kind::Response(upstream) => upstream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty(_) => true,
+            Kind::Full(bytes, _) => bytes.is_empty(),
+            Kind::Request(incoming, _) => incoming.is_end_stream(),
+            Kind::Response(upstream) => upstream.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty(_) => SizeHint::with_exact(0),
+            Kind::Full(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Request(incoming, _) => incoming.size_hint(),
+            Kind::Response(upstream) => upstream.incoming.size_hint(),
+        }
+    }
+}
+
+impl FromUpstream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        match &frame {
+            None => self.end(),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.exchange.response_bytes += data.len() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.exchange.note_grpc_status(trailers);
+                }
+                // The last frame of known length: hyper does not ask again.
+                if self.incoming.is_end_stream() {
+                    self.end();
+                }
+            }
+            Some(Err(_)) => {
+                self.exchange.flags = ResponseFlags::UpstreamClosed;
+                self.exchange.is_complete = true;
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn end(&mut self) {
+        self.exchange.is_complete = true;
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+/// One request and its answer, recorded when it goes.
+pub(crate) struct Exchange {
+    edge: Rc<Edge>,
+    started: Instant,
+    pub(crate) code: u16,
+    pub(crate) flags: ResponseFlags,
+    pub(crate) is_grpc: bool,
+    grpc_status: Option<u32>,
+    request_head: u64,
+    request_body: Option<Rc<Cell<u64>>>,
+    pub(crate) response_bytes: u64,
+    is_complete: bool,
+    is_recorded: bool,
+}
+
+impl Exchange {
+    pub(crate) fn new(edge: Rc<Edge>, started: Instant, is_grpc: bool, request_head: u64) -> Self {
+        Self {
+            edge,
+            started,
+            code: 0,
+            flags: ResponseFlags::None,
+            is_grpc,
+            grpc_status: None,
+            request_head,
+            request_body: None,
+            response_bytes: 0,
+            is_complete: false,
+            is_recorded: false,
+        }
+    }
+
+    /// Counts on another pair, once it is known whom the request goes to.
+    pub(crate) fn set_edge(&mut self, edge: Rc<Edge>) {
+        self.edge = edge;
+    }
+
+    pub(crate) fn edge(&self) -> &Edge {
+        &self.edge
+    }
+
+    /// The counter that the request's body adds to.
+    pub(crate) fn request_body(&mut self) -> Rc<Cell<u64>> {
+        self.request_body.get_or_insert_default().clone()
+    }
+
+    pub(crate) fn note_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.is_grpc
+            && let Some(status) = headers.get("grpc-status").and_then(|value| value.to_str().ok())
+        {
+            self.grpc_status = status.parse().ok();
+        }
+    }
+
+    /// What is recorded.
+    pub(crate) fn outcome(&self) -> RequestOutcome {
+        RequestOutcome {
+            code: self.code,
+            flags: self.flags,
+            grpc: self.is_grpc,
+            grpc_status: self.grpc_status,
+            duration: self.started.elapsed(),
+            request_bytes: self.request_head + self.request_body.as_ref().map_or(0, |count| count.get()),
+            response_bytes: self.response_bytes,
+        }
+    }
+
+    /// Somebody else has recorded it.
+    pub(crate) fn forget(mut self) {
+        self.is_recorded = true;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.is_recorded {
+            return;
+        }
+        if !self.is_complete && self.flags == ResponseFlags::None {
+            self.flags = ResponseFlags::DownstreamDisconnect;
+        }
+        self.edge.request(&self.outcome());
+    }
+}

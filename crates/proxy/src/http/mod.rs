@@ -1,0 +1,11 @@
+//! HTTP as the proxy sees it: heads checked once, judged as they are forwarded, bodies passed through.
+
+pub(crate) mod body;
+pub(crate) mod forward;
+pub(crate) mod head;
+pub(crate) mod inbound;
+pub(crate) mod outbound;
+pub(crate) mod reply;
+pub(crate) mod serve;
+pub(crate) mod upgrade;
+pub(crate) mod xfcc;

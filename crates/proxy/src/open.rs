@@ -1,0 +1,249 @@
+//! Connections that are open, and their judgement while they live.
+//!
+//! A policy holds for the whole life of a connection. Each worker knows its inbound connections; when the snapshot changes
+//! it asks the new policy about each of them. Opaque and upgraded streams that are no longer allowed are cut; on an
+//! HTTP connection that no request could pass any more, the request under way finishes and the connection closes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
+
+use maille_core::{Identity, MtlsMode};
+use maille_policy::{ConnectionAttributes, ConnectionPolicy, RequestAttributes};
+use maille_telemetry::RefusalKind;
+
+use crate::http::head::Headers;
+use crate::record::Refused;
+use crate::snapshot::Snapshot;
+
+/// What is fixed when an inbound connection has been accepted.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// Who the peer proved to be.
+    pub(crate) identity: Option<Identity>,
+    /// The socket's peer.
+    pub(crate) peer: SocketAddr,
+    /// As dialled.
+    pub(crate) destination: SocketAddr,
+    /// Of the ClientHello.
+    pub(crate) sni: Option<String>,
+    /// When the peer's certificate expires.
+    pub(crate) expires: Option<SystemTime>,
+}
+
+impl Facts {
+    pub(crate) fn attributes(&self) -> ConnectionAttributes<'_> {
+        ConnectionAttributes {
+            identity: self.identity.as_ref(),
+            source_ip: self.peer.ip(),
+            remote_ip: self.peer.ip(),
+            destination_ip: self.destination.ip(),
+            destination_port: self.destination.port(),
+            sni: self.sni.as_deref(),
+        }
+    }
+}
+
+/// What a connection carries, which is what it is judged by.
+pub(crate) enum Carries {
+    /// Opaque bytes.
+    Tcp,
+    /// HTTP requests, each judged by itself as well.
+    Http,
+    /// The bytes after an upgrade, judged by the request that asked for it.
+    Upgraded(Box<UpgradeRequest>),
+}
+
+/// The request that turned into a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct UpgradeRequest {
+    pub(crate) method: http::Method,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) headers: http::HeaderMap,
+}
+
+/// What is to become of a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Fate {
+    /// It goes on.
+    #[default]
+    Lives,
+    /// Requests under way finish, then it closes.
+    Drains,
+    /// It closes now, for this reason.
+    Cut(Rc<Refused>),
+}
+
+/// One open inbound connection.
+pub(crate) struct Open {
+    pub(crate) facts: Facts,
+    carries: Carries,
+    policy: RefCell<ConnectionPolicy>,
+    fate: RefCell<Fate>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Open {
+    pub(crate) fn new(facts: Facts, carries: Carries, policy: ConnectionPolicy) -> Self {
+        Self {
+            facts,
+            carries,
+            policy: RefCell::new(policy),
+            fate: RefCell::default(),
+            waker: RefCell::default(),
+        }
+    }
+
+    /// The policy in force, evaluated as far as the connection goes.
+    pub(crate) fn policy(&self) -> ConnectionPolicy {
+        self.policy.borrow().clone()
+    }
+
+    /// Runs `decide` with the policy in force; it must not wait.
+    pub(crate) fn with_policy<T>(&self, decide: impl FnOnce(&ConnectionPolicy) -> T) -> T {
+        decide(&self.policy.borrow())
+    }
+
+    /// Judges again by a new snapshot.
+    fn judge(&self, snapshot: &Snapshot) {
+        let policy = snapshot.policy.on_connection(&self.facts.attributes());
+        self.policy.replace(policy);
+        let port = self.facts.destination.port();
+        if self.facts.identity.is_none() && snapshot.inbound.mode_of(port) == MtlsMode::Strict {
+            let reason = format!("port {port} is STRICT now and the connection is plaintext");
+            self.end(Refused::new(RefusalKind::PolicyChanged, reason));
+            return;
+        }
+        match self.refusal() {
+            Some(refused) => self.end(refused),
+            None => {}
+        }
+    }
+
+    /// Why the policy in force does not allow the connection to go on, if it does not.
+    fn refusal(&self) -> Option<Refused> {
+        let policy = self.policy.borrow();
+        match &self.carries {
+            Carries::Tcp => Refused::unless_allowed(&policy, None, &policy.decide_tcp()),
+            Carries::Http if policy.can_allow_http() => None,
+            Carries::Http => {
+                let reason = "no request on this connection could be allowed any more";
+                Some(Refused::new(RefusalKind::PolicyChanged, reason.to_owned()))
+            }
+            Carries::Upgraded(request) => {
+                let headers = Headers(&request.headers);
+                let attributes = RequestAttributes {
+                    method: request.method.as_str(),
+                    host: &request.host,
+                    path: &request.path,
+                    remote_ip: maille_policy::forwarded_for(&headers),
+                    headers: &headers,
+                };
+                Refused::unless_allowed(&policy, Some(&attributes), &policy.decide_http(&attributes))
+            }
+        }
+    }
+
+    /// Ends the connection as its kind demands.
+    fn end(&self, refused: Refused) {
+        match self.carries {
+            Carries::Http => self.decree(Fate::Drains),
+            Carries::Tcp | Carries::Upgraded(_) => self.decree(Fate::Cut(Rc::new(refused))),
+        }
+    }
+
+    /// Lets requests under way finish; streams are left alone.
+    pub(crate) fn drain(&self) {
+        if matches!(self.carries, Carries::Http) {
+            self.decree(Fate::Drains);
+        }
+    }
+
+    fn decree(&self, fate: Fate) {
+        self.fate.replace(fate);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready as soon as the connection may not simply go on.
+    pub(crate) fn poll_fate(&self, cx: &mut Context<'_>) -> Poll<Fate> {
+        let fate = self.fate.borrow().clone();
+        if !matches!(fate, Fate::Lives) {
+            return Poll::Ready(fate);
+        }
+        let mut waker = self.waker.borrow_mut();
+        match waker.as_ref() {
+            Some(known) if known.will_wake(cx.waker()) => {}
+            _ => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Waits until the connection may not simply go on.
+    pub(crate) async fn fate(&self) -> Fate {
+        std::future::poll_fn(|cx| self.poll_fate(cx)).await
+    }
+}
+
+/// A worker's open inbound connections.
+#[derive(Default)]
+pub(crate) struct OpenConnections {
+    next: Cell<u64>,
+    all: RefCell<HashMap<u64, Rc<Open>, foldhash::fast::RandomState>>,
+}
+
+impl OpenConnections {
+    /// Adds a connection; it is judged until the entry is dropped.
+    pub(crate) fn enter(self: &Rc<Self>, open: Open) -> Entry {
+        let id = self.next.get();
+        self.next.set(id.wrapping_add(1));
+        let open = Rc::new(open);
+        self.all.borrow_mut().insert(id, open.clone());
+        Entry { id, open, all: self.clone() }
+    }
+
+    /// Judges every connection by a new snapshot.
+    pub(crate) fn judge(&self, snapshot: &Arc<Snapshot>) {
+        let all: Vec<Rc<Open>> = self.all.borrow().values().cloned().collect();
+        for open in all {
+            open.judge(snapshot);
+        }
+    }
+
+    /// Ends the connections whose peer's certificate has expired: HTTP finishes its requests, streams are cut.
+    pub(crate) fn expire(&self, now: SystemTime) {
+        let all = self.all.borrow();
+        for open in all.values().filter(|open| open.facts.expires.is_some_and(|expires| expires <= now)) {
+            if matches!(*open.fate.borrow(), Fate::Lives) {
+                let reason = "the peer's certificate has expired; it must connect again with a renewed one";
+                open.end(Refused::new(RefusalKind::CertificateExpired, reason.to_owned()));
+            }
+        }
+    }
+
+    /// Lets every HTTP connection finish what it has begun.
+    pub(crate) fn drain(&self) {
+        for open in self.all.borrow().values() {
+            open.drain();
+        }
+    }
+}
+
+/// Keeps a connection under judgement.
+pub(crate) struct Entry {
+    id: u64,
+    pub(crate) open: Rc<Open>,
+    all: Rc<OpenConnections>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.all.all.borrow_mut().remove(&self.id);
+    }
+}

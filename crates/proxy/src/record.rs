@@ -1,0 +1,156 @@
+//! What the data path tells telemetry: labels of a connection, and why something was refused.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use maille_core::Identity;
+use maille_policy::{ConnectionPolicy, DecidedBy, Decision, RequestAttributes, RuleId};
+use maille_telemetry::{
+    ConnectionLabels, Peer, PolicyRef, Protocol, Refusal, RefusalKind, Reporter, ResponseFlags, Security,
+    ServiceLabels, WorkloadLabels,
+};
+
+use crate::snapshot::{Inbound, ServiceName, Workload};
+
+/// A refusal that outlives what it was made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    kind: RefusalKind,
+    policy: Option<RuleId>,
+    reason: String,
+    flags: ResponseFlags,
+}
+
+impl Refused {
+    pub(crate) fn new(kind: RefusalKind, reason: String) -> Self {
+        Self { kind, policy: None, reason, flags: kind.flags() }
+    }
+
+    pub(crate) fn with_flags(mut self, flags: ResponseFlags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    /// The refusal that a decision is, if it is one.
+    pub(crate) fn unless_allowed(
+        policy: &ConnectionPolicy,
+        request: Option<&RequestAttributes<'_>>,
+        decision: &Decision<'_>,
+    ) -> Option<Self> {
+        if decision.is_allowed() {
+            return None;
+        }
+        let kind = match decision.action {
+            DecidedBy::DenyRule => RefusalKind::DenyRule,
+            _ => RefusalKind::NoAllowRule,
+        };
+        let reason = policy.explain(request, decision);
+        Some(Self { policy: decision.policy.cloned(), ..Self::new(kind, reason) })
+    }
+
+    /// As telemetry takes it.
+    pub(crate) fn refusal(&self) -> Refusal<'_> {
+        let policy = self.policy.as_ref().map(|id| PolicyRef {
+            namespace: &id.namespace,
+            name: &id.name,
+            rule: id.rule,
+        });
+        Refusal { kind: self.kind, policy, reason: &self.reason, flags: self.flags }
+    }
+
+    pub(crate) fn flags(&self) -> ResponseFlags {
+        self.flags
+    }
+
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// A workload of the registry as telemetry knows it; the principal only if it was proved.
+pub(crate) fn peer(workload: &Workload, verified: Option<&Identity>, address: Option<IpAddr>) -> Peer {
+    Peer {
+        workload: Arc::new(WorkloadLabels {
+            name: workload.workload_name.to_string(),
+            namespace: verified.map_or_else(|| workload.namespace.to_string(), |id| id.namespace().to_owned()),
+            principal: verified.map(ToString::to_string).unwrap_or_default(),
+            app: workload.app.to_string(),
+            canonical_name: workload.canonical_name.to_string(),
+            canonical_revision: workload.canonical_revision.to_string(),
+        }),
+        uid: workload.uid.clone(),
+        address,
+    }
+}
+
+/// A service as telemetry knows it.
+pub(crate) fn service(name: &ServiceName) -> Arc<ServiceLabels> {
+    Arc::new(ServiceLabels {
+        host: name.hostname.to_string(),
+        name: name.name.to_string(),
+        namespace: name.namespace.to_string(),
+    })
+}
+
+/// Stands for what is no service (reference cli-and-telemetry 3.1, `destination_service_name`).
+pub(crate) fn pseudo_service(name: &str, host: String) -> Arc<ServiceLabels> {
+    Arc::new(ServiceLabels { host, name: name.to_owned(), namespace: String::new() })
+}
+
+/// Labels of a connection that reached this workload. `own` is the identity that this proxy shows.
+pub(crate) fn inbound_labels(
+    inbound: &Inbound,
+    own: &Identity,
+    from: SocketAddr,
+    to: SocketAddr,
+    identity: Option<&Identity>,
+    protocol: Protocol,
+) -> ConnectionLabels {
+    let source = match identity {
+        Some(identity) => Peer::of_identity(identity, Some(from.ip())),
+        None => Peer::of_address(from.ip()),
+    };
+    let service = match inbound.ports.get(&to.port()) {
+        Some(port) if !port.service.hostname.is_empty() => service(&port.service),
+        _ => pseudo_service("InboundPassthroughCluster", String::new()),
+    };
+    ConnectionLabels {
+        reporter: Reporter::Destination,
+        source,
+        destination: peer(&inbound.workload, identity.map(|_| own), Some(to.ip())),
+        service,
+        port: to.port(),
+        protocol,
+        security: if identity.is_some() { Security::MutualTls } else { Security::None },
+        mtls: identity.is_some(),
+    }
+}
+
+/// Who is called, as an outbound connection knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Called {
+    pub(crate) workload: Arc<Workload>,
+    pub(crate) service: Arc<ServiceLabels>,
+    pub(crate) address: SocketAddr,
+}
+
+/// Labels of a connection that this workload opened.
+pub(crate) fn outbound_labels(
+    inbound: &Inbound,
+    own: &Identity,
+    called: &Called,
+    verified: Option<&Identity>,
+    is_mutual: bool,
+    protocol: Protocol,
+) -> ConnectionLabels {
+    ConnectionLabels {
+        reporter: Reporter::Source,
+        source: peer(&inbound.workload, is_mutual.then_some(own), inbound.workload.addresses.first().copied()),
+        destination: peer(&called.workload, verified, Some(called.address.ip())),
+        service: called.service.clone(),
+        port: called.address.port(),
+        protocol,
+        security: Security::Unknown,
+        mtls: is_mutual,
+    }
+}
