@@ -1,0 +1,211 @@
+//! The stages that become the container's program.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
+
+use super::spec::{Capabilities, FileTree, Joined, Process, SandboxSpec, Start};
+use super::{privileges, tree};
+use crate::{NetError, mounts};
+
+/// Argument of the stage that builds a new container.
+pub(super) const STAGE: &str = "container";
+/// Argument of the stage that joins a running one.
+pub(super) const JOIN_STAGE: &str = "join";
+
+/// Where programs are looked for when the Pod does not say.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A refusal with the exit code a shell would give.
+pub(super) struct Refusal {
+    pub(super) code: u8,
+    pub(super) message: String,
+}
+
+impl From<NetError> for Refusal {
+    fn from(error: NetError) -> Self {
+        Refusal { code: 125, message: error.to_string() }
+    }
+}
+
+/// A new container: standard input is a socket to the monitor, on which the specification comes; silence
+/// until it closes means that the program runs.
+pub(super) fn main() -> ExitCode {
+    let (monitor, spec) = match take_stdin().and_then(read_spec) {
+        Ok(both) => both,
+        Err(error) => {
+            eprintln!("maille sandbox: no specification: {error}");
+            return ExitCode::from(125);
+        }
+    };
+    finish(monitor, start(&spec))
+}
+
+/// One more process in a running container. The specification comes in an inherited file whose
+/// descriptor the environment names, because standard input is the program's.
+pub(super) fn join_main() -> ExitCode {
+    let spec = std::env::var(SPEC_FD)
+        .map_err(io::Error::other)
+        .and_then(|fd| std::fs::read(format!("/proc/self/fd/{fd}")))
+        .and_then(|bytes| Ok(serde_json::from_slice::<SandboxSpec>(&bytes)?));
+    match spec {
+        Ok(spec) => {
+            let Err(refusal) = join(&spec, Input::Inherited);
+            eprintln!("maille: {}", refusal.message);
+            ExitCode::from(refusal.code)
+        }
+        Err(error) => {
+            eprintln!("maille sandbox: no specification: {error}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+/// Environment variable with the descriptor of the specification for [`join_main`].
+pub(super) const SPEC_FD: &str = "MAILLE_SANDBOX_SPEC_FD";
+
+enum Input {
+    Null,
+    Inherited,
+}
+
+fn start(spec: &SandboxSpec) -> Result<std::convert::Infallible, Refusal> {
+    match &spec.start {
+        Start::New { hostname, tree, .. } => create(spec, hostname, tree),
+        Start::Join(_) => join(spec, Input::Null),
+    }
+}
+
+fn create(spec: &SandboxSpec, hostname: &str, tree: &FileTree) -> Result<std::convert::Infallible, Refusal> {
+    check_capabilities(&spec.process)?;
+    rustix::system::sethostname(hostname.as_bytes()).map_err(NetError::sys("set the host name"))?;
+    mounts::unshare(UnshareFlags::NEWNS)?;
+    tree::build(tree)?;
+    execute(&spec.process, Input::Null)
+}
+
+fn join(spec: &SandboxSpec, input: Input) -> Result<std::convert::Infallible, Refusal> {
+    if let Start::Join(joined) = &spec.start {
+        // By path and not by number: this process is in the container's PID namespace already, where the
+        // number means another process, but still sees the host's `/proc`.
+        let path = PathBuf::from(format!("/proc/{}/ns/mnt", joined.container.pid));
+        let handle = std::fs::File::open(&path).map_err(NetError::io(path.display().to_string()))?;
+        if !joined.container.is_alive() {
+            return Err(not_running().into());
+        }
+        rustix::thread::move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Mount))
+            .map_err(NetError::sys("enter the container's mount namespace"))?;
+    }
+    execute(&spec.process, input)
+}
+
+/// Moves the calling thread into namespaces of a running container.
+pub(super) fn enter(joined: &Joined, which: ThreadNameSpaceType) -> Result<(), NetError> {
+    let pid = Pid::from_raw(joined.container.pid).ok_or_else(not_running)?;
+    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|_| not_running())?;
+    if !joined.container.is_alive() {
+        return Err(not_running());
+    }
+    rustix::thread::move_into_thread_name_spaces(handle.as_fd(), which)
+        .map_err(NetError::sys("enter the container's namespaces"))
+}
+
+fn not_running() -> NetError {
+    NetError::Invalid("the container is not running any more".to_owned())
+}
+
+/// Only the redirection's installer may keep a capability, whoever wrote the specification.
+fn check_capabilities(process: &Process) -> Result<(), Refusal> {
+    if process.capabilities == Capabilities::None {
+        return Ok(());
+    }
+    let own = std::env::current_exe().map_err(NetError::io("find the own binary"))?;
+    let program = process.command.first().map(PathBuf::from);
+    let verb = process.command.get(1).map(String::as_str);
+    if program.as_ref() == Some(&own) && verb == Some("intercept") {
+        return Ok(());
+    }
+    Err(NetError::Invalid(format!(
+        "only `{} intercept` may have CAP_NET_ADMIN, not {:?}",
+        own.display(),
+        process.command
+    ))
+    .into())
+}
+
+fn execute(process: &Process, input: Input) -> Result<std::convert::Infallible, Refusal> {
+    if matches!(input, Input::Null) {
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())
+            .map_err(NetError::sys("/dev/null"))?;
+        rustix::stdio::dup2_stdin(null).map_err(NetError::sys("close standard input"))?;
+        rustix::process::setsid().map_err(NetError::sys("start a session"))?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    privileges::drop_all(process)?;
+    let directory = process.directory.as_deref().unwrap_or(Path::new("/"));
+    std::env::set_current_dir(directory).map_err(|error| Refusal {
+        code: 125,
+        message: format!("working directory {}: {error}", directory.display()),
+    })?;
+    let (name, args) = process
+        .command
+        .split_first()
+        .ok_or_else(|| Refusal { code: 125, message: "no command specified".to_owned() })?;
+    let program = find(name, &process.env)?;
+    let error = Command::new(&program)
+        .arg0(name)
+        .args(args)
+        .env_clear()
+        .envs(process.env.iter().map(|(key, value)| (key, value)))
+        .exec();
+    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+    Err(Refusal { code, message: format!("exec: {:?}: {error}", program.display()) })
+}
+
+/// Looks a program up as `execvp` would, in the environment it is going to have.
+fn find(name: &str, env: &[(String, String)]) -> Result<PathBuf, Refusal> {
+    let hint = "a container sees the host's /usr, /bin, /sbin, /lib, /opt and /etc; mount others with a hostPath volume";
+    let missing = |what: &str| Refusal { code: 127, message: format!("exec: {name:?}: {what} ({hint})") };
+    if name.is_empty() {
+        return Err(missing("empty command"));
+    }
+    if name.contains('/') {
+        let path = PathBuf::from(name);
+        return if path.exists() { Ok(path) } else { Err(missing("no such file or directory")) };
+    }
+    let path = env.iter().rev().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
+    path.split(':')
+        .map(|directory| Path::new(directory).join(name))
+        .find(|candidate| {
+            candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
+        })
+        .ok_or_else(|| missing("executable file not found in $PATH"))
+}
+
+/// Moves standard input out of the way, closed on exec.
+fn take_stdin() -> io::Result<UnixStream> {
+    let copy: OwnedFd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    Ok(UnixStream::from(copy))
+}
+
+fn read_spec(mut monitor: UnixStream) -> io::Result<(UnixStream, SandboxSpec)> {
+    let mut length = [0_u8; 4];
+    monitor.read_exact(&mut length)?;
+    let mut text = vec![0; u32::from_be_bytes(length) as usize];
+    monitor.read_exact(&mut text)?;
+    Ok((monitor, serde_json::from_slice(&text)?))
+}
+
+fn finish(mut monitor: UnixStream, result: Result<std::convert::Infallible, Refusal>) -> ExitCode {
+    let Err(refusal) = result;
+    // If the monitor is gone there is nobody to tell, and the exit code has to do.
+    let _ = monitor.write_all(refusal.message.as_bytes());
+    ExitCode::from(refusal.code)
+}

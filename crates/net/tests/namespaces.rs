@@ -1,0 +1,280 @@
+//! Bridge, guard, Services and interception, with real packets between real namespaces.
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use maille_net::link::{self, Attachment};
+use maille_net::original_dst::original_dst;
+use maille_net::service::{self, Transport, VirtualPort};
+use maille_net::{NetNs, guard, intercept, nft};
+
+fn main() -> ExitCode {
+    common::run(&[
+        ("pods_reach_each_other_and_only_open_ports_of_the_node", reach),
+        ("a_pod_cannot_use_the_address_of_another", spoof),
+        ("a_virtual_address_leads_to_ready_endpoints_or_is_refused", services),
+        ("applications_are_redirected_and_the_proxy_is_not", redirect),
+        ("interception_is_idempotent", idempotent),
+        ("only_the_proxy_and_root_reach_the_admin_port", admin),
+        ("proxy_traffic_to_a_virtual_address_is_translated", proxy_to_vip),
+    ])
+}
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 20);
+const WAIT: Duration = Duration::from_secs(2);
+
+struct Lab {
+    node: NetNs,
+    pods: Vec<Attachment>,
+}
+
+impl Lab {
+    fn new(pods: u8) -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        let id = format!("maille-lab{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let node = NetNs::create(format!("{id}-node")).unwrap();
+        link::create_bridge(&node, GATEWAY, 16).unwrap();
+        guard::install(&node, GATEWAY, &[6443, 53], &[53]).unwrap();
+        let pods = (0..pods)
+            .map(|n| {
+                let pod = NetNs::create(format!("{id}-{n}")).unwrap();
+                let at = Attachment {
+                    pod,
+                    address: Ipv4Addr::new(10, 244, 1, n + 2),
+                    prefix: 16,
+                    gateway: GATEWAY,
+                };
+                guard::allow(&node, &at).unwrap();
+                link::attach(&node, &at).unwrap();
+                at
+            })
+            .collect();
+        Self { node, pods }
+    }
+
+    fn address(&self, pod: usize, port: u16) -> SocketAddr {
+        SocketAddr::V4(SocketAddrV4::new(self.pods[pod].address, port))
+    }
+
+    fn listen(&self, pod: usize, port: u16) -> TcpListener {
+        self.pods[pod].pod.run(|| TcpListener::bind(("0.0.0.0", port)).unwrap()).unwrap()
+    }
+
+    fn connect(&self, pod: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
+        self.pods[pod].pod.run(|| TcpStream::connect_timeout(&to, WAIT)).unwrap()
+    }
+
+    /// A connection made by a process of that user, and what it read.
+    fn fetch_as(&self, pod: usize, uid: u32, to: SocketAddr) -> String {
+        let script = format!("exec 3<>/dev/tcp/{}/{} && timeout 2 head -c 5 <&3", to.ip(), to.port());
+        let output = self.pods[pod]
+            .pod
+            .run(|| {
+                Command::new("setpriv")
+                    .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups"])
+                    .args(["bash", "-c", &script])
+                    .output()
+                    .unwrap()
+            })
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for at in &self.pods {
+            at.pod.delete().unwrap();
+        }
+        self.node.delete().unwrap();
+    }
+}
+
+/// Answers each connection with five letters, from a thread that ends with its listener's process.
+fn serve(listener: TcpListener, answer: &'static str) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(answer.as_bytes());
+        }
+    });
+}
+
+/// Answers with the port that the connection was meant for.
+fn serve_original(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let original = original_dst(&stream).unwrap().expect("redirected");
+            let _ = write!(stream, "{:05}", original.port());
+        }
+    });
+}
+
+fn reach() {
+    let lab = Lab::new(2);
+    let listener = lab.listen(1, 80);
+    lab.connect(0, lab.address(1, 80)).unwrap();
+    assert_eq!(listener.accept().unwrap().1.ip(), lab.pods[0].address);
+    assert_eq!(original_dst(&lab.connect(0, lab.address(1, 80)).unwrap()).unwrap(), None);
+
+    let _api = lab.node.run(|| TcpListener::bind((GATEWAY, 6443)).unwrap()).unwrap();
+    let _other = lab.node.run(|| TcpListener::bind((GATEWAY, 9999)).unwrap()).unwrap();
+    lab.connect(0, SocketAddr::from((GATEWAY, 6443))).unwrap();
+    let refused = lab.connect(0, SocketAddr::from((GATEWAY, 9999))).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    // And the node reaches Pods, as probes do.
+    lab.node.run(|| TcpStream::connect_timeout(&lab.address(1, 80), WAIT)).unwrap().unwrap();
+}
+
+fn spoof() {
+    let lab = Lab::new(2);
+    let receiver = lab.pods[1].pod.run(|| UdpSocket::bind("0.0.0.0:5000").unwrap()).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    let send = |from: &str| {
+        lab.pods[0].pod.run(|| {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            socket.send_to(b"hello", lab.address(1, 5000)).unwrap();
+        })
+    };
+    let ip = |args: &[&str]| {
+        let status = Command::new("ip").args(["-n", lab.pods[0].pod.name()]).args(args).status().unwrap();
+        assert!(status.success(), "{args:?}");
+    };
+    let mut buffer = [0; 16];
+    send(&lab.pods[0].address.to_string()).unwrap();
+    assert_eq!(receiver.recv_from(&mut buffer).unwrap().1.ip(), lab.pods[0].address);
+
+    ip(&["addr", "add", "10.244.1.77/16", "dev", "eth0"]);
+    send("10.244.1.77").unwrap();
+    receiver.recv_from(&mut buffer).expect_err("another IP address is dropped");
+
+    ip(&["link", "set", "eth0", "address", "02:00:00:00:00:99"]);
+    send(&lab.pods[0].address.to_string()).unwrap();
+    receiver.recv_from(&mut buffer).expect_err("another hardware address is dropped");
+}
+
+fn virtual_port(endpoints: Vec<(Ipv4Addr, u16)>) -> VirtualPort {
+    VirtualPort {
+        address: VIP,
+        transport: Transport::Tcp,
+        port: 80,
+        label: "default/web:http".into(),
+        endpoints,
+    }
+}
+
+fn services() {
+    let lab = Lab::new(3);
+    serve(lab.listen(1, 8080), "one11");
+    serve(lab.listen(2, 8080), "two22");
+    let client = &lab.pods[0].pod;
+    let network = "10.96.0.0/16".parse().unwrap();
+    let endpoints = vec![(lab.pods[1].address, 8080), (lab.pods[2].address, 8080)];
+    service::apply(client, network, &[virtual_port(endpoints)]).unwrap();
+    let fetch = || {
+        let mut stream = lab.connect(0, SocketAddr::from((VIP, 80)))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        std::io::Result::Ok(text)
+    };
+    let answers: Vec<String> = (0..40).map(|_| fetch().unwrap()).collect();
+    assert!(answers.iter().any(|a| a == "one11") && answers.iter().any(|a| a == "two22"), "{answers:?}");
+
+    let open = lab.connect(0, SocketAddr::from((VIP, 80))).unwrap();
+    service::apply(client, network, &[virtual_port(vec![])]).unwrap();
+    assert_eq!(fetch().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    let mut text = String::new();
+    (&open).read_to_string(&mut text).unwrap();
+    assert_eq!(text.len(), 5, "connections already open go on");
+    let rules = nft::list(client).unwrap();
+    assert!(rules.contains("tcp reset"), "{rules}");
+}
+
+fn redirect() {
+    let lab = Lab::new(2);
+    let pod = &lab.pods[0].pod;
+    pod.run(|| intercept::apply(&["-o", "7000", "-d", "7001"])).unwrap().unwrap();
+    serve_original(lab.listen(0, 15001));
+    serve_original(lab.listen(0, 15006));
+    serve(lab.listen(0, 8080), "local");
+    serve(lab.listen(0, 7001), "plain");
+    serve(lab.listen(1, 80), "other");
+    serve(lab.listen(1, 7000), "other");
+
+    assert_eq!(lab.fetch_as(0, 1000, lab.address(1, 80)), "00080", "IC-1: the application goes to 15001");
+    assert_eq!(lab.fetch_as(0, 1000, lab.address(1, 7000)), "other", "an excluded port does not");
+    assert_eq!(lab.fetch_as(0, 1000, "127.0.0.1:8080".parse().unwrap()), "local", "IC-2");
+    assert_eq!(lab.fetch_as(0, 1000, lab.address(0, 8080)), "local", "IC-3");
+    assert_eq!(
+        lab.fetch_as(0, 1337, lab.address(0, 8080)),
+        "08080",
+        "IC-4: the proxy to its own Pod goes to 15006"
+    );
+    assert_eq!(lab.fetch_as(0, 1337, lab.address(1, 80)), "other", "IC-5");
+    assert_eq!(lab.fetch_as(1, 1000, lab.address(0, 8080)), "08080", "inbound goes to 15006");
+    assert_eq!(lab.fetch_as(1, 1000, lab.address(0, 7001)), "plain", "IC-6: an excluded port does not");
+
+    // IC-8: what the proxy delivers comes from 127.0.0.6 and is not captured again.
+    let text = pod
+        .run(|| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, 6], 0)).into()).unwrap();
+            socket.connect(&lab.address(0, 8080).into()).unwrap();
+            let mut text = String::new();
+            TcpStream::from(socket).read_to_string(&mut text).unwrap();
+            text
+        })
+        .unwrap();
+    assert_eq!(text, "local");
+}
+
+fn idempotent() {
+    let lab = Lab::new(1);
+    let pod = &lab.pods[0].pod;
+    let apply = |args: &[&str]| {
+        pod.run(|| intercept::apply(args)).unwrap().unwrap();
+        nft::list(pod).unwrap()
+    };
+    let args =
+        ["-i", "10.0.0.0/8,fd00::/8", "-x", "", "-q", "443", "-b", "80,443", "-c", "dummy0", "-k", "tap0"];
+    let first = apply(&args);
+    assert!(first.contains("fd00::/8") && first.contains("tap0"), "{first}");
+    assert_eq!(apply(&args), first);
+    assert_ne!(apply(&["-x", "10.5.0.0/16"]), first);
+    pod.run(intercept::remove).unwrap().unwrap();
+    assert!(!nft::list(pod).unwrap().contains("maille_intercept"));
+}
+
+fn admin() {
+    let lab = Lab::new(1);
+    let pod = &lab.pods[0].pod;
+    pod.run(|| intercept::apply::<&str>(&[])).unwrap().unwrap();
+    serve(pod.run(|| TcpListener::bind("127.0.0.1:15000").unwrap()).unwrap(), "admin");
+    let at: SocketAddr = "127.0.0.1:15000".parse().unwrap();
+    assert_eq!(lab.fetch_as(0, 1337, at), "admin");
+    assert_eq!(lab.fetch_as(0, 0, at), "admin");
+    let refused = lab.fetch_as(0, 1000, at);
+    assert!(refused.contains("refused"), "{refused}");
+}
+
+fn proxy_to_vip() {
+    let lab = Lab::new(2);
+    let pod = &lab.pods[0].pod;
+    let network = "10.96.0.0/16".parse().unwrap();
+    // The order in which the two tables came must not matter.
+    service::apply(pod, network, &[virtual_port(vec![(lab.pods[1].address, 8080)])]).unwrap();
+    pod.run(|| intercept::apply::<&str>(&[])).unwrap().unwrap();
+    serve_original(lab.listen(0, 15001));
+    serve(lab.listen(1, 8080), "other");
+    let vip = SocketAddr::from((VIP, 80));
+    assert_eq!(lab.fetch_as(0, 1000, vip), "00080", "the application's goes to the sidecar");
+    assert_eq!(lab.fetch_as(0, 1337, vip), "other", "the sidecar's is translated");
+    service::apply(pod, network, &[virtual_port(vec![(lab.pods[1].address, 8080)])]).unwrap();
+    assert_eq!(lab.fetch_as(0, 1000, vip), "00080");
+}
