@@ -226,3 +226,5 @@ fn check_kubernetes(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::arbitrary_json;

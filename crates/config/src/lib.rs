@@ -9,15 +9,19 @@
 
 mod check;
 mod decode;
+mod diagnostic;
 mod field_error;
 pub mod istio;
 pub mod kinds;
 pub mod mtls;
 mod path;
 mod suggest;
+pub mod yaml;
 
 pub use check::{Object, check, prune_nulls, warnings};
+pub use diagnostic::{Diagnostic, Severity};
 pub use field_error::{FieldError, FieldErrorKind};
+pub use yaml::load;
 
 /// Kubernetes' own types.
 pub mod k8s {
