@@ -28,18 +28,28 @@ impl Problem {
     }
 }
 
-impl From<ScanError> for Problem {
-    fn from(error: ScanError) -> Self {
+impl Problem {
+    fn of_scan(error: &ScanError, text: &str) -> Self {
         let message = error.info();
-        let help = if message.contains("tab") {
-            Some("indent with blanks")
-        } else if message.contains("mapping values are not allowed") {
-            Some("put text that contains ': ' in quotes, and check the indentation")
-        } else {
-            None
-        };
-        Self { mark: mark(error.marker()), message: message.to_owned(), help }
+        let at = mark(error.marker());
+        if message.contains("found a tab") {
+            // The parser names the start of the scalar that the tab would continue.
+            return Self::new(first_tab(text, at), "a tab cannot indent", "indent with blanks");
+        }
+        let help = message
+            .contains("mapping values are not allowed")
+            .then_some("put text that contains ': ' in quotes, and check the indentation");
+        Self { mark: at, message: message.to_owned(), help }
     }
+}
+
+fn first_tab(text: &str, from: Mark) -> Mark {
+    let lines = (1u32..).zip(text.lines()).skip_while(|(line, _)| *line < from.line);
+    let mut tabs = lines.filter_map(|(line, text)| {
+        let before = text.chars().position(|c| c == '\t')?;
+        Some(Mark { line, column: u32::try_from(before).ok()?.checked_add(1)? })
+    });
+    tabs.find(|tab| *tab >= from).unwrap_or(from)
 }
 
 pub(super) fn mark(marker: &Marker) -> Mark {
@@ -49,6 +59,7 @@ pub(super) fn mark(marker: &Marker) -> Mark {
 
 /// Composes the documents of one text.
 pub(super) struct Composer<'t> {
+    text: &'t str,
     parser: Parser<'t, StrInput<'t>>,
     /// Anchored nodes of the document; `None` while one is still being read.
     anchors: HashMap<usize, Option<Arc<Node>>>,
@@ -59,7 +70,12 @@ pub(super) struct Composer<'t> {
 impl<'t> Composer<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         let options = serde_saphyr::granit_parser::options! { emit_comments: false };
-        Self { parser: Parser::new_from_str_with_options(text, options), anchors: HashMap::new(), merged: 0 }
+        Self {
+            text,
+            parser: Parser::new_from_str_with_options(text, options),
+            anchors: HashMap::new(),
+            merged: 0,
+        }
     }
 
     /// The next document: `None` at the end, and after a mistake the next document again.
@@ -74,7 +90,7 @@ impl<'t> Composer<'t> {
                     Ok(node) => return Some(Ok(node)),
                     Err(problem) => return self.skip(problem),
                 },
-                Err(error) => return self.skip(error.into()),
+                Err(error) => return self.skip(Problem::of_scan(&error, self.text)),
             }
         }
     }
@@ -88,7 +104,7 @@ impl<'t> Composer<'t> {
     fn next(&mut self) -> Result<(Event<'t>, Span), Problem> {
         match self.parser.next_event() {
             Some(Ok(next)) => Ok(next),
-            Some(Err(error)) => Err(error.into()),
+            Some(Err(error)) => Err(Problem::of_scan(&error, self.text)),
             None => {
                 Err(Problem { mark: Mark::default(), message: "the text ends early".to_owned(), help: None })
             }

@@ -118,7 +118,7 @@ fn what_is_no_yaml_is_placed() {
         ("a: 1\n\tb: 2\n", 2),
         ("a: b: c\n", 1),
         ("a: 1\n  b: 2\n", 2),
-        ("a: \"x\n", 2),
+        ("a: \"x\n", 1),
         ("a: *nowhere\n", 1),
         ("a: &x [*x]\n", 1),
         ("a: .inf\n", 1),
