@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::csr::CertificateRequest;
 use crate::error::{Error, Result};
 use crate::key::{KeyPair, PublicKey, generate_key};
-use crate::leaf::{check_authority, hex, parse};
+use crate::leaf::{check_authority, parse, serial_text};
 use crate::pem::{certificate_pem, certificates_from_pem};
 use crate::time::{from_unix_seconds, unix_seconds, whole_seconds};
 
@@ -294,7 +294,7 @@ impl Authority {
             roots_pem: self.roots_pem(),
             not_before,
             not_after,
-            serial: hex(&serial.to_bytes()),
+            serial: serial_text(&serial.to_bytes()),
         })
     }
 

@@ -3,6 +3,7 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::error::X509Error;
+use x509_parser::oid_registry::{OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA};
 use x509_parser::prelude::FromDer as _;
 
 use crate::error::{Error, Result};
@@ -55,10 +56,14 @@ impl CertificateRequest {
         }
         // The key first: verifying with a key that would be refused anyway is wasted work.
         let public_key = PublicKey::from_spki(request.certification_request_info.subject_pki.raw)?;
+        let unaccepted =
+            || Error::RequestMalformed("it is signed with an algorithm that is not accepted".to_owned());
+        // Signatures over SHA-1 can be forged; the library still verifies them.
+        if [OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA].contains(&request.signature_algorithm.algorithm) {
+            return Err(unaccepted());
+        }
         request.verify_signature().map_err(|e| match e {
-            X509Error::SignatureUnsupportedAlgorithm => {
-                Error::RequestMalformed("it is signed with an algorithm that is not accepted".to_owned())
-            }
+            X509Error::SignatureUnsupportedAlgorithm => unaccepted(),
             _ => Error::ProofOfPossession,
         })?;
         Ok(Self { public_key })

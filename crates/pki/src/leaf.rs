@@ -133,7 +133,7 @@ pub fn leaf_facts(der: &[u8]) -> Result<LeafFacts> {
         addresses,
         not_before: from_unix_seconds(validity.not_before.timestamp()),
         not_after: from_unix_seconds(validity.not_after.timestamp()),
-        serial: hex(certificate.raw_serial()),
+        serial: serial_text(certificate.raw_serial()),
         subject: certificate.subject().to_string(),
         role,
     })
@@ -205,8 +205,12 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// A serial number as tools show it: hexadecimal without the zero byte that DER puts before a
+/// number whose highest bit is set.
+pub(crate) fn serial_text(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
+    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+    let bytes = bytes.get(start..).unwrap_or_default();
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         // Writing to a String cannot fail.
