@@ -136,7 +136,9 @@ impl Anchors {
                 webpki::Error::CertNotValidYet { time, not_before } => {
                     Reason::NotYetValid { not_before: system_time(not_before), now: system_time(time) }
                 }
-                webpki::Error::UnknownIssuer => {
+                // The roots of two meshes, or of one before and after a rotation, have the same
+                // name: then a root is found, and the signature is not its own.
+                webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
                     Reason::UnknownIssuer { trust_domain: domain.clone(), roots: anchors.len() }
                 }
                 webpki::Error::RequiredEkuNotFoundContext(_) => Reason::Purpose(purpose),

@@ -70,7 +70,8 @@ fn hello_without_names_or_protocols_is_a_hello() {
 
 #[test]
 fn other_protocols_are_told_from_their_first_bytes() {
-    for first in ["GET / HTTP/1.1\r\n", "P", "PRI * HTTP/2.0", "\x00", "SSH-2.0", "\x16\x02", "\x16\x03\x09"] {
+    for first in ["GET / HTTP/1.1\r\n", "P", "PRI * HTTP/2.0", "\x00", "SSH-2.0", "\x16\x02", "\x16\x03\x09"]
+    {
         assert_eq!(sniff(first.as_bytes()), Sniff::NotTls, "{first:?}");
     }
     // A TLS record, but a server's message or an alert.
