@@ -1,0 +1,294 @@
+//! Destinations on demand: asked for at first use, kept current while used, given up when not.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use maille_xds::{Client, SubscribeError, type_urls};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::snapshot::{Destination, DestinationCell, ResolveError, Resolver, Resolving};
+
+/// Destinations held at a time. One that was used longest ago makes room.
+const MAX_DESTINATIONS: usize = 4096;
+
+/// How often unused destinations are looked for.
+pub(crate) const SWEEP: Duration = Duration::from_secs(60);
+/// Sweeps without a use after which a destination is given up.
+const IDLE_SWEEPS: u8 = 10;
+
+/// What became of a question.
+#[derive(Debug, Clone)]
+enum Answer {
+    Pending,
+    Known,
+    Refused(String),
+}
+
+struct Entry {
+    cell: Option<Arc<DestinationCell>>,
+    answer: watch::Sender<Answer>,
+    /// Last use seen by the sweeper, in the workers' clock, and for how many sweeps it has not moved.
+    last_used: u64,
+    idle_sweeps: u8,
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self { cell: None, answer: watch::Sender::new(Answer::Pending), last_used: 0, idle_sweeps: 0 }
+    }
+}
+
+/// The destinations that somebody asked for. The agent writes, workers read; a worker comes here only for a name
+/// that it does not hold a cell of.
+pub(crate) struct Destinations {
+    client: Client,
+    wait: Duration,
+    entries: Mutex<HashMap<String, Entry>>,
+    /// Why the control plane cannot be asked, while it cannot.
+    outage: Mutex<Option<String>>,
+}
+
+impl Destinations {
+    /// None yet; questions go through `client` and wait for `wait` at most.
+    pub(crate) fn new(client: Client, wait: Duration) -> Self {
+        Self {
+            client,
+            wait,
+            entries: Mutex::default(),
+            outage: Mutex::new(Some("not connected yet".to_owned())),
+        }
+    }
+
+    /// How many are held or asked for.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    /// Names held, with what is known of them, sorted.
+    pub(crate) fn held(&self) -> Vec<(String, Arc<Destination>)> {
+        let entries = self.entries.lock();
+        let known = entries
+            .iter()
+            .filter_map(|(name, entry)| Some((name.clone(), entry.cell.as_ref()?.load().clone())));
+        let mut held: Vec<_> = known.collect();
+        held.sort_by(|a, b| a.0.cmp(&b.0));
+        held
+    }
+
+    /// Says why questions go unanswered, or that they are answered again.
+    pub(crate) fn outage(&self, reason: Option<String>) {
+        *self.outage.lock() = reason;
+    }
+
+    /// Subscribes to a name known from an earlier life; the cell comes with [`Self::update`].
+    pub(crate) fn restore(&self, name: &str) -> Result<(), SubscribeError> {
+        self.client.subscribe(type_urls::DESTINATION, name)?;
+        self.entries.lock().entry(name.to_owned()).or_insert_with(Entry::new);
+        Ok(())
+    }
+
+    /// The control plane's answer, or a change of it.
+    pub(crate) fn update(&self, name: &str, destination: Destination) {
+        let destination = Arc::new(destination);
+        let mut entries = self.entries.lock();
+        // Given up meanwhile: nobody wants to know any more.
+        let Some(entry) = entries.get_mut(name) else { return };
+        match &entry.cell {
+            Some(cell) => cell.replace(destination),
+            None => entry.cell = Some(Arc::new(DestinationCell::new(destination))),
+        }
+        entry.answer.send_replace(Answer::Known);
+    }
+
+    /// The answer could not be used; what was known stays.
+    pub(crate) fn refuse(&self, name: &str, reason: &str) {
+        if let Some(entry) = self.entries.lock().get_mut(name)
+            && entry.cell.is_none()
+        {
+            entry.answer.send_replace(Answer::Refused(reason.to_owned()));
+        }
+    }
+
+    /// The control plane has nothing more to say of the name. Not the same as `Unknown`, which it would say: the name is
+    /// forgotten, and whoever needs it asks anew.
+    pub(crate) fn remove(&self, name: &str) {
+        let removed = self.entries.lock().remove(name);
+        if let Some(entry) = removed {
+            if let Some(cell) = &entry.cell {
+                cell.retire();
+            }
+            entry.answer.send_replace(Answer::Refused("the control plane withdrew it".to_owned()));
+            self.client.unsubscribe(type_urls::DESTINATION, name);
+        }
+    }
+
+    /// Gives up what has not been used for a while. To be called every [`SWEEP`]. Returns the names.
+    pub(crate) fn sweep(&self) -> Vec<String> {
+        let mut gone = Vec::new();
+        self.entries.lock().retain(|name, entry| {
+            let used = entry.cell.as_ref().map_or(0, |cell| cell.last_used_s());
+            if used != entry.last_used || (entry.cell.is_none() && entry.answer.receiver_count() > 0) {
+                entry.last_used = used;
+                entry.idle_sweeps = 0;
+            } else {
+                entry.idle_sweeps = entry.idle_sweeps.saturating_add(1);
+            }
+            let keep = entry.idle_sweeps < IDLE_SWEEPS;
+            if !keep {
+                if let Some(cell) = &entry.cell {
+                    cell.retire();
+                }
+                gone.push(name.clone());
+            }
+            keep
+        });
+        for name in &gone {
+            self.client.unsubscribe(type_urls::DESTINATION, name);
+        }
+        gone
+    }
+
+    /// Asks for a name, unless it is asked for already.
+    fn ask(&self, name: &str) -> Result<watch::Receiver<Answer>, SubscribeError> {
+        let mut entries = self.entries.lock();
+        if !entries.contains_key(name) && entries.len() >= MAX_DESTINATIONS {
+            self.make_room(&mut entries)?;
+        }
+        self.client.subscribe(type_urls::DESTINATION, name)?;
+        let entry = entries.entry(name.to_owned()).or_insert_with(Entry::new);
+        Ok(entry.answer.subscribe())
+    }
+
+    fn make_room(&self, entries: &mut HashMap<String, Entry>) -> Result<(), SubscribeError> {
+        let oldest = entries
+            .iter()
+            .filter(|(_, entry)| entry.answer.receiver_count() == 0)
+            .min_by_key(|(_, entry)| entry.cell.as_ref().map_or(0, |cell| cell.last_used_s()))
+            .map(|(name, _)| name.clone())
+            .ok_or(SubscribeError::TooMany)?;
+        if let Some(cell) = entries.remove(&oldest).and_then(|entry| entry.cell) {
+            cell.retire();
+        }
+        self.client.unsubscribe(type_urls::DESTINATION, &oldest);
+        Ok(())
+    }
+
+    async fn wait_for(&self, name: &str) -> Result<Arc<DestinationCell>, ResolveError> {
+        let refused = |reason: String| ResolveError::Refused { name: name.to_owned(), reason };
+        let mut answer = self.ask(name).map_err(|e| refused(e.to_string()))?;
+        let outcome =
+            tokio::time::timeout(self.wait, answer.wait_for(|a| !matches!(a, Answer::Pending))).await;
+        match outcome {
+            Ok(Ok(answer)) => match &*answer {
+                Answer::Refused(reason) => return Err(refused(reason.clone())),
+                Answer::Pending | Answer::Known => {}
+            },
+            Ok(Err(_)) => return Err(refused("it was given up meanwhile".to_owned())),
+            Err(_) => {
+                let outage = self.outage.lock().clone();
+                let reason = outage.unwrap_or_else(|| format!("no answer within {:?}", self.wait));
+                return Err(ResolveError::Unreachable { name: name.to_owned(), reason });
+            }
+        }
+        self.lookup(name).ok_or_else(|| refused("it was given up meanwhile".to_owned()))
+    }
+}
+
+impl Resolver for Destinations {
+    fn lookup(&self, name: &str) -> Option<Arc<DestinationCell>> {
+        self.entries.lock().get(name)?.cell.clone()
+    }
+
+    fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a> {
+        Box::pin(async move {
+            match self.lookup(name) {
+                Some(cell) => Ok(cell),
+                None => self.wait_for(name).await,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maille_xds::ClientOptions;
+
+    fn destinations(wait_ms: u64) -> Arc<Destinations> {
+        let (client, _driver) = Client::new(&ClientOptions::new("test"));
+        Arc::new(Destinations::new(client, Duration::from_millis(wait_ms)))
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nobody_can_be_asked_about_is_an_error_and_not_unknown() {
+        let held = destinations(20);
+        held.outage(Some("connection refused".to_owned()));
+        let error = held.resolve("10.0.0.1").await.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("10.0.0.1") && error.contains("connection refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_question_serves_all_who_wait_and_later_ones() {
+        let held = destinations(10_000);
+        let (first, second) = (held.clone(), held.clone());
+        let waiters = [
+            tokio::spawn(async move { first.resolve("cart").await.is_ok() }),
+            tokio::spawn(async move { second.resolve("cart").await.is_ok() }),
+        ];
+        while held.len() == 0 {
+            tokio::task::yield_now().await;
+        }
+        held.update("cart", Destination::Unknown);
+        for waiter in waiters {
+            assert!(waiter.await.expect("no panic"));
+        }
+        assert!(held.lookup("cart").is_some());
+        held.update("never-asked", Destination::Unknown);
+        assert!(held.lookup("never-asked").is_none(), "answers nobody asked for are dropped");
+    }
+
+    #[tokio::test]
+    async fn a_refused_answer_is_an_error_at_once_and_a_good_one_repairs_it() {
+        let held = destinations(10_000);
+        held.restore("cart").expect("fits");
+        held.refuse("cart", "kind: missing");
+        let error = held.resolve("cart").await.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("kind: missing"), "{error}");
+        held.update("cart", Destination::Unknown);
+        held.refuse("cart", "kind: missing");
+        assert!(held.resolve("cart").await.is_ok(), "the last good answer stays");
+    }
+
+    #[test]
+    fn unused_destinations_are_given_up_and_their_cells_retired() {
+        let held = destinations(10);
+        for name in ["used", "idle"] {
+            held.restore(name).expect("fits");
+            held.update(name, Destination::Unknown);
+        }
+        let idle = held.lookup("idle").expect("known");
+        let mut gone = Vec::new();
+        for second in 1..=u64::from(IDLE_SWEEPS) + 1 {
+            held.lookup("used").expect("still known").touch(second);
+            gone.extend(held.sweep());
+        }
+        assert_eq!(gone, ["idle"]);
+        assert!(idle.is_retired() && held.lookup("idle").is_none());
+    }
+
+    #[test]
+    fn the_bound_holds_and_the_least_recently_used_makes_room() {
+        let held = destinations(10);
+        for n in 0..MAX_DESTINATIONS {
+            let name = format!("h{n}");
+            drop(held.ask(&name).expect("fits"));
+            held.update(&name, Destination::Unknown);
+            held.lookup(&name).expect("known").touch(n as u64 + 1);
+        }
+        drop(held.ask("one-more").expect("the oldest makes room"));
+        assert_eq!(held.len(), MAX_DESTINATIONS);
+        assert!(held.lookup("h0").is_none());
+    }
+}

@@ -1,0 +1,357 @@
+//! Everything the control plane said, made into what the data path reads.
+//!
+//! One place takes resources in, checks each, keeps the last good ones, and puts a new snapshot or new trust in force when
+//! something changed. It does no I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use maille_core::TrustDomain;
+use maille_pki::{CertificateDer, TrustBundles};
+use maille_policy::{Authorization, PolicySet, TrustContext};
+use maille_telemetry::Registry;
+use maille_tls::{TlsContext, Trust};
+use maille_xds::{Rejection, Update, type_urls};
+use prost::Message;
+use tracing::{error, warn};
+
+use super::destinations::Destinations;
+use super::options::ProxyOptions;
+use super::state::{Credential, StoredResource};
+use super::status::{Need, Readiness};
+use crate::facts;
+use crate::snapshot::{Inbound, MeshSettings, Shared, Snapshot, SnapshotCell};
+
+/// Name of the one `MeshSettings` resource.
+const MESH: &str = "mesh";
+
+/// See the module's text.
+pub(crate) struct FactsInForce {
+    options: Arc<ProxyOptions>,
+    telemetry: Arc<Registry>,
+    readiness: Arc<Readiness>,
+    destinations: Arc<Destinations>,
+    credential: Option<Arc<Credential>>,
+    settings: Option<MeshSettings>,
+    inbound: Option<Arc<Inbound>>,
+    authorizations: BTreeMap<String, Authorization>,
+    /// All parts of the first answer have come: a set of policies is only safe when complete.
+    authorization_is_complete: bool,
+    bundles: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
+    policy: Option<Arc<PolicySet>>,
+    snapshot: Option<Arc<SnapshotCell>>,
+    tls: Option<Arc<TlsContext>>,
+    /// As received, for the next start.
+    raw: BTreeMap<(String, String), (String, Vec<u8>)>,
+}
+
+/// What an update touched.
+#[derive(Debug, Default, Clone, Copy)]
+struct Touched {
+    snapshot: bool,
+    policy: bool,
+    trust: bool,
+}
+
+impl FactsInForce {
+    /// Nothing yet.
+    pub(crate) fn new(
+        options: Arc<ProxyOptions>,
+        telemetry: Arc<Registry>,
+        readiness: Arc<Readiness>,
+        destinations: Arc<Destinations>,
+    ) -> Self {
+        Self {
+            options,
+            telemetry,
+            readiness,
+            destinations,
+            credential: None,
+            settings: None,
+            inbound: None,
+            authorizations: BTreeMap::new(),
+            authorization_is_complete: false,
+            bundles: BTreeMap::new(),
+            policy: None,
+            snapshot: None,
+            tls: None,
+            raw: BTreeMap::new(),
+        }
+    }
+
+    /// What the workers share, once everything is there.
+    pub(crate) fn shared(&self) -> Option<Shared> {
+        Some(Shared {
+            snapshot: self.snapshot.clone()?,
+            destinations: self.destinations.clone(),
+            tls: self.tls.clone()?,
+            telemetry: self.telemetry.clone(),
+        })
+    }
+
+    /// The checked facts, for the admin port.
+    pub(crate) fn view(&self) -> (Option<&MeshSettings>, Option<&Inbound>, Vec<&Authorization>) {
+        (self.settings.as_ref(), self.inbound.as_deref(), self.authorizations.values().collect())
+    }
+
+    /// The certificate in use.
+    pub(crate) fn credential(&self) -> Option<&Arc<Credential>> {
+        self.credential.as_ref()
+    }
+
+    /// Roots in force, per trust domain.
+    pub(crate) fn roots(&self) -> BTreeMap<TrustDomain, Vec<CertificateDer<'static>>> {
+        let mut roots = self.bundles.clone();
+        // Until the control plane has said whom to trust, the authority's own roots are all there is (reference
+        // mtls 5.6). A bundle of the own domain takes their place.
+        if let Some(credential) = &self.credential {
+            let own = credential.svid.identity().trust_domain().clone();
+            roots.entry(own).or_insert_with(|| credential.roots.clone());
+        }
+        roots
+    }
+
+    /// Puts a certificate in use.
+    pub(crate) fn set_credential(&mut self, credential: Arc<Credential>) {
+        if let Some(tls) = &self.tls
+            && let Err(e) = tls.replace_svid(credential.svid.clone())
+        {
+            error!(error = %e, "the new certificate cannot be used; the old one stays");
+            return;
+        }
+        self.telemetry.gauges().certificate_loaded(credential.svid.not_after());
+        self.credential = Some(credential);
+        self.readiness.met(Need::Certificate);
+        self.put_trust_in_force();
+        self.put_snapshot_in_force();
+    }
+
+    /// Takes one update in. What is rejected stays as it was.
+    pub(crate) fn apply(&mut self, update: Update) -> Result<(), Vec<Rejection>> {
+        let Update { type_url, resources, removed, more_follows } = update;
+        let mut rejections = Vec::new();
+        let mut touched = Touched::default();
+        for resource in resources {
+            match self.take(&type_url, &resource.name, &resource.body.value, &mut touched) {
+                Ok(()) => {
+                    let key = (type_url.clone(), resource.name);
+                    self.raw.insert(key, (resource.version, resource.body.value));
+                }
+                Err(reason) => rejections.push(Rejection::new(resource.name, reason)),
+            }
+        }
+        for name in removed {
+            match self.remove(&type_url, &name, &mut touched) {
+                Ok(()) => {
+                    self.raw.remove(&(type_url.clone(), name));
+                }
+                Err(reason) => rejections.push(Rejection::new(name, reason)),
+            }
+        }
+        if type_url == type_urls::AUTHORIZATION && !more_follows && !self.authorization_is_complete {
+            self.authorization_is_complete = true;
+            touched.policy = true;
+        }
+        if touched.trust {
+            self.put_trust_in_force();
+        }
+        if touched.policy {
+            self.policy = None;
+        }
+        if touched.snapshot || touched.policy {
+            self.put_snapshot_in_force();
+        }
+        self.telemetry.gauges().destinations(self.destinations.len() as u64);
+        if rejections.is_empty() { Ok(()) } else { Err(rejections) }
+    }
+
+    fn take(&mut self, type_url: &str, name: &str, body: &[u8], touched: &mut Touched) -> Result<(), String> {
+        match type_url {
+            type_urls::MESH_SETTINGS => {
+                if name != MESH {
+                    return Err(format!("mesh settings are named '{MESH}'"));
+                }
+                let settings = facts::mesh_settings(&decode(body)?).map_err(|e| e.to_string())?;
+                self.settings = Some(settings);
+                // Aliases are part of whom we trust and of what policies mean.
+                *touched = Touched { snapshot: true, policy: true, trust: true };
+            }
+            type_urls::INBOUND => {
+                let inbound = facts::inbound(&decode(body)?).map_err(|e| e.to_string())?;
+                self.check_own(name, &inbound)?;
+                self.inbound = Some(Arc::new(inbound));
+                touched.snapshot = true;
+            }
+            type_urls::AUTHORIZATION => {
+                let policy = facts::authorization(&decode(body)?);
+                self.authorizations.insert(name.to_owned(), policy);
+                touched.policy = true;
+            }
+            type_urls::TRUST_BUNDLE => {
+                let (domain, roots) = facts::trust_bundle(&decode(body)?).map_err(|e| e.to_string())?;
+                // Checked alone first, so that one bad bundle does not spoil the others.
+                TrustBundles::new().insert(domain.clone(), roots.clone()).map_err(|e| e.to_string())?;
+                if domain.as_str() != name {
+                    return Err(format!("it is the bundle of {domain}"));
+                }
+                self.bundles.insert(domain, roots);
+                touched.trust = true;
+            }
+            type_urls::DESTINATION => {
+                let checked = decode(body).and_then(|m| facts::destination(&m).map_err(|e| e.to_string()));
+                match checked {
+                    Ok(destination) => self.destinations.update(name, destination),
+                    Err(reason) => {
+                        self.destinations.refuse(name, &reason);
+                        return Err(reason);
+                    }
+                }
+            }
+            other => return Err(format!("resources of type {other} are not known here")),
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, type_url: &str, name: &str, touched: &mut Touched) -> Result<(), String> {
+        match type_url {
+            type_urls::AUTHORIZATION => {
+                self.authorizations.remove(name);
+                touched.policy = true;
+            }
+            type_urls::TRUST_BUNDLE => {
+                if let Ok(domain) = TrustDomain::parse(name) {
+                    self.bundles.remove(&domain);
+                    touched.trust = true;
+                }
+            }
+            type_urls::DESTINATION => self.destinations.remove(name),
+            // Serving on with the last good facts is right when the control plane loses sight of the Pod for a
+            // moment; there is nothing sensible to put in their place.
+            type_urls::INBOUND | type_urls::MESH_SETTINGS => {
+                return Err("a proxy cannot be without it".to_owned());
+            }
+            other => return Err(format!("resources of type {other} are not known here")),
+        }
+        Ok(())
+    }
+
+    /// Facts of another workload would be enforced in the wrong place.
+    fn check_own(&self, name: &str, inbound: &Inbound) -> Result<(), String> {
+        let own = self.options.uid();
+        if name != own || *inbound.workload.uid != *own {
+            return Err(format!("it is of {}, but this proxy is of {own}", inbound.workload.uid));
+        }
+        match &inbound.workload.identity {
+            Some(identity) if *identity != self.options.identity => {
+                Err(format!("its identity is {identity}, but this workload is {}", self.options.identity))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn put_trust_in_force(&mut self) {
+        let Some(credential) = &self.credential else { return };
+        let own = credential.svid.identity().trust_domain();
+        let mut bundles = TrustBundles::new();
+        for (domain, roots) in self.roots() {
+            if let Err(e) = bundles.insert(domain.clone(), roots) {
+                error!(trust_domain = %domain, error = %e, "trust bundle not used");
+            }
+        }
+        let aliases = self.settings.as_ref().map(|s| s.trust_domain_aliases.as_slice()).unwrap_or_default();
+        let outcome = Trust::of_mesh(bundles, own, aliases).and_then(|trust| match &self.tls {
+            None => TlsContext::new(credential.svid.clone(), trust).map(|tls| Some(Arc::new(tls))),
+            Some(tls) => {
+                if tls.current().trust() != &trust {
+                    tls.replace_trust(trust)?;
+                }
+                Ok(None)
+            }
+        });
+        match outcome {
+            Ok(Some(first)) => {
+                self.tls = Some(first);
+                self.readiness.met(Need::Trust);
+            }
+            Ok(None) => {}
+            Err(e) => error!(error = %e, "trust not changed; what was in force stays"),
+        }
+    }
+
+    fn put_snapshot_in_force(&mut self) {
+        if self.settings.is_some() {
+            self.readiness.met(Need::MeshSettings);
+        }
+        if self.inbound.is_some() {
+            self.readiness.met(Need::Inbound);
+        }
+        if self.authorization_is_complete {
+            self.readiness.met(Need::Authorization);
+        }
+        let (Some(settings), Some(inbound), true) =
+            (&self.settings, &self.inbound, self.authorization_is_complete)
+        else {
+            return;
+        };
+        let policy = match &self.policy {
+            Some(policy) => policy.clone(),
+            None => {
+                let policies: Vec<_> = self.authorizations.values().cloned().collect();
+                let trust = TrustContext {
+                    trust_domain: settings.trust_domain.clone(),
+                    aliases: settings.trust_domain_aliases.clone(),
+                    root_namespace: settings.root_namespace.clone(),
+                };
+                let (policy, problems) = PolicySet::compile(&policies, &trust);
+                for problem in problems {
+                    // Not a rejection: the policy is in force, in the way that refuses.
+                    warn!(%problem, "policy cannot be read in full");
+                }
+                let policy = Arc::new(policy);
+                self.policy = Some(policy.clone());
+                policy
+            }
+        };
+        let next = Snapshot { settings: settings.clone(), inbound: inbound.clone(), policy, generation: 0 };
+        match &self.snapshot {
+            Some(cell) => cell.replace(next),
+            None => self.snapshot = Some(Arc::new(SnapshotCell::new(next))),
+        }
+        if let Some(cell) = &self.snapshot {
+            self.telemetry.gauges().config_generation(cell.load().generation);
+        }
+    }
+
+    /// Everything held, as it was received: own facts first, destinations last.
+    pub(crate) fn stored(&self) -> Vec<StoredResource> {
+        // An incomplete set of policies must not look complete after a restart.
+        if !self.authorization_is_complete {
+            return Vec::new();
+        }
+        let held: BTreeSet<String> = self.destinations.held().into_iter().map(|(name, _)| name).collect();
+        let mut stored: Vec<_> = self
+            .raw
+            .iter()
+            .filter(|((type_url, name), _)| type_url != type_urls::DESTINATION || held.contains(name))
+            .map(|((type_url, name), (version, body))| StoredResource {
+                type_url: type_url.clone(),
+                name: name.clone(),
+                version: version.clone(),
+                body: body.clone(),
+            })
+            .collect();
+        stored.sort_by_key(|r| r.type_url == type_urls::DESTINATION);
+        stored
+    }
+
+    /// Forgets what was received of destinations that are no longer held.
+    pub(crate) fn forget(&mut self, names: &[String]) {
+        for name in names {
+            self.raw.remove(&(type_urls::DESTINATION.to_owned(), name.clone()));
+        }
+    }
+}
+
+fn decode<M: Message + Default>(body: &[u8]) -> Result<M, String> {
+    M::decode(body).map_err(|e| format!("not readable: {e}"))
+}

@@ -1,0 +1,25 @@
+//! The control-plane half of a sidecar: identity, facts, state, status servers.
+//!
+//! It runs on a thread of its own; what it has for the data path it leaves in [`crate::snapshot`]'s cells. Losing the
+//! control plane costs nothing but news.
+
+mod admin;
+mod app_metrics;
+mod channel;
+mod client;
+mod destinations;
+mod discovery;
+mod facts_in_force;
+mod flows;
+mod identity;
+mod options;
+mod probes;
+mod server;
+mod start;
+mod state;
+mod status;
+mod status_pages;
+
+pub use app_metrics::AppMetrics;
+pub use options::{ListenAddresses, LogControl, OptionError, ProxyOptions};
+pub use probes::Probe;

@@ -1,0 +1,147 @@
+//! Puts the agent's parts together and starts them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use maille_telemetry::Registry;
+use maille_xds::{Client, ClientOptions};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::admin::AdminPages;
+use super::destinations::Destinations;
+use super::discovery::Discovery;
+use super::facts_in_force::FactsInForce;
+use super::options::ProxyOptions;
+use super::server::{Pages, bind, serve};
+use super::state::{Credential, StateStore};
+use super::status::Readiness;
+use super::status_pages::{MetricsPages, Order, ReadinessPages, StatusPages};
+use super::{flows, identity};
+use crate::snapshot::Shared;
+
+/// The running agent. Dropping it ends its tasks.
+pub(crate) struct Agent {
+    /// What the data path needs, once everything is there.
+    pub(crate) shared: watch::Receiver<Option<Shared>>,
+    pub(crate) readiness: Arc<Readiness>,
+    /// What callers on this host ordered.
+    pub(crate) orders: mpsc::Receiver<Order>,
+    /// Where the servers listen.
+    pub(crate) listening: Listening,
+    /// For tests and explanations.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by tests only"))]
+    pub(crate) facts: Arc<Mutex<FactsInForce>>,
+    _tasks: JoinSet<()>,
+}
+
+/// Addresses of the status servers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listening {
+    pub(crate) readiness: SocketAddr,
+    pub(crate) status: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Agent {
+    /// Starts everything on the current runtime. Fails only if a port cannot be had or the options contradict themselves.
+    pub(crate) fn start(options: Arc<ProxyOptions>, telemetry: Arc<Registry>) -> anyhow::Result<Self> {
+        let admin = options.listen.admin;
+        anyhow::ensure!(admin.ip().is_loopback(), "the admin address {admin} is not a loopback address");
+        let store = match StateStore::open(&options.state_dir) {
+            Ok(store) => Some(Arc::new(store)),
+            Err(error) => {
+                warn!(%error, "nothing is kept for a restart");
+                None
+            }
+        };
+        let client_options = ClientOptions::new(options.uid());
+        let (client, driver) = Client::new(&client_options);
+        let readiness = Arc::new(Readiness::default());
+        let destinations = Arc::new(Destinations::new(client.clone(), options.resolve_timeout));
+        let facts = Arc::new(Mutex::new(FactsInForce::new(
+            options.clone(),
+            telemetry.clone(),
+            readiness.clone(),
+            destinations.clone(),
+        )));
+        let (shared_sender, shared) = watch::channel(None);
+        let discovery = Arc::new(Discovery {
+            options: options.clone(),
+            telemetry: telemetry.clone(),
+            facts: facts.clone(),
+            destinations: destinations.clone(),
+            client: client.clone(),
+            shared: shared_sender,
+            changed: Notify::new(),
+        });
+
+        let mut tasks = JoinSet::new();
+        let (orders_sender, orders) = mpsc::channel(4);
+        let mut server = |address: SocketAddr, pages: Arc<dyn Pages>| -> anyhow::Result<SocketAddr> {
+            let listener = bind(address).with_context(|| format!("cannot listen on {address}"))?;
+            let bound = listener.local_addr()?;
+            tasks.spawn(serve(listener, pages));
+            Ok(bound)
+        };
+        let listening = Listening {
+            readiness: server(options.listen.readiness, Arc::new(ReadinessPages(readiness.clone())))?,
+            metrics: server(options.listen.metrics, Arc::new(MetricsPages(telemetry.clone())))?,
+            status: server(
+                options.listen.status,
+                Arc::new(StatusPages {
+                    options: options.clone(),
+                    telemetry: telemetry.clone(),
+                    readiness: readiness.clone(),
+                    orders: orders_sender,
+                    scrape_failures: AtomicU64::new(0),
+                }),
+            )?,
+            admin: server(
+                admin,
+                Arc::new(AdminPages {
+                    options: options.clone(),
+                    telemetry: telemetry.clone(),
+                    readiness: readiness.clone(),
+                    facts: facts.clone(),
+                    destinations,
+                }),
+            )?,
+        };
+
+        discovery.start_over(store.as_deref());
+        let kept = store.as_deref().and_then(|store| stored_credential(store, &options));
+        if let Some(kept) = &kept {
+            info!(identity = %kept.svid.identity(), serial = kept.svid.serial(), "using the certificate of the life before");
+            facts.lock().set_credential(kept.clone());
+            discovery.publish();
+        }
+        let (credential_sender, credential) = watch::channel(kept);
+        let (channel_sender, channel) = watch::channel(None);
+        tasks.spawn(identity::run(options, store.clone(), telemetry.clone(), credential_sender));
+        tasks.spawn(discovery.clone().follow_credential(credential.clone()));
+        tasks.spawn(flows::run(telemetry, channel, client.connection()));
+        tasks.spawn(discovery.clone().sweep());
+        if let Some(store) = store {
+            tasks.spawn(discovery.clone().store(store));
+        }
+        tasks.spawn(discovery.run(driver, client_options, credential, channel_sender));
+        Ok(Self { shared, readiness, orders, listening, facts, _tasks: tasks })
+    }
+}
+
+fn stored_credential(store: &StateStore, options: &ProxyOptions) -> Option<Arc<Credential>> {
+    match store.load_credential(&options.identity, SystemTime::now()) {
+        Ok(found) => found.map(Arc::new),
+        Err(error) => {
+            warn!(%error, "the stored certificate is not used");
+            None
+        }
+    }
+}
