@@ -1,3 +1,35 @@
-//! The control plane: world of objects, facts, subscribers; CA service; flow store.
+//! The control plane: world of objects → facts → subscribers; certificate service; flow store.
+//!
+//! A change runs one way: an object event reaches the [`world`] (an immutable snapshot with indices), which says what
+//! changed; [`facts`] that depend on it are derived anew; only the subscribers concerned are woken, and
+//! are sent what differs. Where objects come from is not known here: whoever feeds events in may be a cluster or a
+//! test.
 
 #![forbid(unsafe_code)]
+
+mod attest;
+mod ca;
+mod connection;
+mod discovery;
+pub mod facts;
+pub mod flows;
+mod hub;
+mod metrics;
+mod monitoring;
+mod proxies;
+mod rate;
+mod server;
+mod view;
+pub mod world;
+
+pub use attest::{
+    AttestError, Peer, Proof, ReviewError, Reviewed, Shown, TOKEN_AUDIENCE, TokenReviewer, attest,
+};
+pub use ca::IssueRules;
+pub use connection::{PeerCertificate, PeerInfo};
+pub use hub::{Hub, Snapshot, Subscription};
+pub use metrics::Metrics;
+pub use monitoring::{Readiness, serve_monitoring};
+pub use proxies::{Proxies, ProxyHandle, ProxyStatus, TypeSummary};
+pub use rate::RateLimit;
+pub use server::{ControlPlane, ServeError};

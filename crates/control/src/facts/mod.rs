@@ -1,0 +1,103 @@
+//! Facts, derived from the world by pure functions.
+//!
+//! What each fact says is defined by `facts.proto`; the rules come from the reference: what a workload accepts
+//! (mtls 1.2), how a client reaches an endpoint (mtls 2.1), whose identity it may prove (mtls 3.1),
+//! which policies apply (authorization 2).
+
+mod authorization;
+mod destination;
+mod inbound;
+mod mesh;
+
+use std::sync::Arc;
+
+use maille_core::{MtlsMode, PortProtocol};
+use maille_proto::facts as wire;
+use maille_xds::Resource;
+
+pub use authorization::Policy;
+pub use destination::{destination, direct_workload, service};
+pub use inbound::inbound;
+pub use mesh::{SETTINGS_NAME, mesh_settings, trust_bundle};
+
+use crate::world::{MeshConfig, Pod};
+
+/// A derived message in its wire form, with the version of its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    type_url: &'static str,
+    version: String,
+    bytes: Vec<u8>,
+}
+
+impl Fact {
+    /// Encodes a message. The version is a hash of the bytes: equal facts have equal versions whoever derives
+    /// them and when, so that a proxy resumes across restarts of the control plane. The hash is a
+    /// cryptographic one because people who may write one policy must not be able to craft a change that proxies
+    /// take for no change.
+    pub fn of(type_url: &'static str, message: &impl prost::Message) -> Self {
+        let bytes = message.encode_to_vec();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
+        let version = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Self { type_url, version, bytes }
+    }
+
+    /// The fact as a resource of this name.
+    pub fn resource(&self, name: impl Into<String>) -> Arc<Resource> {
+        Arc::new(Resource {
+            name: name.into(),
+            version: self.version.clone(),
+            body: prost_types::Any { type_url: self.type_url.to_owned(), value: self.bytes.clone() },
+        })
+    }
+}
+
+/// What is known of a pod, for telemetry and explanations.
+pub fn workload(pod: &Pod, config: &MeshConfig) -> wire::Workload {
+    let label = |key: &str| pod.labels.get(key).filter(|value| !value.is_empty()).cloned();
+    wire::Workload {
+        uid: pod.name.to_string(),
+        namespace: pod.name.namespace.clone(),
+        workload_name: pod.workload_name.clone(),
+        identity: Some(wire::Identity {
+            trust_domain: config.trust_domain.to_string(),
+            namespace: pod.name.namespace.clone(),
+            service_account: pod.service_account.clone(),
+        }),
+        addresses: pod.addresses.iter().map(ToString::to_string).collect(),
+        // Istio's fallbacks (reference cli-and-telemetry, source_canonical_service).
+        canonical_name: label("service.istio.io/canonical-name")
+            .or_else(|| label("app.kubernetes.io/name"))
+            .or_else(|| label("app"))
+            .unwrap_or_else(|| pod.workload_name.clone()),
+        canonical_revision: label("service.istio.io/canonical-revision")
+            .or_else(|| label("app.kubernetes.io/version"))
+            .or_else(|| label("version"))
+            .unwrap_or_else(|| "latest".to_owned()),
+        app: label("app").unwrap_or_default(),
+        meshed: pod.meshed,
+    }
+}
+
+fn host_name(name: &maille_core::NamespacedName, config: &MeshConfig) -> String {
+    format!("{}.{}.svc.{}", name.name, name.namespace, config.cluster_domain)
+}
+
+fn protocol(protocol: PortProtocol) -> i32 {
+    match protocol {
+        PortProtocol::Auto => wire::Protocol::Auto,
+        PortProtocol::Http => wire::Protocol::Http,
+        PortProtocol::Http2 => wire::Protocol::Http2,
+        PortProtocol::Tcp => wire::Protocol::Tcp,
+    }
+    .into()
+}
+
+fn mtls_mode(mode: MtlsMode) -> i32 {
+    match mode {
+        MtlsMode::Disable => wire::MtlsMode::Disable,
+        MtlsMode::Permissive => wire::MtlsMode::Permissive,
+        MtlsMode::Strict => wire::MtlsMode::Strict,
+    }
+    .into()
+}

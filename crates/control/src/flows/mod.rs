@@ -1,0 +1,9 @@
+//! Flows: what really happened, aggregated, bounded and recent.
+
+mod query;
+mod service;
+mod store;
+
+pub use query::{FlowQuery, FlowView, PeerSummary};
+pub(crate) use service::{FlowService, MAX_REPORT_BYTES};
+pub use store::{FlowStore, Limits};

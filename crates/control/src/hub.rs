@@ -1,0 +1,253 @@
+//! Where the current world is published, and subscribers are woken.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use maille_core::NamespacedName;
+use maille_xds::type_urls::{DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::facts::{self, Fact};
+use crate::world::{Asked, ChangeSet, Event, Key, World};
+
+/// Longest that a change waits for others to travel with it. A policy must be in force everywhere within
+/// a second; a burst (a Deployment's pods, a relist) should not be derived object by object.
+const DEBOUNCE_MAX: Duration = Duration::from_millis(20);
+/// A change travels on when nothing followed it for this long.
+const DEBOUNCE_QUIET: Duration = Duration::from_millis(3);
+
+/// One world, and the facts derived from it so far.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The world.
+    pub world: World,
+    /// Destinations by what they depend on; the same for every subscriber, so encoded once.
+    destinations: Mutex<HashMap<Key, Arc<Fact>>>,
+}
+
+impl Snapshot {
+    fn new(world: World) -> Self {
+        Self { world, destinations: Mutex::default() }
+    }
+
+    /// The snapshot that follows, with the facts that still hold.
+    fn next(&self, world: World, changes: &ChangeSet) -> Self {
+        let mut destinations = self.destinations.lock().clone();
+        for key in changes.iter() {
+            destinations.remove(key);
+        }
+        Self { world, destinations: Mutex::new(destinations) }
+    }
+
+    /// The answer to a question about a destination.
+    pub fn destination(&self, asked: &Asked) -> Arc<Fact> {
+        let derive = || Arc::new(Fact::of(DESTINATION, &facts::destination(&self.world, asked)));
+        // What is not there is not remembered: anyone can ask for anything.
+        let exists = match asked {
+            Asked::Service(name) => self.world.service(name).is_some(),
+            Asked::Address(a) => self.world.service_at(*a).is_some() || self.world.pod_at(*a).is_some(),
+            Asked::Foreign => false,
+        };
+        match asked.key().filter(|_| exists) {
+            None => derive(),
+            Some(key) => {
+                // Derived outside of the lock: twice at worst, and the same.
+                let known = self.destinations.lock().get(&key).cloned();
+                known.unwrap_or_else(|| {
+                    let fact = derive();
+                    self.destinations.lock().insert(key, Arc::clone(&fact));
+                    fact
+                })
+            }
+        }
+    }
+
+    /// What a pod's own proxy enforces.
+    pub fn inbound(&self, pod: &NamespacedName) -> Option<Fact> {
+        let pod = self.world.pod(pod)?;
+        Some(Fact::of(INBOUND, &facts::inbound(&self.world, pod)))
+    }
+
+    /// The mesh's settings.
+    pub fn settings(&self) -> Fact {
+        Fact::of(MESH_SETTINGS, &facts::mesh_settings(&self.world))
+    }
+
+    /// The roots of one trust domain.
+    pub fn trust_bundle(&self, trust_domain: &str) -> Option<Fact> {
+        Some(Fact::of(TRUST_BUNDLE, &facts::trust_bundle(&self.world, trust_domain)?))
+    }
+}
+
+/// The published world and its subscribers.
+#[derive(Debug)]
+pub struct Hub {
+    current: ArcSwap<Snapshot>,
+    /// Held while a world is made of the one before, so that none is lost.
+    writing: Mutex<()>,
+    /// Counts publications, for those who wait for the world to learn something.
+    generation: watch::Sender<u64>,
+    subscribers: Mutex<Subscribers>,
+}
+
+#[derive(Debug, Default)]
+struct Subscribers {
+    last_id: u64,
+    mailboxes: HashMap<u64, Arc<Mailbox>>,
+    by_key: BTreeMap<Key, BTreeSet<u64>>,
+}
+
+/// Changed keys that one subscriber has not looked at yet. Holds only keys it watches, so it is bounded by
+/// its subscriptions.
+#[derive(Debug, Default)]
+struct Mailbox {
+    keys: Mutex<BTreeSet<Key>>,
+    wake: Notify,
+}
+
+impl Hub {
+    /// A hub over a first world.
+    pub fn new(world: World) -> Arc<Self> {
+        Arc::new(Self {
+            current: ArcSwap::from_pointee(Snapshot::new(world)),
+            writing: Mutex::default(),
+            generation: watch::Sender::new(0),
+            subscribers: Mutex::default(),
+        })
+    }
+
+    /// The current world.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Applies events in order, publishes the outcome, and wakes the subscribers concerned.
+    pub fn apply(&self, events: impl IntoIterator<Item = Event>) {
+        let _writing = self.writing.lock();
+        let before = self.current.load_full();
+        let mut world = before.world.clone();
+        let mut changes = ChangeSet::default();
+        for event in events {
+            world.apply(event, &mut changes);
+        }
+        if changes.is_empty() {
+            return;
+        }
+        self.current.store(Arc::new(before.next(world, &changes)));
+        self.generation.send_modify(|n| *n += 1);
+        let subscribers = self.subscribers.lock();
+        for key in changes.iter() {
+            for mailbox in subscribers.by_key.get(key).into_iter().flatten() {
+                if let Some(mailbox) = subscribers.mailboxes.get(mailbox) {
+                    mailbox.keys.lock().insert(key.clone());
+                    mailbox.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Applies events as they come, close ones together, until the senders are gone.
+    pub async fn run(&self, mut events: mpsc::Receiver<Event>) {
+        while let Some(first) = events.recv().await {
+            let deadline = Instant::now() + DEBOUNCE_MAX;
+            let mut batch = vec![first];
+            loop {
+                let quiet = (Instant::now() + DEBOUNCE_QUIET).min(deadline);
+                match timeout_at(quiet, events.recv()).await {
+                    Ok(Some(event)) => batch.push(event),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.apply(batch);
+        }
+    }
+
+    /// Waits until the world answers, or the time is up.
+    pub async fn wait_for<T>(&self, deadline: Instant, look: impl Fn(&World) -> Option<T>) -> Option<T> {
+        let mut generation = self.generation.subscribe();
+        loop {
+            generation.mark_unchanged();
+            if let Some(found) = look(&self.snapshot().world) {
+                return Some(found);
+            }
+            timeout_at(deadline, generation.changed()).await.ok()?.ok()?;
+        }
+    }
+
+    /// A new subscriber that watches nothing yet.
+    pub fn subscribe(self: &Arc<Self>) -> Subscription {
+        let mailbox = Arc::new(Mailbox::default());
+        let mut subscribers = self.subscribers.lock();
+        subscribers.last_id += 1;
+        let id = subscribers.last_id;
+        subscribers.mailboxes.insert(id, Arc::clone(&mailbox));
+        Subscription { hub: Arc::clone(self), id, mailbox, keys: BTreeSet::new() }
+    }
+}
+
+/// A subscriber's place at the hub; dropping it ends it.
+#[derive(Debug)]
+pub struct Subscription {
+    hub: Arc<Hub>,
+    id: u64,
+    mailbox: Arc<Mailbox>,
+    keys: BTreeSet<Key>,
+}
+
+impl Subscription {
+    /// The current world.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.hub.snapshot()
+    }
+
+    /// Watches a key. What is read from a snapshot taken afterwards will be followed by any change to it.
+    pub fn watch(&mut self, key: Key) {
+        if self.keys.insert(key.clone()) {
+            self.hub.subscribers.lock().by_key.entry(key).or_default().insert(self.id);
+        }
+    }
+
+    /// Watches a key no more.
+    pub fn unwatch(&mut self, key: &Key) {
+        if self.keys.remove(key) {
+            self.hub.subscribers.lock().forget(key, self.id);
+            self.mailbox.keys.lock().remove(key);
+        }
+    }
+
+    /// Waits for changes to what is watched. Cancel safe.
+    pub async fn changed(&mut self) -> BTreeSet<Key> {
+        loop {
+            let keys = std::mem::take(&mut *self.mailbox.keys.lock());
+            if !keys.is_empty() {
+                return keys;
+            }
+            self.mailbox.wake.notified().await;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut subscribers = self.hub.subscribers.lock();
+        subscribers.mailboxes.remove(&self.id);
+        for key in &self.keys {
+            subscribers.forget(key, self.id);
+        }
+    }
+}
+
+impl Subscribers {
+    fn forget(&mut self, key: &Key, id: u64) {
+        if let Some(ids) = self.by_key.get_mut(key) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_key.remove(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The monitoring port: metrics, health, and the flows and proxies known, over plain HTTP.
+//!
+//! Metrics and health are for everyone, as Istio's are. Who talks to whom is not every workload's business: Pods
+//! outside of the root namespace are refused it (people reach it through the API server or from the node).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::flows::FlowQuery;
+use crate::proxies::millis;
+use crate::server::ControlPlane;
+
+/// Whether the world is complete, so that the control plane may be asked.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Says that it is.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it is.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    control: ControlPlane,
+    ready: Readiness,
+}
+
+/// Serves `/metrics`, `/healthz`, `/ready`, `/flows` and `/proxies` until `stop` resolves.
+pub async fn serve_monitoring(
+    listener: TcpListener,
+    control: ControlPlane,
+    ready: Readiness,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/ready", get(readiness))
+        .route("/flows", get(flows))
+        .route("/proxies", get(proxies))
+        .with_state(Shared { control, ready });
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let server = std::future::IntoFuture::into_future(axum::serve(listener, service));
+    tokio::select! {
+        served = server => served,
+        () = stop => Ok(()),
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    let control = &shared.control;
+    let metrics = &control.metrics;
+    let snapshot = control.hub.snapshot();
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    metrics.connected.set(count(control.proxies.count()));
+    metrics.services.set(count(snapshot.world.services().count()));
+    metrics.workloads.set(count(snapshot.world.pods().count()));
+    {
+        let flows = control.flows.lock();
+        metrics.flows.set(count(flows.len()));
+        metrics.flows_forgotten.set(flows.forgotten());
+    }
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], metrics.render())
+}
+
+async fn readiness(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    if shared.ready.is_set() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the world is not complete yet")
+    }
+}
+
+async fn flows(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    Query(query): Query<FlowQuery>,
+) -> Response {
+    if let Some(refusal) = refuse_workloads(&shared, caller) {
+        return refusal;
+    }
+    let now_ms = millis(shared.control.clock.now());
+    let answer = query.run(&shared.control.flows.lock(), now_ms);
+    match answer {
+        Ok(flows) => Json(json!({ "flows": flows })).into_response(),
+        Err(reason) => (StatusCode::BAD_REQUEST, reason).into_response(),
+    }
+}
+
+async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<SocketAddr>) -> Response {
+    match refuse_workloads(&shared, caller) {
+        Some(refusal) => refusal,
+        None => Json(json!({ "proxies": shared.control.proxies.list() })).into_response(),
+    }
+}
+
+fn refuse_workloads(shared: &Shared, caller: SocketAddr) -> Option<Response> {
+    let snapshot = shared.control.hub.snapshot();
+    let pod = snapshot.world.pod_at(caller.ip().to_canonical())?;
+    let trusted = pod.name.namespace == snapshot.world.config().root_namespace;
+    (!trusted).then(|| {
+        (StatusCode::FORBIDDEN, "flows and proxies are not shown to workloads outside the root namespace")
+            .into_response()
+    })
+}

@@ -1,0 +1,356 @@
+//! The discovery port: TLS, then discovery, certificates and flows over gRPC.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures::stream;
+use maille_core::{Clock, TrustDomain};
+use maille_pki::{Authority, TrustBundles, generate_key, leaf_facts, renew_at};
+use maille_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use maille_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use maille_proto::flows::flows_server::FlowsServer;
+use maille_tls::Trust;
+use maille_tls::control::{Credential, discovery_server};
+use maille_xds::limits::MAX_REQUEST_BYTES;
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::attest::TokenReviewer;
+use crate::ca::{CertificateService, IssueRules, MAX_CSR_REQUEST_BYTES};
+use crate::connection::{PeerCertificate, PeerInfo, PeerStream};
+use crate::discovery::DiscoveryService;
+use crate::flows::{FlowService, FlowStore, Limits};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::proxies::Proxies;
+
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes under way at a time, over all addresses.
+const MAX_HANDSHAKES: usize = 256;
+/// Connections one address may have open: a proxy has one or two, and a restarted one its predecessor's.
+const MAX_CONNECTIONS_PER_ADDRESS: usize = 16;
+/// Lifetime of the serving certificate; it is renewed at half of it.
+const SERVING_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// Why the control plane cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No authority was set, so there is no certificate to serve with.
+    #[error("the authority is not ready, so there is no certificate to serve with")]
+    NoAuthority,
+    /// The serving certificate cannot be made.
+    #[error("serving certificate: {0}")]
+    Certificate(#[from] maille_pki::Error),
+    /// The TLS configuration cannot be made.
+    #[error("discovery port: {0}")]
+    Tls(#[from] maille_tls::SetupError),
+    /// The gRPC server failed.
+    #[error("discovery port: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// A control plane: everything but where objects come from.
+#[derive(Clone)]
+pub struct ControlPlane {
+    /// The world and its subscribers.
+    pub hub: Arc<Hub>,
+    /// Who is connected.
+    pub proxies: Arc<Proxies>,
+    /// What proxies saw.
+    pub flows: Arc<Mutex<FlowStore>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Signs certificates; none until it is read or made.
+    pub authority: Arc<ArcSwapOption<Authority>>,
+    /// Reviews tokens.
+    pub reviewer: Arc<dyn TokenReviewer>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How certificates are issued.
+    pub rules: IssueRules,
+}
+
+impl ControlPlane {
+    /// A control plane over a world.
+    pub fn new(hub: Arc<Hub>, reviewer: Arc<dyn TokenReviewer>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            hub,
+            proxies: Arc::default(),
+            flows: Arc::new(Mutex::new(FlowStore::new(Limits::default()))),
+            metrics: Arc::default(),
+            authority: Arc::default(),
+            reviewer,
+            clock,
+            rules: IssueRules::default(),
+        }
+    }
+
+    /// Makes this the authority, and its roots the mesh's.
+    pub fn set_authority(&self, authority: Authority) {
+        let domain = self.hub.snapshot().world.config().trust_domain.to_string();
+        let roots = authority.roots().iter().map(|root| root.to_vec()).collect();
+        let expiry = crate::proxies::millis(authority.not_after()) / 1000;
+        self.metrics.root_expiry_s.set(expiry);
+        self.authority.store(Some(Arc::new(authority)));
+        self.hub.apply([crate::world::Event::Roots(domain, roots)]);
+    }
+
+    /// Serves the discovery port until `stop` resolves; then new connections are refused and streams end.
+    pub async fn serve(
+        &self,
+        listeners: Vec<TcpListener>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), ServeError> {
+        let (config, mut renewal) = self.serving_config()?;
+        let config = Arc::new(ArcSwap::new(config));
+        let renewing = {
+            let (this, config) = (self.clone(), Arc::clone(&config));
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(renewal).await;
+                    renewal = match this.serving_config() {
+                        Ok((renewed, next)) => {
+                            config.store(renewed);
+                            next
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "serving certificate cannot be renewed; trying again");
+                            Duration::from_secs(30)
+                        }
+                    };
+                }
+            })
+        };
+        let _renewing = AbortOnDrop(renewing.abort_handle());
+        let (sender, receiver) = mpsc::channel(64);
+        let acceptor = Acceptor {
+            config,
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            places: Arc::default(),
+            ready: sender,
+        };
+        let accepting: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| AbortOnDrop(tokio::spawn(acceptor.clone().run(listener)).abort_handle()))
+            .collect();
+        drop(acceptor);
+        let incoming = stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|stream: PeerStream| (Ok::<_, io::Error>(stream), receiver))
+        });
+        let (stopping, stopped) = tokio::sync::oneshot::channel();
+        let server = self.router().serve_with_incoming_shutdown(incoming, async {
+            stop.await;
+            let _ = stopping.send(());
+        });
+        tokio::select! {
+            served = server => served?,
+            // Streams would hold an orderly shutdown up for ever: proxies go elsewhere, or on without us.
+            _ = async { let _ = stopped.await; tokio::time::sleep(Duration::from_millis(200)).await } => {}
+        }
+        drop(accepting);
+        Ok(())
+    }
+
+    fn router(&self) -> tonic::transport::server::Router {
+        let discovery = DiscoveryService {
+            hub: Arc::clone(&self.hub),
+            reviewer: Arc::clone(&self.reviewer),
+            proxies: Arc::clone(&self.proxies),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let certificates = CertificateService {
+            hub: Arc::clone(&self.hub),
+            reviewer: Arc::clone(&self.reviewer),
+            authority: Arc::clone(&self.authority),
+            rules: self.rules,
+            clock: Arc::clone(&self.clock),
+            limit: CertificateService::rate_limit(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let flows = FlowService {
+            hub: Arc::clone(&self.hub),
+            reviewer: Arc::clone(&self.reviewer),
+            store: Arc::clone(&self.flows),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+        };
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .max_concurrent_streams(16)
+            .add_service(
+                AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(
+                IstioCertificateServiceServer::new(certificates)
+                    .max_decoding_message_size(MAX_CSR_REQUEST_BYTES),
+            )
+            .add_service(FlowsServer::new(flows).max_decoding_message_size(crate::flows::MAX_REPORT_BYTES))
+    }
+
+    /// A serving configuration with a new certificate, and when to make the next.
+    fn serving_config(&self) -> Result<(Arc<ServerConfig>, Duration), ServeError> {
+        let authority = self.authority.load_full().ok_or(ServeError::NoAuthority)?;
+        let config = self.hub.snapshot().world.config().clone();
+        let names = serving_names(&config.root_namespace, &config.cluster_domain);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let key = generate_key()?;
+        let now = self.clock.now();
+        let issued = authority.issue_server(&key.public_key()?, &names, &[], SERVING_TTL, now)?;
+        let credential = Credential::from_pem(&issued.chain_text(), &key.to_pem())?;
+        let trust = trust_of(&authority, &config.trust_domain, &config.trust_domain_aliases)?;
+        let renewal = renew_at(issued.not_before, issued.not_after, 0.0).duration_since(now);
+        Ok((discovery_server(&credential, &trust)?, renewal.unwrap_or_default().max(Duration::from_secs(1))))
+    }
+}
+
+fn trust_of(
+    authority: &Authority,
+    domain: &TrustDomain,
+    aliases: &[TrustDomain],
+) -> Result<Trust, ServeError> {
+    let bundles = TrustBundles::from_pem(domain.clone(), &authority.roots_pem())?;
+    Ok(Trust::of_mesh(bundles, domain, aliases)?)
+}
+
+/// The names by which proxies may call the control plane.
+fn serving_names(namespace: &str, cluster_domain: &str) -> Vec<String> {
+    let service = format!("istiod.{namespace}");
+    vec![
+        format!("{service}.svc"),
+        format!("{service}.svc.{cluster_domain}"),
+        service,
+        "istiod".to_owned(),
+        // Istio's older name for the same service, which its agents may still dial.
+        format!("istio-pilot.{namespace}.svc"),
+    ]
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+type Places = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// A connection's place among those of its address; dropping it frees it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    address: IpAddr,
+    places: Places,
+}
+
+impl Place {
+    fn take(places: &Places, address: IpAddr) -> Option<Self> {
+        let mut taken = places.lock();
+        let count = taken.entry(address).or_default();
+        if *count >= MAX_CONNECTIONS_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        drop(taken);
+        Some(Self { address, places: Arc::clone(places) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Acceptor {
+    config: Arc<ArcSwap<ServerConfig>>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    handshakes: Arc<Semaphore>,
+    places: Places,
+    ready: mpsc::Sender<PeerStream>,
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener) {
+        loop {
+            let (stream, address) = match listener.accept().await {
+                Ok((stream, address)) => (stream, address.ip().to_canonical()),
+                Err(error) => {
+                    // Out of file descriptors, mostly: others must close before it can go on.
+                    tracing::warn!(%error, "cannot accept on the discovery port");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Some(place) = Place::take(&self.places, address) else {
+                tracing::debug!(%address, "connection refused: too many from this address");
+                continue;
+            };
+            let Ok(permit) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
+            let this = self.clone();
+            tokio::spawn(async move {
+                let shaken = timeout(HANDSHAKE_TIMEOUT, this.handshake(stream, address, place)).await;
+                drop(permit);
+                match shaken {
+                    Ok(Ok(stream)) => {
+                        // Closed when the server stops.
+                        let _ = this.ready.send(stream).await;
+                    }
+                    Ok(Err(reason)) => {
+                        this.metrics.handshake_failures.inc();
+                        tracing::warn!(target: "maille::audit", %address, %reason, "handshake failed");
+                    }
+                    Err(_) => {
+                        this.metrics.handshake_failures.inc();
+                        tracing::debug!(%address, "handshake took longer than {HANDSHAKE_TIMEOUT:?}");
+                    }
+                }
+            });
+        }
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+        place: Place,
+    ) -> Result<PeerStream, String> {
+        let _ = stream.set_nodelay(true);
+        let acceptor = TlsAcceptor::from(self.config.load_full());
+        let stream = acceptor.accept(stream).await.map_err(|e| e.to_string())?;
+        let chain = stream.get_ref().1.peer_certificates();
+        let certificate = match chain.and_then(<[_]>::first) {
+            None => None,
+            Some(leaf) => {
+                // Verified by the handshake already; read again for what it says.
+                let facts = leaf_facts(leaf).map_err(|e| e.to_string())?;
+                let identity = facts.identity().map_err(|e| e.to_string())?;
+                if facts.not_after <= self.clock.now() {
+                    return Err(format!("certificate of {identity} has expired"));
+                }
+                Some(PeerCertificate { identity, not_after: facts.not_after })
+            }
+        };
+        Ok(PeerStream { stream, info: PeerInfo { address, certificate }, _place: place })
+    }
+}

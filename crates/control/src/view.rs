@@ -1,0 +1,186 @@
+//! What one proxy may see, and when to tell it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use maille_core::NamespacedName;
+use maille_xds::type_urls::{AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
+use maille_xds::{Dirty, Request, Resource, ServerState, View};
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+
+use crate::attest::Peer;
+use crate::facts::SETTINGS_NAME;
+use crate::hub::{Hub, Subscription};
+use crate::metrics::Metrics;
+use crate::proxies::ProxyHandle;
+use crate::world::{Asked, Key};
+
+/// The world as one attested proxy may see it: its own `Inbound`, the policies that apply to it, whatever
+/// destination it asks for, and what everyone may know.
+#[derive(Debug)]
+pub(crate) struct PeerView {
+    peer: Peer,
+    own: NamespacedName,
+    uid: String,
+    subscription: Subscription,
+    /// Destinations asked for, by what they depend on.
+    asked: BTreeMap<Key, BTreeSet<String>>,
+    /// When the proof ends with which the stream was opened.
+    expires: Instant,
+    record: ProxyHandle,
+    metrics: Arc<Metrics>,
+}
+
+impl PeerView {
+    pub(crate) fn new(
+        hub: &Arc<Hub>,
+        peer: Peer,
+        expires: Instant,
+        record: ProxyHandle,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let own = peer.pod().name.clone();
+        let mut subscription = hub.subscribe();
+        let root_namespace = subscription.snapshot().world.config().root_namespace.clone();
+        for key in [
+            Key::Workload(own.clone()),
+            Key::Policies(own.namespace.clone()),
+            Key::Policies(root_namespace),
+            Key::Trust,
+            Key::Settings,
+        ] {
+            subscription.watch(key);
+        }
+        let uid = own.to_string();
+        Self { peer, own, uid, subscription, asked: BTreeMap::new(), expires, record, metrics }
+    }
+
+    fn asked(&self, name: &str) -> Asked {
+        let snapshot = self.subscription.snapshot();
+        Asked::read(name, &self.own.namespace, &snapshot.world.config().cluster_domain)
+    }
+
+    fn policies(&self) -> Vec<Arc<Resource>> {
+        let snapshot = self.subscription.snapshot();
+        let world = &snapshot.world;
+        let Some(pod) = world.pod(&self.own) else { return Vec::new() };
+        let root = &world.config().root_namespace;
+        let namespaces: BTreeSet<&String> = [&self.own.namespace, root].into();
+        namespaces
+            .into_iter()
+            .flat_map(|namespace| world.policies_in(namespace))
+            .filter(|policy| policy.applies_to(pod, root))
+            .map(|policy| policy.fact().resource(policy.resource_name()))
+            .collect()
+    }
+
+    fn policy(&self, name: &str) -> Option<Arc<Resource>> {
+        let snapshot = self.subscription.snapshot();
+        let world = &snapshot.world;
+        let (namespace, policy) = name.split_once('/')?;
+        let policy = world.policy(namespace, policy)?;
+        let applies = policy.applies_to(world.pod(&self.own)?, &world.config().root_namespace);
+        applies.then(|| policy.fact().resource(name))
+    }
+
+    fn inbound(&self) -> Option<Arc<Resource>> {
+        Some(self.subscription.snapshot().inbound(&self.own)?.resource(self.uid.clone()))
+    }
+
+    fn dirty_by(&self, key: &Key) -> Vec<Dirty> {
+        let mut dirty = Vec::new();
+        match key {
+            Key::Workload(_) => {
+                dirty.push(Dirty::Name(INBOUND, self.uid.clone()));
+                // Other labels may be selected by other policies.
+                dirty.push(Dirty::Type(AUTHORIZATION));
+            }
+            Key::Policies(_) => dirty.push(Dirty::Type(AUTHORIZATION)),
+            Key::Trust => dirty.push(Dirty::Type(TRUST_BUNDLE)),
+            Key::Settings => dirty.push(Dirty::Type(MESH_SETTINGS)),
+            Key::Service(_) | Key::Address(_) => {}
+        }
+        let names = self.asked.get(key).into_iter().flatten();
+        dirty.extend(names.map(|name| Dirty::Name(DESTINATION, name.clone())));
+        dirty
+    }
+}
+
+impl View for PeerView {
+    fn list(&self, type_url: &str) -> Vec<Arc<Resource>> {
+        let snapshot = self.subscription.snapshot();
+        match type_url {
+            AUTHORIZATION => self.policies(),
+            INBOUND => self.inbound().into_iter().collect(),
+            MESH_SETTINGS => vec![snapshot.settings().resource(SETTINGS_NAME)],
+            TRUST_BUNDLE => {
+                let domains = snapshot.world.roots().keys();
+                domains.filter_map(|d| Some(snapshot.trust_bundle(d)?.resource(d.clone()))).collect()
+            }
+            // Destinations are on demand: a wildcard holds none.
+            _ => Vec::new(),
+        }
+    }
+
+    fn resource(&self, type_url: &str, name: &str) -> Option<Arc<Resource>> {
+        let snapshot = self.subscription.snapshot();
+        match type_url {
+            DESTINATION => Some(snapshot.destination(&self.asked(name)).resource(name)),
+            AUTHORIZATION => self.policy(name),
+            INBOUND if name == self.uid => self.inbound(),
+            MESH_SETTINGS if name == SETTINGS_NAME => Some(snapshot.settings().resource(name)),
+            TRUST_BUNDLE => Some(snapshot.trust_bundle(name)?.resource(name)),
+            _ => None,
+        }
+    }
+
+    async fn changed(&mut self) -> Result<Vec<Dirty>, Status> {
+        let keys = tokio::select! {
+            keys = self.subscription.changed() => keys,
+            () = sleep_until(self.expires) => {
+                return Err(Status::unauthenticated("certificate has expired; dial again with the renewed one"));
+            }
+        };
+        if !self.peer.still_holds(&self.subscription.snapshot().world) {
+            tracing::info!(pod = %self.own, identity = %self.peer.identity(), "proxy's pod is gone; its stream ends");
+            return Err(Status::permission_denied("the pod of this proxy is gone"));
+        }
+        self.metrics.woken.inc();
+        Ok(keys.iter().flat_map(|key| self.dirty_by(key)).collect())
+    }
+
+    fn requested(&mut self, type_url: &str, request: &Request, state: &ServerState) {
+        if type_url == DESTINATION {
+            for name in &request.removed {
+                let Some(key) = self.asked(name).key() else { continue };
+                let Some(names) = self.asked.get_mut(&key) else { continue };
+                names.remove(name);
+                if names.is_empty() {
+                    self.asked.remove(&key);
+                    self.subscription.unwatch(&key);
+                }
+            }
+            for name in &request.added {
+                let Some(key) = self.asked(name).key() else { continue };
+                self.subscription.watch(key.clone());
+                self.asked.entry(key).or_default().insert(name.clone());
+            }
+        }
+        if type_url == INBOUND
+            && let Some(other) = request.added.iter().find(|name| **name != self.uid)
+        {
+            self.metrics.refused_subscriptions.inc();
+            tracing::warn!(
+                target: "maille::audit",
+                identity = %self.peer.identity(), pod = %self.own, asked = %other,
+                "proxy asked for another workload's inbound facts; refused"
+            );
+        }
+        if let Some(reason) = &request.nacked {
+            self.metrics.rejects.inc();
+            tracing::warn!(pod = %self.own, r#type = type_url, %reason, "proxy rejected facts");
+        }
+        self.record.update(type_url, request, state);
+    }
+}

@@ -1,0 +1,323 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use maille_config::istio::{AuthorizationPolicy, PeerAuthentication};
+use maille_core::NamespacedName;
+
+use super::changes::{ChangeSet, Key};
+use super::objects::{EndpointSlice, Pod, Service};
+use super::{World, service_of};
+use crate::facts::Policy;
+
+/// What happened to the objects of one kind.
+#[derive(Debug, Clone)]
+pub enum Change<T> {
+    /// A new or changed object.
+    Put(T),
+    /// An object is gone, or no longer part of the world.
+    Delete(NamespacedName),
+    /// All objects of the kind there are, after watching began anew.
+    Replace(Vec<T>),
+}
+
+/// What happened in the world.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "short-lived, and boxed by the queue they travel in")]
+pub enum Event {
+    /// To Pods.
+    Pod(Change<Pod>),
+    /// To Services.
+    Service(Change<Service>),
+    /// To EndpointSlices.
+    Slice(Change<EndpointSlice>),
+    /// To PeerAuthentications.
+    PeerAuthentication(Change<PeerAuthentication>),
+    /// To AuthorizationPolicies.
+    Authorization(Change<AuthorizationPolicy>),
+    /// The roots of a trust domain, DER; an empty list ends trust in it.
+    Roots(String, Vec<Vec<u8>>),
+}
+
+impl World {
+    /// Applies what happened, and adds what it changes to `changes`. An event that changes nothing costs
+    /// nothing.
+    pub fn apply(&mut self, event: Event, changes: &mut ChangeSet) {
+        match event {
+            Event::Pod(change) => {
+                for (name, new) in steps(change, |p| p.name.clone(), self.pods.keys()) {
+                    self.set_pod(&name, new, changes);
+                }
+            }
+            Event::Service(change) => {
+                for (name, new) in steps(change, |s| s.name.clone(), self.services.keys()) {
+                    self.set_service(&name, new, changes);
+                }
+            }
+            Event::Slice(change) => {
+                for (name, new) in steps(change, |s| s.name.clone(), self.slices.keys()) {
+                    self.set_slice(&name, new, changes);
+                }
+            }
+            Event::PeerAuthentication(change) => {
+                let known = names_of(&self.peer_authentications);
+                for (name, new) in steps(change, |p| metadata_name(&p.metadata), known.iter()) {
+                    self.set_peer_authentication(name, new, changes);
+                }
+            }
+            Event::Authorization(change) => {
+                let known = names_of(&self.policies);
+                for (name, new) in steps(change, |p| metadata_name(&p.metadata), known.iter()) {
+                    self.set_policy(name, new, changes);
+                }
+            }
+            Event::Roots(domain, roots) => {
+                let old = self.roots.get(&domain).map(Vec::as_slice).unwrap_or_default();
+                if old != roots {
+                    let all = Arc::make_mut(&mut self.roots);
+                    if roots.is_empty() {
+                        all.remove(&domain);
+                    } else {
+                        all.insert(domain, roots);
+                    }
+                    changes.add(Key::Trust);
+                }
+            }
+        }
+    }
+
+    fn set_pod(&mut self, name: &NamespacedName, new: Option<Pod>, changes: &mut ChangeSet) {
+        let old = self.pods.get(name).cloned();
+        if old.as_deref() == new.as_ref() {
+            return;
+        }
+        let index = Arc::make_mut(&mut self.pods_by_address);
+        for address in old.iter().flat_map(|p| &p.addresses) {
+            remove_from(index, address, name);
+            changes.add(Key::Address(*address));
+        }
+        for address in new.iter().flat_map(|p| &p.addresses) {
+            index.entry(*address).or_default().insert(name.clone());
+            changes.add(Key::Address(*address));
+        }
+        let pods = Arc::make_mut(&mut self.pods);
+        match new {
+            Some(pod) => pods.insert(name.clone(), Arc::new(pod)),
+            None => pods.remove(name),
+        };
+        changes.add(Key::Workload(name.clone()));
+        let new = self.pods.get(name).cloned();
+        let addresses = [&old, &new].into_iter().flatten().flat_map(|pod| &pod.addresses);
+        let addresses: Vec<_> = addresses.copied().collect();
+        for service in self.services_before(name, &addresses) {
+            self.touch_service(&service, changes);
+        }
+    }
+
+    fn set_service(&mut self, name: &NamespacedName, new: Option<Service>, changes: &mut ChangeSet) {
+        let old = self.services.get(name).cloned();
+        if old.as_deref() == new.as_ref() {
+            return;
+        }
+        let index = Arc::make_mut(&mut self.services_by_address);
+        for address in old.iter().flat_map(|s| &s.addresses) {
+            if index.get(address) == Some(name) {
+                index.remove(address);
+            }
+            changes.add(Key::Address(*address));
+        }
+        for address in new.iter().flat_map(|s| &s.addresses) {
+            index.insert(*address, name.clone());
+        }
+        let new = new.map(Arc::new);
+        let services = Arc::make_mut(&mut self.services);
+        match &new {
+            Some(service) => services.insert(name.clone(), Arc::clone(service)),
+            None => services.remove(name),
+        };
+        self.touch_service(name, changes);
+        // The pods behind it learn its name and its ports' protocols.
+        let behind = |pod: &Pod| [&old, &new].into_iter().flatten().any(|s| s.selects(pod));
+        for pod in self.pods_in(&name.namespace).filter(|pod| behind(pod)) {
+            changes.add(Key::Workload(pod.name.clone()));
+            pod.addresses.iter().for_each(|a| changes.add(Key::Address(*a)));
+        }
+        let was_headless = old.is_some_and(|s| s.headless || s.selector.is_none());
+        self.touch_endpoints(name, was_headless, changes);
+    }
+
+    fn set_slice(&mut self, name: &NamespacedName, new: Option<EndpointSlice>, changes: &mut ChangeSet) {
+        let old = self.slices.get(name).cloned();
+        if old.as_deref() == new.as_ref() {
+            return;
+        }
+        if let Some(old) = &old {
+            let service = service_of(old);
+            self.touch_endpoints(&service, false, changes);
+            remove_from(Arc::make_mut(&mut self.slices_by_service), &service, name);
+            let index = Arc::make_mut(&mut self.slices_by_pod);
+            for pod in pods_of(old) {
+                remove_from(index, &pod, name);
+            }
+            let index = Arc::make_mut(&mut self.slices_by_address);
+            for address in bare_addresses(old) {
+                remove_from(index, address, name);
+            }
+            self.touch_service(&service, changes);
+        }
+        match new {
+            Some(slice) => {
+                let service = service_of(&slice);
+                let index = Arc::make_mut(&mut self.slices_by_pod);
+                for pod in pods_of(&slice) {
+                    index.entry(pod).or_default().insert(name.clone());
+                }
+                let index = Arc::make_mut(&mut self.slices_by_address);
+                for address in bare_addresses(&slice) {
+                    index.entry(*address).or_default().insert(name.clone());
+                }
+                let index = Arc::make_mut(&mut self.slices_by_service);
+                index.entry(service.clone()).or_default().insert(name.clone());
+                Arc::make_mut(&mut self.slices).insert(name.clone(), Arc::new(slice));
+                self.touch_service(&service, changes);
+                self.touch_endpoints(&service, false, changes);
+            }
+            None => {
+                Arc::make_mut(&mut self.slices).remove(name);
+            }
+        }
+    }
+
+    fn set_peer_authentication(
+        &mut self,
+        name: NamespacedName,
+        new: Option<PeerAuthentication>,
+        changes: &mut ChangeSet,
+    ) {
+        let old = self.peer_authentications.get(&name.namespace).and_then(|m| m.get(&name.name));
+        if old == new.as_ref() {
+            return;
+        }
+        let mesh_wide = name.namespace == self.config.root_namespace;
+        let namespace = name.namespace.clone();
+        let all = Arc::make_mut(&mut self.peer_authentications);
+        put(all, name, new);
+        let concerned = |n: &NamespacedName| mesh_wide || n.namespace == namespace;
+        let services: Vec<_> = self.services.keys().filter(|n| concerned(n)).cloned().collect();
+        for service in services {
+            self.touch_service(&service, changes);
+        }
+        for pod in self.pods.values().filter(|p| concerned(&p.name)) {
+            changes.add(Key::Workload(pod.name.clone()));
+            // A pod called directly answers as the headless services before it do.
+            pod.addresses.iter().for_each(|a| changes.add(Key::Address(*a)));
+        }
+    }
+
+    fn set_policy(
+        &mut self,
+        name: NamespacedName,
+        new: Option<AuthorizationPolicy>,
+        changes: &mut ChangeSet,
+    ) {
+        let new = new.map(|policy| Arc::new(Policy::of(&policy)));
+        let old = self.policies.get(&name.namespace).and_then(|m| m.get(&name.name));
+        if old == new.as_ref() {
+            return;
+        }
+        changes.add(Key::Policies(name.namespace.clone()));
+        put(Arc::make_mut(&mut self.policies), name, new);
+    }
+
+    /// A service, or what stands behind it, changed: so does what its addresses answer.
+    fn touch_service(&self, name: &NamespacedName, changes: &mut ChangeSet) {
+        changes.add(Key::Service(name.clone()));
+        for address in self.services.get(name).iter().flat_map(|s| &s.addresses) {
+            changes.add(Key::Address(*address));
+        }
+    }
+
+    /// The endpoints of a headless or hand-written service see it: when called directly, and through their own
+    /// inbound ports.
+    fn touch_endpoints(&self, service: &NamespacedName, was_direct: bool, changes: &mut ChangeSet) {
+        let is_direct = self.services.get(service).is_some_and(|s| s.headless || s.selector.is_none());
+        if !is_direct && !was_direct {
+            return;
+        }
+        for endpoint in self.slices_of(service).flat_map(|slice| &slice.endpoints) {
+            for address in &endpoint.addresses {
+                changes.add(Key::Address(*address));
+                if let Some(pod) = self.pod_at(*address) {
+                    changes.add(Key::Workload(pod.name.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// A change as steps of (name, new state or gone).
+fn steps<'n, T>(
+    change: Change<T>,
+    name_of: impl Fn(&T) -> NamespacedName,
+    known: impl Iterator<Item = &'n NamespacedName>,
+) -> Vec<(NamespacedName, Option<T>)> {
+    match change {
+        Change::Put(object) => vec![(name_of(&object), Some(object))],
+        Change::Delete(name) => vec![(name, None)],
+        Change::Replace(objects) => {
+            let mut all: BTreeMap<_, _> = known.map(|name| (name.clone(), None)).collect();
+            all.extend(objects.into_iter().map(|object| (name_of(&object), Some(object))));
+            all.into_iter().collect()
+        }
+    }
+}
+
+fn metadata_name(metadata: &maille_config::k8s::meta::ObjectMeta) -> NamespacedName {
+    NamespacedName::new(
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+fn names_of<T>(map: &BTreeMap<String, BTreeMap<String, T>>) -> Vec<NamespacedName> {
+    map.iter()
+        .flat_map(|(ns, inner)| inner.keys().map(move |name| NamespacedName::new(ns.clone(), name.clone())))
+        .collect()
+}
+
+fn put<T>(map: &mut BTreeMap<String, BTreeMap<String, T>>, name: NamespacedName, new: Option<T>) {
+    match new {
+        Some(object) => {
+            map.entry(name.namespace).or_default().insert(name.name, object);
+        }
+        None => {
+            if let Some(inner) = map.get_mut(&name.namespace) {
+                inner.remove(&name.name);
+                if inner.is_empty() {
+                    map.remove(&name.namespace);
+                }
+            }
+        }
+    }
+}
+
+fn remove_from<K: Ord + Clone>(
+    index: &mut BTreeMap<K, BTreeSet<NamespacedName>>,
+    key: &K,
+    name: &NamespacedName,
+) {
+    if let Some(names) = index.get_mut(key) {
+        names.remove(name);
+        if names.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+fn bare_addresses(slice: &EndpointSlice) -> impl Iterator<Item = &std::net::IpAddr> {
+    slice.endpoints.iter().filter(|e| e.pod.is_none()).flat_map(|e| &e.addresses)
+}
+
+fn pods_of(slice: &EndpointSlice) -> BTreeSet<NamespacedName> {
+    let names = slice.endpoints.iter().filter_map(|e| e.pod.as_ref());
+    names.map(|pod| NamespacedName::new(slice.name.namespace.clone(), pod.clone())).collect()
+}

@@ -1,0 +1,185 @@
+//! The world of objects: an immutable snapshot with indices.
+//!
+//! Cloning a world costs a few reference counts; a change copies only the maps it touches. Applying an
+//! event says which keys changed, so that only the facts that depend on them are derived anew.
+
+mod changes;
+mod event;
+mod names;
+mod objects;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use maille_config::istio::PeerAuthentication;
+use maille_core::NamespacedName;
+
+pub use changes::{ChangeSet, Key};
+pub use event::{Change, Event};
+pub use names::Asked;
+pub use objects::{
+    EndpointSlice, MeshConfig, Pod, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL, TargetPort,
+};
+
+use crate::facts::Policy;
+
+type Named<T> = Arc<BTreeMap<NamespacedName, Arc<T>>>;
+
+/// Everything the mesh is derived from, at one moment.
+#[derive(Debug, Clone)]
+pub struct World {
+    config: Arc<MeshConfig>,
+    /// Roots per trust domain, DER.
+    roots: Arc<BTreeMap<String, Vec<Vec<u8>>>>,
+    pods: Named<Pod>,
+    pods_by_address: Arc<BTreeMap<IpAddr, BTreeSet<NamespacedName>>>,
+    services: Named<Service>,
+    services_by_address: Arc<BTreeMap<IpAddr, NamespacedName>>,
+    slices: Named<EndpointSlice>,
+    /// Slices by the service they belong to.
+    slices_by_service: Arc<BTreeMap<NamespacedName, BTreeSet<NamespacedName>>>,
+    /// Slices by the pods they name.
+    slices_by_pod: Arc<BTreeMap<NamespacedName, BTreeSet<NamespacedName>>>,
+    /// Slices by the addresses of endpoints that name no pod.
+    slices_by_address: Arc<BTreeMap<IpAddr, BTreeSet<NamespacedName>>>,
+    /// By namespace, then name.
+    peer_authentications: Arc<BTreeMap<String, BTreeMap<String, PeerAuthentication>>>,
+    policies: Arc<BTreeMap<String, BTreeMap<String, Arc<Policy>>>>,
+}
+
+impl World {
+    /// A world with settings and nothing else.
+    pub fn new(config: MeshConfig) -> Self {
+        Self {
+            config: Arc::new(config),
+            roots: Arc::default(),
+            pods: Arc::default(),
+            pods_by_address: Arc::default(),
+            services: Arc::default(),
+            services_by_address: Arc::default(),
+            slices: Arc::default(),
+            slices_by_service: Arc::default(),
+            slices_by_pod: Arc::default(),
+            slices_by_address: Arc::default(),
+            peer_authentications: Arc::default(),
+            policies: Arc::default(),
+        }
+    }
+
+    /// What holds for the whole mesh.
+    pub fn config(&self) -> &MeshConfig {
+        &self.config
+    }
+
+    /// Roots by trust domain, DER.
+    pub fn roots(&self) -> &BTreeMap<String, Vec<Vec<u8>>> {
+        &self.roots
+    }
+
+    /// A pod by name.
+    pub fn pod(&self, name: &NamespacedName) -> Option<&Arc<Pod>> {
+        self.pods.get(name)
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods.values()
+    }
+
+    /// The pod that owns an address now. An address on its way from a terminating pod to a new one belongs to
+    /// the new one; claimed by two that both live on, it belongs to nobody.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        let claimants = self.pods_by_address.get(&address)?;
+        let pods = || claimants.iter().filter_map(|name| self.pods.get(name));
+        let mut staying = pods().filter(|pod| !pod.terminating);
+        match (staying.next(), staying.next()) {
+            (Some(only), None) => Some(only),
+            (Some(_), Some(_)) => None,
+            (None, _) => {
+                let mut leaving = pods();
+                leaving.next().filter(|_| leaving.next().is_none())
+            }
+        }
+    }
+
+    /// A service by name.
+    pub fn service(&self, name: &NamespacedName) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    /// The service with this virtual address.
+    pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
+        self.services.get(self.services_by_address.get(&address)?)
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// The services of one namespace.
+    pub fn services_in<'w>(&'w self, namespace: &'w str) -> impl Iterator<Item = &'w Arc<Service>> {
+        in_namespace(&self.services, namespace)
+    }
+
+    /// The pods of one namespace.
+    pub fn pods_in<'w>(&'w self, namespace: &'w str) -> impl Iterator<Item = &'w Arc<Pod>> {
+        in_namespace(&self.pods, namespace)
+    }
+
+    /// The slices of a service, in the order of their names.
+    pub fn slices_of(&self, service: &NamespacedName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        let names = self.slices_by_service.get(service);
+        names.into_iter().flatten().filter_map(|name| self.slices.get(name))
+    }
+
+    /// The services in whose slices a pod is an endpoint, by its name or one of these addresses.
+    pub fn services_before<'a>(
+        &self,
+        pod: &NamespacedName,
+        addresses: impl IntoIterator<Item = &'a IpAddr>,
+    ) -> BTreeSet<NamespacedName> {
+        let by_name = self.slices_by_pod.get(pod).into_iter().flatten();
+        let by_address = addresses.into_iter().filter_map(|a| self.slices_by_address.get(a)).flatten();
+        let slices = by_name.chain(by_address).filter_map(|name| self.slices.get(name));
+        slices.map(|slice| service_of(slice)).collect()
+    }
+
+    /// The PeerAuthentications that can concern a namespace: its own and the root namespace's.
+    pub fn peer_authentications_for(&self, namespace: &str) -> Vec<PeerAuthentication> {
+        let of = |ns: &str| self.peer_authentications.get(ns).into_iter().flat_map(|m| m.values().cloned());
+        let mut all: Vec<_> = of(namespace).collect();
+        if namespace != self.config.root_namespace {
+            all.extend(of(&self.config.root_namespace));
+        }
+        all
+    }
+
+    /// The authorization policies of one namespace, in the order of their names.
+    pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.get(namespace).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// One authorization policy.
+    pub fn policy(&self, namespace: &str, name: &str) -> Option<&Arc<Policy>> {
+        self.policies.get(namespace)?.get(name)
+    }
+}
+
+fn service_of(slice: &EndpointSlice) -> NamespacedName {
+    NamespacedName::new(slice.name.namespace.clone(), slice.service.clone())
+}
+
+fn in_namespace<'m, T>(
+    map: &'m BTreeMap<NamespacedName, Arc<T>>,
+    namespace: &'m str,
+) -> impl Iterator<Item = &'m Arc<T>> {
+    let first = NamespacedName::new(namespace, "");
+    map.range((Bound::Included(first), Bound::Unbounded))
+        .take_while(move |(name, _)| name.namespace == namespace)
+        .map(|(_, value)| value)
+}

@@ -1,0 +1,154 @@
+//! The objects the mesh is derived from, reduced to what facts need.
+//!
+//! Whoever feeds the world fills these from Kubernetes' objects; nothing else of them is kept in memory.
+
+use std::net::IpAddr;
+
+use maille_core::{Labels, NamespacedName, PortProtocol, Selector};
+
+/// A Pod that has an address of its own. Pods on the host's network, without an address, or whose containers
+/// have all ended are not part of the world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Distinguishes it from an earlier Pod of the same name.
+    pub uid: String,
+    /// Its addresses; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: Labels,
+    /// The account it runs as; `default` if it names none.
+    pub service_account: String,
+    /// The owner people know it by (Deployment …), else its own name.
+    pub workload_name: String,
+    /// A sidecar stands in front of it.
+    pub meshed: bool,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// Its named container ports, for services that say `targetPort: <name>`.
+    pub named_ports: Vec<(String, u16)>,
+}
+
+/// Label with which the injector, or the user, says how a pod is reached (reference mtls 2.1).
+pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+
+impl Pod {
+    /// Whether its endpoints are to be reached with Istio's mutual TLS (tlsMode is exactly `istio`).
+    pub fn takes_mutual_tls(&self) -> bool {
+        self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio")
+    }
+
+    /// The number of a port that a service targets here.
+    pub fn port(&self, target: &TargetPort) -> Option<u16> {
+        match target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => self.named_ports.iter().find(|(n, _)| n == name).map(|(_, p)| *p),
+        }
+    }
+}
+
+/// A Service. ExternalName services are not part of the world: their traffic is not the mesh's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Its virtual addresses; empty if headless.
+    pub addresses: Vec<IpAddr>,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    /// Its TCP ports.
+    pub ports: Vec<ServicePort>,
+    /// Which pods are behind it; `None` when its endpoints are written by hand.
+    pub selector: Option<Selector>,
+    /// Creation time, Unix seconds: the oldest service decides a shared port's protocol (PA-17).
+    pub created_s: i64,
+    /// Service accounts of annotation `alpha.istio.io/kubernetes-serviceaccounts`, in its namespace (SN-1).
+    pub service_accounts: Vec<String>,
+    /// Names of annotation `alpha.istio.io/canonical-serviceaccounts`, verbatim (SN-1).
+    pub canonical_accounts: Vec<String>,
+}
+
+impl Service {
+    /// Whether it selects pods with these labels in its own namespace.
+    pub fn selects(&self, pod: &Pod) -> bool {
+        self.name.namespace == pod.name.namespace
+            && self.selector.as_ref().is_some_and(|s| !s.is_empty() && s.selects(&pod.labels))
+    }
+}
+
+/// One TCP port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The service's port.
+    pub number: u16,
+    /// Its name; empty if it has none.
+    pub name: String,
+    /// How its bytes are to be understood.
+    pub protocol: PortProtocol,
+    /// The port at the workload.
+    pub target: TargetPort,
+}
+
+/// `targetPort`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetPort {
+    /// The same at every workload.
+    Number(u16),
+    /// Each workload's container port of this name.
+    Name(String),
+}
+
+/// One EndpointSlice of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// The Service it belongs to, in the same namespace.
+    pub service: String,
+    /// Port name (empty if none) and number, TCP only.
+    pub ports: Vec<(String, u16)>,
+    /// What stands behind the service.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its addresses; all are the same endpoint.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it takes connections now.
+    pub ready: bool,
+    /// The name of the Pod it is, if the slice says so.
+    pub pod: Option<String>,
+    /// Its own name within a headless service's domain.
+    pub hostname: Option<String>,
+}
+
+/// What holds for the whole mesh, from the control plane's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// The domain in which this mesh issues identities.
+    pub trust_domain: maille_core::TrustDomain,
+    /// Other names of the same domain (SN-12).
+    pub trust_domain_aliases: Vec<maille_core::TrustDomain>,
+    /// The namespace of mesh-wide policy.
+    pub root_namespace: String,
+    /// `svc` names end in this.
+    pub cluster_domain: String,
+    /// Whether unknown destinations are passed through.
+    pub registry_only: bool,
+}
+
+impl MeshConfig {
+    /// Istio's defaults, in this trust domain.
+    pub fn new(trust_domain: maille_core::TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            trust_domain_aliases: Vec::new(),
+            root_namespace: maille_core::ROOT_NAMESPACE.to_owned(),
+            cluster_domain: maille_core::CLUSTER_DOMAIN.to_owned(),
+            registry_only: false,
+        }
+    }
+}
