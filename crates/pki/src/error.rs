@@ -91,12 +91,10 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeafRule {
     /// Section 2: exactly one URI SAN. Others may not be ignored (reference SF-2).
-    #[error("it has {found} URI names, exactly 1 is required (found: {})", .names.join(", "))]
+    #[error("it has {found} URI names, and exactly 1 is required")]
     OneUri {
         /// How many there are.
         found: usize,
-        /// Them, at most four.
-        names: Vec<String>,
     },
     /// The URI is not an identity of the mesh.
     #[error("its URI name is no workload identity: {0}")]

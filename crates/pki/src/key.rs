@@ -29,9 +29,11 @@ pub fn generate_key() -> Result<KeyPair> {
 impl KeyPair {
     /// Reads a private key from PEM: PKCS#8, SEC1 or PKCS#1.
     pub fn from_pem(text: &str) -> Result<Self> {
-        let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
+        let mut der = PrivateKeyDer::from_pem_slice(text.as_bytes())
             .map_err(|e| Error::Pem { what: "private key", reason: e.to_string() })?;
-        Self::from_der(&key)
+        let key = Self::from_der(&der);
+        der.zeroize();
+        key
     }
 
     /// Reads a private key from DER.

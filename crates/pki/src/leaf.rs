@@ -47,8 +47,7 @@ impl LeafFacts {
     /// usages, and an extended key usage, if present, for both client and server.
     pub fn identity(&self) -> Result<Identity, LeafRule> {
         let [uri] = self.uris.as_slice() else {
-            let names = self.uris.iter().take(4).cloned().collect();
-            return Err(LeafRule::OneUri { found: self.uris.len(), names });
+            return Err(LeafRule::OneUri { found: self.uris.len() });
         };
         self.check_end_entity()?;
         if let Some(broken) = &self.role.svid {
@@ -92,8 +91,8 @@ pub fn leaf_facts(der: &[u8]) -> Result<LeafFacts> {
             ParsedExtension::SubjectAlternativeName(san) => {
                 for name in &san.general_names {
                     match name {
-                        GeneralName::URI(uri) => uris.push((*uri).to_owned()),
-                        GeneralName::DNSName(dns) => dns_names.push((*dns).to_owned()),
+                        GeneralName::URI(uri) => uris.push(printable(uri)?),
+                        GeneralName::DNSName(dns) => dns_names.push(printable(dns)?),
                         GeneralName::IPAddress(bytes) => addresses.extend(address(bytes)),
                         _ => {}
                     }
@@ -195,6 +194,16 @@ pub(crate) fn parse<'a>(what: &'static str, der: &'a [u8]) -> Result<X509Certifi
         return Err(refused("bytes follow the certificate".to_owned()));
     }
     Ok(certificate)
+}
+
+/// A name of a stranger, fit for logs: names in certificates are ASCII (RFC 5280 section 4.2.1.6),
+/// and none needs more than the 2048 bytes of a SPIFFE ID (SPIFFE-ID section 2.3).
+fn printable(name: &str) -> Result<String> {
+    if name.len() > 2048 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let reason = "it has a name that is longer than 2048 bytes or not printable ASCII".to_owned();
+        return Err(Error::Certificate { what: "certificate", reason });
+    }
+    Ok(name.to_owned())
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use maille_core::Identity;
-use maille_pki::{CertificateDer, Svid};
+use maille_pki::{CertificateDer, KeyPair, Svid};
 use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
@@ -94,9 +95,7 @@ const CLIENT_CONFIGS: usize = 1024;
 impl Current {
     fn new(generation: u64, svid: Svid, trust: Trust) -> Result<Self, SetupError> {
         let anchors = Arc::new(Anchors::new(&trust, svid.identity().trust_domain())?);
-        let certified =
-            CertifiedKey::from_der(svid.chain().to_vec(), svid.key().to_der().clone_key(), &provider())?;
-        let own = Arc::new(SingleCertAndKey::from(certified));
+        let own = certified(svid.chain().to_vec(), svid.key())?;
         let server = |alpn: ServerAlpn| -> Result<_, SetupError> {
             let verifier = MeshClientVerifier { anchors: anchors.clone(), optional: false };
             let mut config = ServerConfig::builder_with_provider(provider())
@@ -202,6 +201,21 @@ impl fmt::Debug for Current {
             .field("accepted_domains", &self.trust.accepted_domains)
             .finish_non_exhaustive()
     }
+}
+
+/// A chain and its key as TLS uses them.
+pub(crate) fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: &KeyPair,
+) -> Result<Arc<SingleCertAndKey>, SetupError> {
+    // Not `CertifiedKey::from_der`, which takes a copy of the key and does not wipe it.
+    let certified = CertifiedKey::new(chain, any_supported_type(&key.to_der())?);
+    match certified.keys_match() {
+        // Says "unknown" where the library cannot tell; `Svid` has compared them already.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
 }
 
 /// Neither session identifiers nor tickets, in either version: see the crate's documentation.

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use maille_pki::{KeyPair, Svid, certificates_from_pem};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::server::WebPkiClientVerifier;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::alpn::{H2, HTTP_11, owned};
-use crate::context::{VERSIONS, without_resumption};
+use crate::context::{VERSIONS, certified, without_resumption};
 use crate::error::SetupError;
 use crate::provider::provider;
 use crate::trust::{Anchors, Trust};
@@ -26,19 +26,15 @@ impl Credential {
     /// From PEM: the chain, leaf first, and the key. They must belong together.
     pub fn from_pem(chain_pem: &str, key_pem: &str) -> Result<Self, SetupError> {
         let chain = certificates_from_pem("certificate chain", chain_pem)?;
-        let key = KeyPair::from_pem(key_pem)?;
-        Self::certified(CertifiedKey::from_der(chain, key.to_der().clone_key(), &provider())?)
+        Ok(Self(certified(chain, &KeyPair::from_pem(key_pem)?)?))
     }
 
     /// From a workload's SVID: how a proxy shows itself to the control plane.
+    ///
+    /// Do not show an expired one: the control plane refuses the connection then, even if a token
+    /// would be good.
     pub fn from_svid(svid: &Svid) -> Result<Self, SetupError> {
-        let chain = svid.chain().to_vec();
-        Self::certified(CertifiedKey::from_der(chain, svid.key().to_der().clone_key(), &provider())?)
-    }
-
-    fn certified(certified: CertifiedKey) -> Result<Self, SetupError> {
-        certified.keys_match()?;
-        Ok(Self(Arc::new(SingleCertAndKey::from(certified))))
+        Ok(Self(certified(svid.chain().to_vec(), svid.key())?))
     }
 }
 

@@ -3,7 +3,9 @@ use std::io;
 use std::sync::Arc;
 
 use maille_core::TrustDomain;
-use rustls::AlertDescription as Alert;
+use maille_pki::Moment;
+use rustls::{AlertDescription as Alert, CertificateError};
+use rustls_pki_types::UnixTime;
 
 use crate::refusal::Refusal;
 
@@ -41,6 +43,11 @@ pub enum HandshakeError {
     Refused(Arc<Refusal>),
     /// The peer showed no certificate, and one is required (SN-8).
     NoCertificate,
+    /// A signature is wrong: the peer does not hold the key of the certificate that it showed, or,
+    /// outside of the mesh, the certificate comes from another root of the same name.
+    BadSignature,
+    /// The certificate of a server or client outside of the mesh was refused, and why.
+    Certificate(String),
     /// The peer ended the handshake with this alert; most concern our certificate.
     RefusedByPeer(Alert),
     /// The two sides have no version, cipher suite or group in common.
@@ -64,12 +71,14 @@ impl HandshakeError {
     pub fn from_tls(error: &rustls::Error) -> Self {
         use rustls::Error as Tls;
         match error {
-            Tls::InvalidCertificate(rustls::CertificateError::Other(other)) => {
+            Tls::InvalidCertificate(CertificateError::Other(other)) => {
                 match other.0.downcast_ref::<Refusal>() {
                     Some(refusal) => Self::Refused(Arc::new(refusal.clone())),
-                    None => Self::Protocol(error.to_string()),
+                    None => Self::Certificate(other.0.to_string()),
                 }
             }
+            Tls::InvalidCertificate(CertificateError::BadSignature) => Self::BadSignature,
+            Tls::InvalidCertificate(why) => Self::Certificate(explain(why)),
             Tls::NoCertificatesPresented => Self::NoCertificate,
             Tls::AlertReceived(alert) => Self::RefusedByPeer(*alert),
             Tls::PeerIncompatible(why) => Self::Incompatible(format!("{why:?}")),
@@ -85,6 +94,31 @@ impl HandshakeError {
             _ => None,
         }
     }
+}
+
+/// What the library's own verifiers say, with the likely cause.
+fn explain(why: &CertificateError) -> String {
+    match why {
+        CertificateError::UnknownIssuer => {
+            "none of the given roots stands behind it; the root bundle may be that of another authority"
+                .to_owned()
+        }
+        CertificateError::ExpiredContext { time, not_after } => format!(
+            "it expired at {}, and it is {} here; it was not renewed in time, or a clock is wrong",
+            moment(not_after),
+            moment(time)
+        ),
+        CertificateError::NotValidYetContext { time, not_before } => format!(
+            "it is not valid before {}, and it is {} here; the clock of this machine may be late",
+            moment(not_before),
+            moment(time)
+        ),
+        other => other.to_string(),
+    }
+}
+
+fn moment(time: &UnixTime) -> Moment {
+    Moment(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(time.as_secs()))
 }
 
 impl From<io::Error> for HandshakeError {
@@ -104,6 +138,11 @@ impl fmt::Display for HandshakeError {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::NoCertificate => f.write_str("the peer showed no certificate, and one is required"),
+            Self::BadSignature => f.write_str(
+                "the peer's proof has a wrong signature: it does not hold the key of its certificate, or the \
+                 certificate comes from another root of the same name as ours",
+            ),
+            Self::Certificate(why) => write!(f, "certificate of the peer refused: {why}"),
             Self::RefusedByPeer(alert) => {
                 write!(f, "the peer ended the handshake with alert {alert:?}")?;
                 match alert {

@@ -98,10 +98,10 @@ fn message<'a>(prefix: &'a [u8], joined: &'a mut Vec<u8>) -> Result<&'a [u8], St
         }
         let available = body.get(..length).unwrap_or(body);
         // The common case, one record with all of it, needs no copy.
-        if joined.is_empty() {
-            if let Some(message) = handshake_body(available)? {
-                return Ok(message);
-            }
+        if joined.is_empty()
+            && let Some(message) = handshake_body(available)?
+        {
+            return Ok(message);
         }
         joined.extend_from_slice(available);
         if available.len() < length {

@@ -100,11 +100,14 @@ pub enum Reason {
     Path(String),
 }
 
-/// At most this many names are written into a message.
+/// At most this many names are written into a message, and so many characters of each: a stranger
+/// chooses them.
 const SHOWN: usize = 8;
+const SHOWN_CHARS: usize = 256;
 
 fn list<T: fmt::Display>(items: &[T]) -> String {
-    let mut text = items.iter().take(SHOWN).map(T::to_string).collect::<Vec<_>>().join(", ");
+    let shorten = |item: &T| item.to_string().chars().take(SHOWN_CHARS).collect::<String>();
+    let mut text = items.iter().take(SHOWN).map(shorten).collect::<Vec<_>>().join(", ");
     if items.is_empty() {
         text.push_str("none");
     } else if items.len() > SHOWN {

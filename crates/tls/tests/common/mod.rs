@@ -26,7 +26,15 @@ impl Ends {
 }
 
 pub(crate) fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ends {
-    let name = ServerName::try_from("outbound_.80_._.web.shop.svc.cluster.local").expect("a name");
+    handshake_with("outbound_.80_._.web.shop.svc.cluster.local", client, server)
+}
+
+pub(crate) fn handshake_with(
+    dialled: &'static str,
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+) -> Ends {
+    let name = ServerName::try_from(dialled).expect("a name");
     let mut ends = Ends {
         client: ClientConnection::new(client, name).expect("client"),
         server: ServerConnection::new(server).expect("server"),
