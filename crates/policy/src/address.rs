@@ -84,6 +84,15 @@ impl AddressSet {
         set
     }
 
+    /// The blocks it is made of.
+    pub(crate) fn blocks(&self) -> Vec<Block> {
+        // Blocks were only dropped, never joined: each range is still one, and its length is the number of
+        // leading bits that both ends share.
+        let v4 = self.v4.iter().map(|(first, last)| Block::V4(*first, (first ^ last).leading_zeros() as u8));
+        let v6 = self.v6.iter().map(|(first, last)| Block::V6(*first, (first ^ last).leading_zeros() as u8));
+        v4.chain(v6).collect()
+    }
+
     /// Whether the address lies in a block.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         match address {

@@ -2,70 +2,173 @@
 
 use std::sync::Arc;
 
-use crate::set::{CompiledRule, PolicySet};
+use crate::set::{Consequence, Part, PartId, PolicySet, Rank, Side};
 use crate::test::{Connection, Request};
 use crate::{ConnectionAttributes, DecidedBy, Decision, RequestAttributes, Verdict};
 
 /// What a policy set says about one connection and the requests on it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ConnectionPolicy {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     set: Arc<PolicySet>,
-    connection: Arc<Connection>,
+    connection: Connection,
+    satisfied: Bits,
+    deny: Open,
+    allow: Open,
+}
+
+/// What of one action is left for a connection.
+#[derive(Debug, Default)]
+struct Open {
+    /// The first rule that matches TCP.
+    tcp: Option<Rank>,
+    /// The first rule that matches every HTTP request.
+    http: Option<Rank>,
+    /// Satisfied parts with rules to judge on each request.
+    attached: Vec<PartId>,
+    /// Whether the index over requests may find a rule that counts.
+    indexed: bool,
+}
+
+impl Open {
+    fn add(&mut self, part: PartId, consequence: &Consequence) {
+        let first = |a: Option<Rank>, b: Option<Rank>| a.into_iter().chain(b).min();
+        self.tcp = first(self.tcp, consequence.tcp);
+        self.http = first(self.http, consequence.http);
+        if !consequence.attached.is_empty() {
+            self.attached.push(part);
+        }
+        self.indexed |= consequence.indexed;
+    }
+}
+
+/// A set of part ids.
+#[derive(Debug)]
+struct Bits(Box<[u64]>);
+
+impl Bits {
+    fn contains(&self, id: PartId) -> bool {
+        self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1)
+    }
+
+    fn insert(&mut self, id: PartId) {
+        if let Some(word) = self.0.get_mut(id as usize / 64) {
+            *word |= 1 << (id % 64);
+        }
+    }
 }
 
 impl ConnectionPolicy {
     pub(crate) fn new(set: Arc<PolicySet>, attributes: &ConnectionAttributes<'_>) -> Self {
-        Self { set, connection: Arc::new(Connection::new(attributes)) }
+        let connection = Connection::new(attributes);
+        let mut satisfied = Bits(vec![0; set.parts.len().div_ceil(64)].into());
+        let (mut deny, mut allow) = (Open::default(), Open::default());
+        let mut judge = |parts: &[PartId]| {
+            for id in parts {
+                let Some(part) = set.parts.get(*id as usize) else { continue };
+                if !satisfied.contains(*id) && part.tree.matches(&set.tests, &connection, None) {
+                    satisfied.insert(*id);
+                    deny.add(*id, &part.deny);
+                    allow.add(*id, &part.allow);
+                }
+            }
+        };
+        judge(&set.unindexed_parts);
+        set.part_index.visit(&connection, None, &mut judge);
+        Self { inner: Arc::new(Inner { set, connection, satisfied, deny, allow }) }
     }
 
     /// Decides about opaque bytes.
     pub fn decide_tcp(&self) -> Decision<'_> {
-        let first = |rules: &'_ [CompiledRule]| {
-            rules.iter().position(|r| {
-                r.tcp.as_ref().is_some_and(|t| t.matches(&self.set.tests, &self.connection, None))
-            })
-        };
-        self.decision(first(&self.set.deny), || first(&self.set.allow))
+        self.inner.decision(self.inner.deny.tcp, || self.inner.allow.tcp)
     }
 
-    /// Decides about one HTTP request.
+    /// Decides about one HTTP request. Does not allocate, unless a header that proxies fold (`accept`,
+    /// `via` …) comes in several lines and a rule asks for it.
     pub fn decide_http(&self, request: &RequestAttributes<'_>) -> Decision<'_> {
+        let inner = &*self.inner;
         let request = Request::new(request);
-        let first = |rules: &'_ [CompiledRule]| {
-            rules.iter().position(|r| r.http.matches(&self.set.tests, &self.connection, Some(&request)))
-        };
-        self.decision(first(&self.set.deny), || first(&self.set.allow))
+        let deny = inner.first(&inner.set.deny, &inner.deny, |part| &part.deny, &request);
+        inner.decision(deny, || inner.first(&inner.set.allow, &inner.allow, |part| &part.allow, &request))
     }
 
-    /// Whether some HTTP request could still be allowed. May say yes too often, never no.
+    /// Whether some HTTP request could still be allowed; if not, the connection serves nobody. May say yes
+    /// too often, never no.
     pub fn can_allow_http(&self) -> bool {
-        true
+        let Inner { set, deny, allow, .. } = &*self.inner;
+        deny.http.is_none()
+            && (!set.has_allow || allow.http.is_some() || !allow.attached.is_empty() || allow.indexed)
     }
 
-    fn decision(&self, deny: Option<usize>, allow: impl FnOnce() -> Option<usize>) -> Decision<'_> {
-        let (verdict, action, rule) = match deny.and_then(|i| self.set.deny.get(i)) {
-            Some(rule) => (Verdict::Deny, DecidedBy::DenyRule, Some(rule)),
-            None if !self.set.has_allow => (Verdict::Allow, DecidedBy::NoPolicy, None),
-            None => match allow().and_then(|i| self.set.allow.get(i)) {
-                Some(rule) => (Verdict::Allow, DecidedBy::AllowRule, Some(rule)),
-                None => (Verdict::Deny, DecidedBy::NoAllowRule, None),
+    pub(crate) fn set(&self) -> &PolicySet {
+        &self.inner.set
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.inner.connection
+    }
+
+    /// ALLOW rules that the connection satisfies or the request hits, most promising first; may repeat.
+    pub(crate) fn promising(&self, request: Option<&Request<'_>>, visit: &mut dyn FnMut(Rank)) {
+        let Inner { set, connection, allow, .. } = &*self.inner;
+        let parts = allow.attached.iter().filter_map(|id| set.parts.get(*id as usize));
+        parts.flat_map(|part| &part.allow.attached).for_each(|rank| visit(*rank));
+        if request.is_some() {
+            set.allow
+                .index
+                .visit(connection, request, &mut |ranks| ranks.iter().for_each(|rank| visit(*rank)));
+        }
+    }
+}
+
+impl Inner {
+    /// The first rule of one action that matches the request.
+    fn first(
+        &self,
+        side: &Side,
+        open: &Open,
+        consequence: fn(&Part) -> &Consequence,
+        request: &Request<'_>,
+    ) -> Option<Rank> {
+        let set = &*self.set;
+        let mut best = open.http;
+        let mut judge = |ranks: &[Rank], check_part: bool| {
+            for rank in ranks {
+                if best.is_some_and(|best| best <= *rank) {
+                    return;
+                }
+                let Some(rule) = side.rules.get(*rank as usize) else { return };
+                if (!check_part || self.satisfied.contains(rule.part))
+                    && rule.request.matches(&set.tests, &self.connection, Some(request))
+                {
+                    best = Some(*rank);
+                    return;
+                }
+            }
+        };
+        for part in open.attached.iter().filter_map(|id| set.parts.get(*id as usize)) {
+            judge(&consequence(part).attached, false);
+        }
+        if open.indexed {
+            side.index.visit(&self.connection, Some(request), &mut |ranks| judge(ranks, true));
+        }
+        best
+    }
+
+    fn decision(&self, deny: Option<Rank>, allow: impl FnOnce() -> Option<Rank>) -> Decision<'_> {
+        let (verdict, action, side, rank) = match deny {
+            Some(rank) => (Verdict::Deny, DecidedBy::DenyRule, &self.set.deny, Some(rank)),
+            None if !self.set.has_allow => (Verdict::Allow, DecidedBy::NoPolicy, &self.set.allow, None),
+            None => match allow() {
+                Some(rank) => (Verdict::Allow, DecidedBy::AllowRule, &self.set.allow, Some(rank)),
+                None => (Verdict::Deny, DecidedBy::NoAllowRule, &self.set.allow, None),
             },
         };
-        Decision { verdict, action, policy: rule.map(|r| &r.id) }
-    }
-
-    /// The reason of a decision, for people. `request` is the one decided about; `None`: TCP.
-    pub fn explain(&self, request: Option<&RequestAttributes<'_>>, decision: &Decision<'_>) -> String {
-        let _ = request;
-        match (decision.action, decision.policy) {
-            (DecidedBy::DenyRule, Some(id)) => {
-                format!("DENY policy {}/{}, rule {} matches", id.namespace, id.name, id.rule)
-            }
-            (DecidedBy::AllowRule, Some(id)) => {
-                format!("ALLOW policy {}/{}, rule {} matches", id.namespace, id.name, id.rule)
-            }
-            (DecidedBy::NoPolicy, _) => "no DENY rule matches and no ALLOW policy applies".to_owned(),
-            _ => "ALLOW policies apply and no rule of theirs matches".to_owned(),
-        }
+        let policy = rank.and_then(|rank| side.rules.get(rank as usize)).map(|rule| &rule.id);
+        Decision { verdict, action, policy }
     }
 }

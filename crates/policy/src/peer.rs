@@ -3,6 +3,7 @@
 use maille_core::Identity;
 
 use crate::TrustContext;
+use crate::index::key::KeyValue;
 use crate::text::{TextPattern, TextSet};
 
 const SCHEME: &str = "spiffe://";
@@ -66,7 +67,7 @@ pub(crate) fn expand_trust_domains(values: &[String], trust: &TrustContext) -> V
 /// Patterns over the trust domain (12.4): one `*`, anywhere, stands for any run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct TrustDomainSet {
-    pub(crate) ends: TextSet,
+    ends: TextSet,
     /// `a*b` as its two sides.
     middles: Vec<(String, String)>,
 }
@@ -92,6 +93,12 @@ impl TrustDomainSet {
         Ok(Self { ends: TextSet::new(&ends, false), middles })
     }
 
+    /// The keys of which a trust domain must hit one to match.
+    pub(crate) fn keys(&self) -> Vec<KeyValue> {
+        let starts = self.middles.iter().map(|(start, _)| KeyValue::Prefix(start.as_bytes().into()));
+        self.ends.keys().into_iter().chain(starts).collect()
+    }
+
     pub(crate) fn matches(&self, domain: &str) -> bool {
         self.ends.matches(domain.as_bytes())
             || self.middles.iter().any(|(start, end)| {
@@ -110,6 +117,15 @@ pub(crate) struct NamespacePattern {
 impl NamespacePattern {
     pub(crate) fn parse(value: &str) -> Self {
         Self { runs: format!("/ns/{value}/").split('*').map(str::to_owned).collect() }
+    }
+
+    /// `Ok`: the pattern is this one namespace. `Err`: what follows `/ns/` begins with this text.
+    pub(crate) fn literal(&self) -> Result<&str, &str> {
+        let first = self.runs.first().map_or("", |run| run.strip_prefix("/ns/").unwrap_or_default());
+        match first.strip_suffix('/') {
+            Some(namespace) if self.runs.len() == 1 && !namespace.contains('/') => Ok(namespace),
+            _ => Err(first),
+        }
     }
 
     /// Whether the pattern is found in the full URI.

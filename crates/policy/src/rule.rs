@@ -1,4 +1,4 @@
-//! Rules as trees of tests, and their form on TCP.
+//! Rules as trees of tests: their form on TCP, and what of them is fixed for a connection.
 
 use crate::test::{Connection, Request, Test};
 
@@ -27,9 +27,21 @@ impl Tests {
         Self { all }
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Test> {
+        self.all.iter()
+    }
+
     /// The test with this id; ids come from the same arena.
     pub(crate) fn get(&self, id: TestId) -> Option<&Test> {
         self.all.get(id as usize)
+    }
+
+    pub(crate) fn is_http_only(&self, id: TestId) -> bool {
+        self.get(id).is_some_and(Test::is_http_only)
+    }
+
+    pub(crate) fn is_per_request(&self, id: TestId) -> bool {
+        self.get(id).is_some_and(Test::is_per_request)
     }
 
     /// Whether a test holds; an id of another arena fails.
@@ -37,61 +49,94 @@ impl Tests {
         self.get(id).is_some_and(|t| t.holds(connection, request))
     }
 
-    /// Whether every test of `all` holds.
-    pub(crate) fn all_hold(
-        &self,
-        all: &[TestId],
-        connection: &Connection,
-        request: Option<&Request<'_>>,
-    ) -> bool {
+    fn all_hold(&self, all: &[TestId], connection: &Connection, request: Option<&Request<'_>>) -> bool {
         all.iter().all(|id| self.holds(*id, connection, request))
     }
 
-    /// Whether one of the alternatives holds; no alternative is no demand.
-    pub(crate) fn any_holds(
-        &self,
-        any: &[AllOf],
-        connection: &Connection,
-        request: Option<&Request<'_>>,
-    ) -> bool {
+    fn any_holds(&self, any: &[AllOf], connection: &Connection, request: Option<&Request<'_>>) -> bool {
         any.is_empty() || any.iter().any(|all| self.all_hold(all, connection, request))
-    }
-
-    fn http_only(&self, id: TestId) -> bool {
-        self.get(id).is_some_and(Test::is_http_only)
     }
 }
 
 impl RuleTree {
-    /// Whether the whole rule matches, evaluated plainly.
+    /// Whether it matches.
     pub(crate) fn matches(
         &self,
         tests: &Tests,
         connection: &Connection,
         request: Option<&Request<'_>>,
     ) -> bool {
-        tests.any_holds(&self.sources, connection, request)
+        tests.all_hold(&self.when, connection, request)
             && tests.any_holds(&self.operations, connection, request)
-            && tests.all_hold(&self.when, connection, request)
+            && tests.any_holds(&self.sources, connection, request)
     }
 
-    fn ids(&self) -> impl Iterator<Item = TestId> + '_ {
+    /// Whether it matches whatever comes.
+    pub(crate) fn demands_nothing(&self) -> bool {
+        self.sources.is_empty() && self.operations.is_empty() && self.when.is_empty()
+    }
+
+    /// All tests, in the order of the policy's text.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = TestId> + '_ {
         self.sources.iter().chain(&self.operations).flatten().chain(&self.when).copied()
     }
 
     /// The rule of an ALLOW policy on TCP: gone if it has any HTTP-only test (reference authorization 11).
     pub(crate) fn allow_on_tcp(&self, tests: &Tests) -> Option<Self> {
-        (!self.ids().any(|id| tests.http_only(id))).then(|| self.clone())
+        (!self.ids().any(|id| tests.is_http_only(id))).then(|| self.clone().tidied())
     }
 
     /// The rule of a DENY policy on TCP: HTTP-only tests are removed, which makes it wider.
     pub(crate) fn deny_on_tcp(&self, tests: &Tests) -> Self {
-        let keep =
-            |all: &AllOf| -> AllOf { all.iter().copied().filter(|id| !tests.http_only(*id)).collect() };
+        self.keeping(&|id| !tests.is_http_only(id))
+    }
+
+    /// Splits into what is fixed for a connection and what each request decides: an HTTP request matches
+    /// the rule exactly if its connection matches the first and the request the second.
+    pub(crate) fn split(&self, tests: &Tests) -> (Self, Self) {
+        let fixed = self.keeping(&|id| !tests.is_per_request(id));
+        // Alternatives that mix both kinds must be judged together when there are several: which one the connection
+        // satisfied matters. A single one is a plain AND and falls apart cleanly.
+        let rest = |any: &[AllOf]| match any {
+            [only] => vec![only.iter().copied().filter(|id| tests.is_per_request(*id)).collect()],
+            several if several.iter().flatten().any(|id| tests.is_per_request(*id)) => several.to_vec(),
+            _ => Vec::new(),
+        };
+        let per_request = Self {
+            sources: rest(&self.sources),
+            operations: rest(&self.operations),
+            when: self.when.iter().copied().filter(|id| tests.is_per_request(*id)).collect(),
+        };
+        (fixed, per_request.tidied())
+    }
+
+    /// The rule without the other tests; it matches at least what the whole rule matches.
+    fn keeping(&self, keep: &dyn Fn(TestId) -> bool) -> Self {
+        let kept = |all: &AllOf| -> AllOf { all.iter().copied().filter(|id| keep(*id)).collect() };
         Self {
-            sources: self.sources.iter().map(keep).collect(),
-            operations: self.operations.iter().map(keep).collect(),
-            when: keep(&self.when),
+            sources: self.sources.iter().map(kept).collect(),
+            operations: self.operations.iter().map(kept).collect(),
+            when: kept(&self.when),
         }
+        .tidied()
+    }
+
+    /// One form for trees that mean the same, as far as that is cheap: sorted, without repetition, and
+    /// alternatives of which one always holds are no demand.
+    fn tidied(mut self) -> Self {
+        for any in [&mut self.sources, &mut self.operations] {
+            if any.iter().any(Vec::is_empty) {
+                any.clear();
+            }
+            for all in any.iter_mut() {
+                all.sort_unstable();
+                all.dedup();
+            }
+            any.sort_unstable();
+            any.dedup();
+        }
+        self.when.sort_unstable();
+        self.when.dedup();
+        self
     }
 }

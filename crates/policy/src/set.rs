@@ -1,33 +1,84 @@
 //! The compiled policies of one workload.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use maille_config::istio::Action;
 
 use crate::compile::{Compiler, Fault};
 use crate::connection::ConnectionPolicy;
-use crate::rule::{RuleTree, Tests};
+use crate::index::Index;
+use crate::index::key::Keys;
+use crate::plan::Planner;
+use crate::rule::{RuleTree, TestId, Tests};
 use crate::{Authorization, CompileProblem, ConnectionAttributes, RuleId, TrustContext};
 
-/// A rule under its name, in both forms.
-#[derive(Debug)]
-pub(crate) struct CompiledRule {
-    pub(crate) id: RuleId,
-    pub(crate) http: RuleTree,
-    /// `None`: dropped on TCP.
-    pub(crate) tcp: Option<RuleTree>,
-}
+/// Index of a rule in its [`Side`]; ranks ascend as printed ids do.
+pub(crate) type Rank = u32;
+
+/// Index of a [`Part`].
+pub(crate) type PartId = u32;
 
 /// The enforced policies of one workload, compiled; immutable and shared by all workers.
+///
+/// Each rule falls into a part that is fixed for a connection and a part that each request decides. Equal
+/// connection parts are one, found by an index over connection attributes and judged once per connection.
+/// Rules are then found through the rarer of two ways: their connection part, or an index over request
+/// attributes. So neither a connection nor a request pays for rules that name somebody or something else.
 #[derive(Debug)]
 pub struct PolicySet {
     pub(crate) tests: Tests,
-    /// Sorted by printed id.
-    pub(crate) deny: Vec<CompiledRule>,
-    /// Sorted by printed id.
-    pub(crate) allow: Vec<CompiledRule>,
+    pub(crate) deny: Side,
+    pub(crate) allow: Side,
     /// Whether an ALLOW policy applies, usable or not.
     pub(crate) has_allow: bool,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) part_index: Index,
+    /// Parts that no index can find: judged on every connection.
+    pub(crate) unindexed_parts: Vec<PartId>,
+}
+
+/// The rules of one action.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    /// Sorted by printed id.
+    pub(crate) rules: Vec<CompiledRule>,
+    /// Finds ranks by request attributes.
+    pub(crate) index: Index,
+}
+
+/// A rule under its name.
+#[derive(Debug)]
+pub(crate) struct CompiledRule {
+    pub(crate) id: RuleId,
+    /// The whole, for explanations.
+    pub(crate) tree: RuleTree,
+    /// What its connection must satisfy (HTTP).
+    pub(crate) part: PartId,
+    /// What then a request must satisfy.
+    pub(crate) request: RuleTree,
+}
+
+/// What some rules demand of a connection, and what follows once it is satisfied.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) tree: RuleTree,
+    pub(crate) deny: Consequence,
+    pub(crate) allow: Consequence,
+}
+
+/// What a satisfied part means for the rules of one action.
+#[derive(Debug, Default)]
+pub(crate) struct Consequence {
+    /// The first rule that matches TCP.
+    pub(crate) tcp: Option<Rank>,
+    /// The first rule that matches every HTTP request.
+    pub(crate) http: Option<Rank>,
+    /// Rules to judge on each request; ascending.
+    pub(crate) attached: Vec<Rank>,
+    /// Whether the side's index may find rules of this part.
+    pub(crate) indexed: bool,
 }
 
 impl PolicySet {
@@ -51,23 +102,148 @@ impl PolicySet {
             };
             compile_policy(policy, trust, &mut compiler, rules, &mut problems);
         }
-        let tests = compiler.finish();
-        let named = |rules: Vec<(RuleId, RuleTree)>, tcp: fn(&RuleTree, &Tests) -> Option<RuleTree>| {
-            let mut rules: Vec<_> = rules
-                .into_iter()
-                .map(|(id, http)| CompiledRule { tcp: tcp(&http, &tests), id, http })
-                .collect();
-            rules.sort_by_cached_key(|r: &CompiledRule| r.id.to_string());
-            rules
-        };
-        let deny = named(deny, |tree, tests| Some(tree.deny_on_tcp(tests)));
-        let allow = named(allow, RuleTree::allow_on_tcp);
-        (Self { tests, deny, allow, has_allow }, problems)
+        let mut builder = Builder::new(compiler.finish());
+        let deny = builder.side(deny, |part| &mut part.deny, |tree, tests| Some(tree.deny_on_tcp(tests)));
+        let allow = builder.side(allow, |part| &mut part.allow, RuleTree::allow_on_tcp);
+        (builder.finish(deny, allow, has_allow), problems)
     }
 
     /// Evaluates once what is fixed for the life of a connection.
     pub fn on_connection(self: &Arc<Self>, attributes: &ConnectionAttributes<'_>) -> ConnectionPolicy {
         ConnectionPolicy::new(Arc::clone(self), attributes)
+    }
+}
+
+/// Rules of one action on their way into a [`Side`].
+struct Draft {
+    rules: Vec<CompiledRule>,
+    consequence: fn(&mut Part) -> &mut Consequence,
+    /// Rules that need a look at the request, without those that another rule makes redundant; ascending.
+    per_request: Vec<Rank>,
+}
+
+struct Builder {
+    tests: Tests,
+    parts: Vec<Part>,
+    ids: HashMap<RuleTree, PartId, RandomState>,
+    /// How many rules of both sides that look at requests hang on each part.
+    weights: Vec<u32>,
+}
+
+impl Builder {
+    fn new(tests: Tests) -> Self {
+        Self { tests, parts: Vec::new(), ids: HashMap::default(), weights: Vec::new() }
+    }
+
+    fn part(&mut self, tree: RuleTree) -> PartId {
+        *self.ids.entry(tree).or_insert_with_key(|tree| {
+            self.parts.push(Part { tree: tree.clone(), ..Part::default() });
+            self.weights.push(1);
+            self.parts.len() as PartId - 1
+        })
+    }
+
+    fn side(
+        &mut self,
+        mut rules: Vec<(RuleId, RuleTree)>,
+        consequence: fn(&mut Part) -> &mut Consequence,
+        on_tcp: fn(&RuleTree, &Tests) -> Option<RuleTree>,
+    ) -> Draft {
+        rules.sort_by_cached_key(|(id, _)| id.to_string());
+        let mut draft =
+            Draft { rules: Vec::with_capacity(rules.len()), consequence, per_request: Vec::new() };
+        let mut seen: HashSet<(PartId, RuleTree), RandomState> = HashSet::default();
+        for (rank, (id, tree)) in rules.into_iter().enumerate() {
+            let rank = rank as Rank;
+            if let Some(tcp) = on_tcp(&tree, &self.tests) {
+                let part = self.part(tcp);
+                self.consequence(part, consequence, |c| c.tcp = c.tcp.or(Some(rank)));
+            }
+            let (fixed, request) = tree.split(&self.tests);
+            let part = self.part(fixed);
+            if request.demands_nothing() {
+                self.consequence(part, consequence, |c| c.http = c.http.or(Some(rank)));
+            } else if seen.insert((part, request.clone())) {
+                draft.per_request.push(rank);
+                if let Some(weight) = self.weights.get_mut(part as usize) {
+                    *weight += 1;
+                }
+            }
+            draft.rules.push(CompiledRule { id, tree, part, request });
+        }
+        draft
+    }
+
+    fn consequence(
+        &mut self,
+        part: PartId,
+        side: fn(&mut Part) -> &mut Consequence,
+        change: impl FnOnce(&mut Consequence),
+    ) {
+        if let Some(part) = self.parts.get_mut(part as usize) {
+            change(side(part));
+        }
+    }
+
+    fn finish(mut self, deny: Draft, allow: Draft, has_allow: bool) -> PolicySet {
+        let keys = Keys::new(&self.tests);
+        // A part holds only tests that are fixed for a connection: all may be used.
+        let any = |_: TestId| true;
+        let mut planner = Planner::new(&keys, &any);
+        for (part, weight) in self.parts.iter().zip(&self.weights) {
+            planner.count(&part.tree, *weight);
+        }
+        let mut costs = Vec::with_capacity(self.parts.len());
+        let mut unindexed_parts = Vec::new();
+        for (id, part) in self.parts.iter().enumerate() {
+            let choice = planner.choose(&part.tree);
+            match &choice {
+                Some(choice) => planner.register(choice, id as PartId),
+                None => unindexed_parts.push(id as PartId),
+            }
+            costs.push(choice.map_or(u32::MAX, |c| c.cost));
+        }
+        let part_index = planner.build();
+        let deny = self.place(deny, &keys, &costs);
+        let allow = self.place(allow, &keys, &costs);
+        PolicySet {
+            tests: self.tests,
+            deny,
+            allow,
+            has_allow,
+            parts: self.parts,
+            part_index,
+            unindexed_parts,
+        }
+    }
+
+    /// Puts each rule where it is met least often: into the index over requests, or onto its part.
+    fn place(&mut self, draft: Draft, keys: &Keys, part_costs: &[u32]) -> Side {
+        let tests = std::mem::take(&mut self.tests);
+        let per_request = |id: TestId| tests.is_per_request(id);
+        let mut planner = Planner::new(keys, &per_request);
+        let rules = |rank: &Rank| draft.rules.get(*rank as usize).map(|rule| (*rank, rule));
+        for (_, rule) in draft.per_request.iter().filter_map(rules) {
+            planner.count(&rule.request, 1);
+        }
+        for (rank, rule) in draft.per_request.iter().filter_map(rules) {
+            let part_cost = part_costs.get(rule.part as usize).copied().unwrap_or(u32::MAX);
+            // In a tie the index wins: a request's cost is then the same for one policy and for thousands.
+            let indexed = match planner.choose(&rule.request).filter(|choice| choice.cost <= part_cost) {
+                Some(choice) => {
+                    planner.register(&choice, rank);
+                    true
+                }
+                None => false,
+            };
+            self.consequence(rule.part, draft.consequence, |c| match indexed {
+                true => c.indexed = true,
+                false => c.attached.push(rank),
+            });
+        }
+        let index = planner.build();
+        self.tests = tests;
+        Side { rules: draft.rules, index }
     }
 }
 
@@ -92,11 +268,8 @@ fn compile_policy(
         });
     };
     if policy.spec.action == Action::Custom {
-        let fault = Fault {
-            field: "spec.action".to_owned(),
-            message: "external authorization is not enforced yet".to_owned(),
-        };
-        report(fault, "what its rules match is refused");
+        let message = "external authorization is not enforced yet".to_owned();
+        report(Fault { field: "spec.action".to_owned(), message }, "what its rules match is refused");
     }
     let mut trees = Vec::new();
     let mut first_bad = None;

@@ -154,6 +154,13 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// The logical client of a request on this connection, or of the connection itself.
+    pub(crate) fn remote_ip_of(&self, request: Option<&Request<'_>>) -> IpAddr {
+        request.and_then(|r| r.attributes.remote_ip).unwrap_or(self.remote_ip)
+    }
+}
+
 /// A request with what is derived from it once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
@@ -201,9 +208,7 @@ impl Check {
                 connection.identity.as_ref().is_some_and(|peer| set.matches(peer.trust_domain().as_str()))
             }
             Self::SourceIp(set) => set.contains(connection.source_ip),
-            Self::RemoteIp(set) => {
-                set.contains(request.and_then(|r| r.attributes.remote_ip).unwrap_or(connection.remote_ip))
-            }
+            Self::RemoteIp(set) => set.contains(connection.remote_ip_of(request)),
             Self::DestinationIp(set) => set.contains(connection.destination_ip),
             Self::Port(ports) => ports.binary_search(&connection.destination_port).is_ok(),
             Self::Sni(set) => text(set, &connection.sni),

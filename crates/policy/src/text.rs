@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use crate::index::key::KeyValue;
+
 /// One value of a string field.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum TextPattern {
@@ -75,6 +77,17 @@ impl TextSet {
             || (!self.exact.is_empty() && self.has_exact(text))
             || (!self.prefixes.is_empty() && self.has_end(&self.prefixes, text.iter().copied()))
             || (!self.suffixes.is_empty() && self.has_end(&self.suffixes, text.iter().rev().copied()))
+    }
+
+    /// The keys of which a text must hit one to match.
+    pub(crate) fn keys(&self) -> Vec<KeyValue> {
+        if self.present {
+            return vec![KeyValue::Present];
+        }
+        let exact = self.exact.iter().cloned().map(KeyValue::Exact);
+        let prefixes = self.prefixes.iter().cloned().map(KeyValue::Prefix);
+        let suffixes = self.suffixes.iter().map(|s| KeyValue::Suffix(s.iter().rev().copied().collect()));
+        exact.chain(prefixes).chain(suffixes).collect()
     }
 
     fn has_exact(&self, text: &[u8]) -> bool {

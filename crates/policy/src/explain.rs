@@ -1,0 +1,243 @@
+//! Reasons for people: what matched, or what came nearest and where it failed.
+
+use std::fmt::Write as _;
+
+use crate::rule::{AllOf, RuleTree, TestId, Tests};
+use crate::set::Rank;
+use crate::test::{Check, Connection, Request, Test};
+use crate::{ConnectionPolicy, DecidedBy, Decision, RequestAttributes, RuleId};
+
+/// How many rules the search for the nearest looks at. A caller can provoke refusals at will, so that the
+/// work for each must be bounded.
+const RULE_BUDGET: usize = 64;
+
+/// How many tests it evaluates, all rules together.
+const TEST_BUDGET: usize = 2048;
+
+/// How many expected values are shown.
+const SHOWN_VALUES: usize = 3;
+
+/// How many characters of one value are shown.
+const SHOWN_CHARACTERS: usize = 96;
+
+/// The ALLOW rule that came nearest to matching, and the first attribute that kept it from doing so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NearMiss<'a> {
+    /// The rule.
+    pub rule: &'a RuleId,
+    /// The attribute, named as in `when` keys: `source.principal`, `request.path` …
+    pub attribute: String,
+    /// What the rule wants, such as `one of "GET", "HEAD"`.
+    pub expected: String,
+    /// What was there, such as `"POST"` or `nothing`.
+    pub actual: String,
+}
+
+impl ConnectionPolicy {
+    /// The reason of a decision, for people. `request` is the one decided about; `None`: TCP.
+    pub fn explain(&self, request: Option<&RequestAttributes<'_>>, decision: &Decision<'_>) -> String {
+        let rule = |id: &RuleId| format!("policy {}/{}, rule {}", id.namespace, id.name, id.rule);
+        match (decision.action, decision.policy) {
+            (DecidedBy::NoPolicy, _) => "no DENY rule matches and no ALLOW policy applies".to_owned(),
+            (DecidedBy::AllowRule, Some(id)) => format!("ALLOW {} matches", rule(id)),
+            (DecidedBy::DenyRule, Some(id)) => format!("DENY {} matches", rule(id)),
+            _ => match self.nearest(request) {
+                Some(miss) => format!(
+                    "no ALLOW rule matches; nearest is {}: {} is {}, expected {}",
+                    rule(miss.rule),
+                    miss.attribute,
+                    miss.actual,
+                    miss.expected
+                ),
+                None => "no ALLOW rule matches: the ALLOW policies that apply have no usable rule".to_owned(),
+            },
+        }
+    }
+
+    /// The ALLOW rule with the fewest failing tests, among as many as the budget admits: those that the connection
+    /// satisfies or the request hits first. For refusals; `None` if there is no rule, or one matches after all.
+    pub fn nearest(&self, request: Option<&RequestAttributes<'_>>) -> Option<NearMiss<'_>> {
+        let request = request.map(Request::new);
+        let request = request.as_ref();
+        let rules = &self.set().allow.rules;
+        let mut candidates: Vec<Rank> = Vec::with_capacity(RULE_BUDGET);
+        self.promising(request, &mut |rank| {
+            if candidates.len() < RULE_BUDGET && !candidates.contains(&rank) {
+                candidates.push(rank);
+            }
+        });
+        for rank in (0..rules.len() as Rank).take(RULE_BUDGET) {
+            if candidates.len() < RULE_BUDGET && !candidates.contains(&rank) {
+                candidates.push(rank);
+            }
+        }
+        let mut search =
+            Search { tests: &self.set().tests, connection: self.connection(), request, budget: TEST_BUDGET };
+        let mut best: Option<(Distance, Rank)> = None;
+        for rank in candidates {
+            let Some(rule) = rules.get(rank as usize) else { continue };
+            if search.budget == 0 {
+                break;
+            }
+            let distance = search.distance(&rule.tree)?;
+            if best.is_none_or(|(b, r)| (distance.failing, rank) < (b.failing, r)) {
+                best = Some((distance, rank));
+            }
+        }
+        let (distance, rank) = best?;
+        let test = self.set().tests.get(distance.first)?;
+        Some(NearMiss {
+            rule: &rules.get(rank as usize)?.id,
+            attribute: test.attribute(),
+            expected: test.expected(),
+            actual: test.actual(self.connection(), request),
+        })
+    }
+}
+
+/// How far a rule is from matching.
+#[derive(Debug, Clone, Copy)]
+struct Distance {
+    failing: usize,
+    first: TestId,
+}
+
+struct Search<'a> {
+    tests: &'a Tests,
+    connection: &'a Connection,
+    request: Option<&'a Request<'a>>,
+    budget: usize,
+}
+
+impl Search<'_> {
+    /// `None` if nothing fails.
+    fn distance(&mut self, tree: &RuleTree) -> Option<Distance> {
+        let parts =
+            [self.alternatives(&tree.sources), self.alternatives(&tree.operations), self.all(&tree.when)];
+        parts.into_iter().flatten().reduce(|a, b| Distance { failing: a.failing + b.failing, first: a.first })
+    }
+
+    /// The distance of the nearest alternative; `None` if one holds, or none is demanded.
+    fn alternatives(&mut self, any: &[AllOf]) -> Option<Distance> {
+        let mut best: Option<Distance> = None;
+        for all in any {
+            let distance = self.all(all)?;
+            if best.is_none_or(|b| distance.failing < b.failing) {
+                best = Some(distance);
+            }
+        }
+        best
+    }
+
+    fn all(&mut self, all: &[TestId]) -> Option<Distance> {
+        let mut distance: Option<Distance> = None;
+        for id in all {
+            // Beyond the budget a test counts as failed: the rule looks farther away than it may be.
+            let holds = self.budget > 0 && self.holds(*id);
+            self.budget = self.budget.saturating_sub(1);
+            if !holds {
+                let before = distance.map_or(0, |d| d.failing);
+                distance = Some(Distance { failing: before + 1, first: distance.map_or(*id, |d| d.first) });
+            }
+        }
+        distance
+    }
+
+    /// On TCP no HTTP-only test holds, not even a negative one: a rule with one is dropped there.
+    fn holds(&self, id: TestId) -> bool {
+        (self.request.is_some() || !self.tests.is_http_only(id))
+            && self.tests.holds(id, self.connection, self.request)
+    }
+}
+
+impl Test {
+    fn attribute(&self) -> String {
+        let name = match &self.check {
+            Check::Principal(_) => "source.principal",
+            Check::Namespace(_) => "source.namespace",
+            Check::ServiceAccount(_) => "source.serviceAccount",
+            Check::TrustDomain(_) => "source.trustDomain",
+            Check::SourceIp(_) => "source.ip",
+            Check::RemoteIp(_) => "remote.ip",
+            Check::DestinationIp(_) => "destination.ip",
+            Check::Port(_) => "destination.port",
+            Check::Sni(_) => "connection.sni",
+            Check::Method(_) => "request.method",
+            Check::Host(_) => "request.host",
+            Check::Path(..) => "request.path",
+            Check::Header(header, _) => return format!("request.headers[{}]", shown(header.name())),
+        };
+        name.to_owned()
+    }
+
+    fn expected(&self) -> String {
+        let mut text = match (self.negated, self.written.len()) {
+            (false, 1) => String::new(),
+            (false, _) => "one of ".to_owned(),
+            (true, 1) => "not ".to_owned(),
+            (true, _) => "none of ".to_owned(),
+        };
+        for (index, value) in self.written.iter().take(SHOWN_VALUES).enumerate() {
+            let _ = write!(text, "{}\"{}\"", if index > 0 { ", " } else { "" }, shown(value));
+        }
+        if self.written.len() > SHOWN_VALUES {
+            let _ = write!(text, " and {} more", self.written.len() - SHOWN_VALUES);
+        }
+        text
+    }
+
+    fn actual(&self, connection: &Connection, request: Option<&Request<'_>>) -> String {
+        if self.is_http_only() && request.is_none() {
+            return "not there on TCP".to_owned();
+        }
+        let peer = |text: fn(&maille_core::Identity) -> String| match &connection.identity {
+            Some(identity) => format!("\"{}\"", shown(&text(identity))),
+            None => "nothing (no client certificate)".to_owned(),
+        };
+        let text =
+            |text: &str| if text.is_empty() { "nothing".to_owned() } else { format!("\"{}\"", shown(text)) };
+        match &self.check {
+            Check::Principal(_) => peer(|id| id.to_string()),
+            Check::Namespace(_) => peer(|id| id.namespace().to_owned()),
+            Check::ServiceAccount(_) => peer(|id| format!("{}/{}", id.namespace(), id.service_account())),
+            Check::TrustDomain(_) => peer(|id| id.trust_domain().to_string()),
+            Check::SourceIp(_) => connection.source_ip.to_string(),
+            Check::RemoteIp(_) => connection.remote_ip_of(request).to_string(),
+            Check::DestinationIp(_) => connection.destination_ip.to_string(),
+            Check::Port(_) => connection.destination_port.to_string(),
+            Check::Sni(_) => text(&connection.sni),
+            Check::Method(_) => text(request.map_or("", |r| r.attributes.method)),
+            Check::Host(_) => text(request.map_or("", |r| r.attributes.host)),
+            Check::Path(..) => text(request.map_or("", |r| r.path)),
+            Check::Header(header, _) => {
+                let mut values = Vec::new();
+                if let Some(request) = request {
+                    header.visit(request, &mut |value| {
+                        if values.len() < SHOWN_VALUES {
+                            values.push(format!("\"{}\"", shown(&String::from_utf8_lossy(value))));
+                        }
+                    });
+                }
+                match values.is_empty() {
+                    true => "nothing".to_owned(),
+                    false if is_secret(header.name()) => "there, but different (not shown)".to_owned(),
+                    false => values.join(", "),
+                }
+            }
+        }
+    }
+}
+
+/// Headers whose values do not belong into logs.
+fn is_secret(name: &str) -> bool {
+    ["authorization", "cookie", "token", "secret", "key", "password"].iter().any(|part| name.contains(part))
+}
+
+/// Bounded, on one line.
+fn shown(text: &str) -> String {
+    let mut short: String = text.chars().take(SHOWN_CHARACTERS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN_CHARACTERS).is_some() {
+        short.push('…');
+    }
+    short
+}

@@ -1,0 +1,181 @@
+//! From attributes to the numbered things (rules, connection parts) that they could satisfy.
+
+mod affix;
+pub(crate) mod key;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use foldhash::fast::RandomState;
+
+use crate::address::{self, Block};
+use crate::test::{Connection, Request};
+use affix::{AffixMap, End};
+use key::{Attribute, Key, KeyValue};
+
+/// The values of one attribute, each with its list.
+type Values<'k> = Vec<(&'k KeyValue, Vec<u32>)>;
+
+/// Everything that registered under a key that the facts hit; may say too much, never too little.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    texts: Vec<(Attribute, TextIndex)>,
+    addresses: Vec<(Attribute, AddressIndex)>,
+    ports: HashMap<u16, Box<[u32]>, RandomState>,
+}
+
+impl Index {
+    /// An index of keys, each with its list; lists are sorted.
+    pub(crate) fn new<'k>(keys: impl Iterator<Item = (&'k Key, Vec<u32>)>) -> Self {
+        let mut by_attribute: Vec<(Attribute, Values<'k>)> = Vec::new();
+        let mut places: HashMap<&Attribute, usize, RandomState> = HashMap::default();
+        for ((attribute, value), list) in keys {
+            let place = *places.entry(attribute).or_insert_with(|| {
+                by_attribute.push((attribute.clone(), Vec::new()));
+                by_attribute.len() - 1
+            });
+            if let Some((_, values)) = by_attribute.get_mut(place) {
+                values.push((value, list));
+            }
+        }
+        let mut index = Self::default();
+        for (attribute, values) in by_attribute {
+            match attribute {
+                Attribute::Port => {
+                    index.ports.extend(values.into_iter().filter_map(|(value, list)| match value {
+                        KeyValue::Port(port) => Some((*port, list.into_boxed_slice())),
+                        _ => None,
+                    }));
+                }
+                Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
+                    index.addresses.push((attribute, AddressIndex::new(values)));
+                }
+                _ => index.texts.push((attribute, TextIndex::new(values))),
+            }
+        }
+        index
+    }
+
+    /// Calls `visit` with each list that the facts hit.
+    pub(crate) fn visit(
+        &self,
+        connection: &Connection,
+        request: Option<&Request<'_>>,
+        visit: &mut dyn FnMut(&[u32]),
+    ) {
+        for (attribute, index) in &self.texts {
+            attribute.visit_texts(connection, request, &mut |text| index.visit(text, visit));
+        }
+        for (attribute, index) in &self.addresses {
+            if let Some(address) = attribute.address(connection, request) {
+                index.visit(address, visit);
+            }
+        }
+        if let Some(list) = self.ports.get(&connection.destination_port) {
+            visit(list);
+        }
+    }
+}
+
+/// Text patterns of one attribute.
+#[derive(Debug)]
+struct TextIndex {
+    present: Box<[u32]>,
+    exact: HashMap<Box<[u8]>, Box<[u32]>, RandomState>,
+    prefixes: AffixMap,
+    suffixes: AffixMap,
+}
+
+impl TextIndex {
+    fn new(values: Values<'_>) -> Self {
+        let mut present = Vec::new();
+        let mut exact: HashMap<Box<[u8]>, Box<[u32]>, RandomState> = HashMap::default();
+        let (mut prefixes, mut suffixes) = (Vec::new(), Vec::new());
+        for (value, list) in values {
+            match value {
+                KeyValue::Present => present = list,
+                KeyValue::Exact(text) => {
+                    exact.insert(text.clone(), list.into());
+                }
+                KeyValue::Prefix(text) => prefixes.push((text.clone(), list)),
+                KeyValue::Suffix(text) => suffixes.push((text.clone(), list)),
+                KeyValue::Block(_) | KeyValue::Port(_) => {}
+            }
+        }
+        Self {
+            present: present.into(),
+            exact,
+            prefixes: AffixMap::new(End::Start, prefixes),
+            suffixes: AffixMap::new(End::Finish, suffixes),
+        }
+    }
+
+    fn visit(&self, text: &[u8], visit: &mut dyn FnMut(&[u32])) {
+        if !self.present.is_empty() {
+            visit(&self.present);
+        }
+        if !self.exact.is_empty()
+            && let Some(list) = self.exact.get(text)
+        {
+            visit(list);
+        }
+        self.prefixes.visit(text, visit);
+        self.suffixes.visit(text, visit);
+    }
+}
+
+/// Blocks of one attribute: a hash map per prefix length that occurs (33 and 129 at most).
+#[derive(Debug, Default)]
+struct AddressIndex {
+    v4: Vec<(u32, ByNetwork<u32>)>,
+    v6: Vec<(u128, ByNetwork<u128>)>,
+}
+
+/// Lists by network address.
+type ByNetwork<T> = HashMap<T, Box<[u32]>, RandomState>;
+
+impl AddressIndex {
+    fn new(values: Values<'_>) -> Self {
+        let mut index = Self::default();
+        for (value, list) in values {
+            match value {
+                KeyValue::Block(Block::V4(network, length)) => {
+                    if let Some(mask) = address::mask_v4(*length) {
+                        with_mask(&mut index.v4, mask).insert(*network, list.into());
+                    }
+                }
+                KeyValue::Block(Block::V6(network, length)) => {
+                    if let Some(mask) = address::mask_v6(*length) {
+                        with_mask(&mut index.v6, mask).insert(*network, list.into());
+                    }
+                }
+                _ => {}
+            }
+        }
+        index
+    }
+
+    fn visit(&self, address: IpAddr, visit: &mut dyn FnMut(&[u32])) {
+        match address {
+            IpAddr::V4(a) => {
+                let lists = self.v4.iter().filter_map(|(mask, lists)| lists.get(&(u32::from(a) & mask)));
+                lists.for_each(|list| visit(list));
+            }
+            IpAddr::V6(a) => {
+                let lists = self.v6.iter().filter_map(|(mask, lists)| lists.get(&(u128::from(a) & mask)));
+                lists.for_each(|list| visit(list));
+            }
+        }
+    }
+}
+
+fn with_mask<T: PartialEq>(lists: &mut Vec<(T, ByNetwork<T>)>, mask: T) -> &mut ByNetwork<T> {
+    let place = match lists.iter().position(|(m, _)| *m == mask) {
+        Some(place) => place,
+        None => {
+            lists.push((mask, HashMap::default()));
+            lists.len() - 1
+        }
+    };
+    &mut lists[place].1
+}
