@@ -9,6 +9,23 @@
 
 mod agent;
 mod chain;
+mod connect;
+mod destinations;
 pub mod facts;
+mod http;
+mod inbound;
+mod open;
+mod original;
+mod outbound;
+mod pool;
+mod record;
+mod relay;
+mod route;
 pub mod snapshot;
 mod sniff;
+mod stream;
+mod tcp;
+mod worker;
+mod workers;
+
+pub use workers::{StartError, Workers, start_workers};

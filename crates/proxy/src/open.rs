@@ -15,6 +15,8 @@ use std::time::SystemTime;
 use maille_core::{Identity, MtlsMode};
 use maille_policy::{ConnectionAttributes, ConnectionPolicy, RequestAttributes};
 use maille_telemetry::RefusalKind;
+use maille_tls::TlsContext;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::http::head::Headers;
 use crate::record::Refused;
@@ -31,8 +33,19 @@ pub(crate) struct Facts {
     pub(crate) destination: SocketAddr,
     /// Of the ClientHello.
     pub(crate) sni: Option<String>,
-    /// When the peer's certificate expires.
-    pub(crate) expires: Option<SystemTime>,
+    /// The certificates that the peer showed.
+    pub(crate) proof: Option<Proof>,
+}
+
+/// What an identity stands on, kept to judge it again.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    /// When the peer's own certificate expires.
+    pub(crate) expires: SystemTime,
+    /// From the peer's own certificate upwards.
+    pub(crate) chain: Rc<[CertificateDer<'static>]>,
+    /// The trust by which it was verified.
+    pub(crate) generation: u64,
 }
 
 impl Facts {
@@ -110,19 +123,22 @@ impl Open {
     }
 
     /// Judges again by a new snapshot.
-    fn judge(&self, snapshot: &Snapshot) {
+    pub(crate) fn judge(&self, snapshot: &Snapshot) {
         let policy = snapshot.policy.on_connection(&self.facts.attributes());
         self.policy.replace(policy);
+        if let Some(refused) = self.refused_mode(snapshot).or_else(|| self.refusal()) {
+            self.end(refused);
+        }
+    }
+
+    /// Why the mode in force does not allow the connection, if it does not: it is plaintext and the port STRICT.
+    pub(crate) fn refused_mode(&self, snapshot: &Snapshot) -> Option<Refused> {
         let port = self.facts.destination.port();
-        if self.facts.identity.is_none() && snapshot.inbound.mode_of(port) == MtlsMode::Strict {
+        let is_refused = self.facts.identity.is_none() && snapshot.inbound.mode_of(port) == MtlsMode::Strict;
+        is_refused.then(|| {
             let reason = format!("port {port} is STRICT now and the connection is plaintext");
-            self.end(Refused::new(RefusalKind::PolicyChanged, reason));
-            return;
-        }
-        match self.refusal() {
-            Some(refused) => self.end(refused),
-            None => {}
-        }
+            Refused::new(RefusalKind::PolicyChanged, reason)
+        })
     }
 
     /// Why the policy in force does not allow the connection to go on, if it does not.
@@ -195,6 +211,7 @@ impl Open {
 #[derive(Default)]
 pub(crate) struct OpenConnections {
     next: Cell<u64>,
+    rechecked: Cell<u64>,
     all: RefCell<HashMap<u64, Rc<Open>, foldhash::fast::RandomState>>,
 }
 
@@ -219,10 +236,27 @@ impl OpenConnections {
     /// Ends the connections whose peer's certificate has expired: HTTP finishes its requests, streams are cut.
     pub(crate) fn expire(&self, now: SystemTime) {
         let all = self.all.borrow();
-        for open in all.values().filter(|open| open.facts.expires.is_some_and(|expires| expires <= now)) {
+        for open in all.values().filter(|open| open.facts.proof.as_ref().is_some_and(|proof| proof.expires <= now)) {
             if matches!(*open.fate.borrow(), Fate::Lives) {
                 let reason = "the peer's certificate has expired; it must connect again with a renewed one";
                 open.end(Refused::new(RefusalKind::CertificateExpired, reason.to_owned()));
+            }
+        }
+    }
+
+    /// Ends the connections whose peer is trusted no more, after the roots have changed.
+    pub(crate) fn recheck(&self, tls: &TlsContext) {
+        if self.rechecked.replace(tls.generation()) == tls.generation() {
+            return;
+        }
+        let current = tls.current();
+        let all = self.all.borrow();
+        for open in all.values() {
+            let Some(proof) = &open.facts.proof else { continue };
+            if proof.generation < current.generation()
+                && let Err(refusal) = current.recheck_client(&proof.chain, UnixTime::now())
+            {
+                open.end(Refused::new(RefusalKind::CertificateExpired, refusal.to_string()));
             }
         }
     }

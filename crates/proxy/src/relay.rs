@@ -4,7 +4,7 @@
 //! what the other side does not take is kept, and nothing more is read before it is gone. So memory per
 //! connection is bounded by one read, and a slow reader slows its writer down. Half-close is passed on.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -21,13 +21,13 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes moved so far, readable while the relay runs.
-#[derive(Debug, Default)]
-pub(crate) struct Moved {
+/// Which way bytes went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
     /// From the caller to the called.
-    pub(crate) up: Cell<u64>,
+    Up,
     /// From the called to the caller.
-    pub(crate) down: Cell<u64>,
+    Down,
 }
 
 #[derive(Default)]
@@ -38,16 +38,16 @@ struct Direction {
     is_done: bool,
 }
 
-/// Runs until both directions have ended, or either side fails.
-pub(crate) async fn relay<A, B>(a: &mut A, b: &mut B, moved: &Moved) -> io::Result<()>
+/// Runs until both directions have ended, or either side fails; `moved` hears of every read.
+pub(crate) async fn relay<A, B>(a: &mut A, b: &mut B, moved: &dyn Fn(Way, u64)) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     poll_fn(|cx| {
-        let first = up.poll(cx, a, b, &moved.up)?;
-        let second = down.poll(cx, b, a, &moved.down)?;
+        let first = up.poll(cx, a, b, &|bytes| moved(Way::Up, bytes))?;
+        let second = down.poll(cx, b, a, &|bytes| moved(Way::Down, bytes))?;
         match (first, second) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             _ => Poll::Pending,
@@ -62,7 +62,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        count: &Cell<u64>,
+        count: &dyn Fn(u64),
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -96,7 +96,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        count: &Cell<u64>,
+        count: &dyn Fn(u64),
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -111,7 +111,7 @@ impl Direction {
                 self.is_ended = true;
                 return Poll::Ready(Ok(()));
             }
-            count.set(count.get().saturating_add(fresh.len() as u64));
+            count(fresh.len() as u64);
             while !fresh.is_empty() {
                 match Pin::new(&mut *to).poll_write(cx, fresh) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -145,6 +145,8 @@ impl Direction {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
@@ -153,7 +155,11 @@ mod tests {
     async fn bytes_arrive_both_ways_and_half_close_is_passed_on() {
         let (mut client, mut near) = duplex(1000);
         let (mut far, mut server) = duplex(700);
-        let moved = Moved::default();
+        let (up, down) = (Cell::new(0), Cell::new(0));
+        let moved = |way, bytes| {
+            let count = if way == Way::Up { &up } else { &down };
+            count.set(count.get() + bytes);
+        };
         let sent: Vec<u8> = (0..1_000_000_u32).map(|i| i as u8).collect();
         let work = async {
             let (mut client_read, mut client_write) = tokio::io::split(&mut client);
@@ -176,20 +182,21 @@ mod tests {
         let (answer, ended) = tokio::join!(work, relay(&mut near, &mut far, &moved));
         ended.expect("both ended");
         assert!(answer == sent, "the echo differs");
-        assert_eq!((moved.up.get(), moved.down.get()), (1_000_000, 1_000_000));
+        assert_eq!((up.get(), down.get()), (1_000_000, 1_000_000));
     }
 
     #[tokio::test]
     async fn a_writer_waits_for_a_slow_reader() {
         let (mut client, mut near) = duplex(64);
         let (mut far, _server) = duplex(64);
-        let moved = Moved::default();
+        let taken = Cell::new(0);
+        let moved = |_, bytes| taken.set(taken.get() + bytes);
         let flood = async { while client.write_all(&[0; 4096]).await.is_ok() {} };
         tokio::select! {
             () = flood => panic!("the flood ended"),
             _ = relay(&mut near, &mut far, &moved) => panic!("the relay ended"),
             () = async { for _ in 0..1000 { tokio::task::yield_now().await } } => {}
         }
-        assert!(moved.up.get() < 1000, "{} bytes were taken from a writer nobody reads", moved.up.get());
+        assert!(taken.get() < 1000, "{} bytes were taken from a writer nobody reads", taken.get());
     }
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use maille_tls::Sniff;
@@ -34,8 +35,25 @@ pub(crate) enum Detected {
     Closed,
 }
 
-/// Reads into `prefix` until the inspectors agree. Cancelling loses nothing that `prefix` does not hold.
-pub(crate) async fn detect<R>(io: &mut R, prefix: &mut BytesMut, wanted: Inspectors) -> io::Result<Detected>
+/// Reads into `prefix` until the inspectors agree. After `limit` the connection counts as opaque, and goes on
+/// ("continue on timeout", reference mtls 1.3); without one the wait is endless.
+pub(crate) async fn detect<R>(
+    io: &mut R,
+    prefix: &mut BytesMut,
+    wanted: Inspectors,
+    limit: Option<Duration>,
+) -> io::Result<Detected>
+where
+    R: AsyncRead + Unpin,
+{
+    let inspection = inspect(io, prefix, wanted);
+    match limit {
+        None => inspection.await,
+        Some(limit) => tokio::time::timeout(limit, inspection).await.unwrap_or(Ok(Detected::Raw)),
+    }
+}
+
+async fn inspect<R>(io: &mut R, prefix: &mut BytesMut, wanted: Inspectors) -> io::Result<Detected>
 where
     R: AsyncRead + Unpin,
 {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use maille_telemetry::{Edge, RequestOutcome, ResponseFlags};
 
@@ -47,7 +47,7 @@ impl Body {
 
     /// A response's body. At its end the upstream connection goes back to its pool and the exchange is recorded.
     pub(crate) fn response(incoming: Incoming, lease: Lease, mut exchange: Exchange) -> Self {
-        if http_body::Body::is_end_stream(&incoming) {
+        if incoming.is_end_stream() {
             lease.give_back();
             exchange.is_complete = true;
             drop(exchange);
@@ -155,7 +155,7 @@ impl FromUpstream {
 
 /// One request and its answer, recorded when it goes.
 pub(crate) struct Exchange {
-    edge: Rc<Edge>,
+    edge: Option<Rc<Edge>>,
     started: Instant,
     pub(crate) code: u16,
     pub(crate) flags: ResponseFlags,
@@ -169,7 +169,7 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(edge: Rc<Edge>, started: Instant, is_grpc: bool, request_head: u64) -> Self {
+    pub(crate) fn new(edge: Option<Rc<Edge>>, started: Instant, is_grpc: bool, request_head: u64) -> Self {
         Self {
             edge,
             started,
@@ -187,11 +187,12 @@ impl Exchange {
 
     /// Counts on another pair, once it is known whom the request goes to.
     pub(crate) fn set_edge(&mut self, edge: Rc<Edge>) {
-        self.edge = edge;
+        self.edge = Some(edge);
     }
 
-    pub(crate) fn edge(&self) -> &Edge {
-        &self.edge
+    /// The pair it counts on, once it is known.
+    pub(crate) fn edge(&self) -> Option<&Edge> {
+        self.edge.as_deref()
     }
 
     /// The counter that the request's body adds to.
@@ -234,6 +235,8 @@ impl Drop for Exchange {
         if !self.is_complete && self.flags == ResponseFlags::None {
             self.flags = ResponseFlags::DownstreamDisconnect;
         }
-        self.edge.request(&self.outcome());
+        if let Some(edge) = &self.edge {
+            edge.request(&self.outcome());
+        }
     }
 }

@@ -2,15 +2,15 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use maille_core::Identity;
+use rustls::pki_types::CertificateDer;
 
 /// The header's name.
 pub(crate) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// What this proxy says of the client whose certificate it verified: By, Hash, Subject, URI, DNS.
-pub(crate) fn element(own: &Identity, client: &Identity, leaf_der: &[u8]) -> Option<HeaderValue> {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf_der);
-    let hash: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let facts = maille_pki::leaf_facts(leaf_der).ok()?;
+pub(crate) fn element(own: &Identity, client: &Identity, leaf: &CertificateDer<'_>) -> Option<HeaderValue> {
+    let hash: String = maille_tls::leaf_fingerprint(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+    let facts = maille_pki::leaf_facts(leaf).ok()?;
     let subject = facts.subject.replace('\\', "\\\\").replace('"', "\\\"");
     let mut text = format!("By={};Hash={hash};Subject=\"{subject}\";URI={}", own.uri(), client.uri());
     for name in &facts.dns_names {

@@ -11,7 +11,7 @@ async fn detect_slowly(bytes: &[u8], wanted: Inspectors) -> (Detected, Vec<u8>) 
         let _ = peer.write_all(&sent).await;
     });
     let mut prefix = BytesMut::new();
-    let detected = detect(&mut io, &mut prefix, wanted).await.expect("readable");
+    let detected = detect(&mut io, &mut prefix, wanted, None).await.expect("readable");
     let mut all = Vec::new();
     Prefixed::new(prefix, io).read_to_end(&mut all).await.expect("readable");
     writer.await.expect("no panic");

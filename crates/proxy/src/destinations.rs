@@ -1,0 +1,49 @@
+//! A worker's own view of the destinations it uses.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::snapshot::{DestinationCell, ResolveError, Resolver};
+use crate::worker::coarse_now_s;
+
+/// Names kept by one worker. An application that dials more distinct names asks the agent again.
+const MAX_NAMES: usize = 10_000;
+
+/// Cells by name, so that a request on a known destination asks nobody.
+pub(crate) struct Destinations {
+    resolver: Arc<dyn Resolver>,
+    known: RefCell<HashMap<Box<str>, Arc<DestinationCell>, foldhash::fast::RandomState>>,
+}
+
+impl Destinations {
+    pub(crate) fn new(resolver: Arc<dyn Resolver>) -> Self {
+        Self { resolver, known: RefCell::default() }
+    }
+
+    /// What is behind `name`: an IP address, or a host name in lower case without port.
+    pub(crate) async fn find(&self, name: &str) -> Result<Arc<DestinationCell>, ResolveError> {
+        if let Some(cell) = self.known.borrow().get(name)
+            && !cell.is_retired()
+        {
+            cell.touch(coarse_now_s());
+            return Ok(cell.clone());
+        }
+        let cell = match self.resolver.lookup(name) {
+            Some(cell) if !cell.is_retired() => cell,
+            _ => self.resolver.resolve(name).await?,
+        };
+        cell.touch(coarse_now_s());
+        let mut known = self.known.borrow_mut();
+        if known.len() >= MAX_NAMES {
+            known.clear();
+        }
+        known.insert(name.into(), cell.clone());
+        Ok(cell)
+    }
+
+    /// Forgets cells that the agent no longer keeps current.
+    pub(crate) fn sweep(&self) {
+        self.known.borrow_mut().retain(|_, cell| !cell.is_retired());
+    }
+}

@@ -1,0 +1,123 @@
+//! Requests to the own workload.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::HeaderValue;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use maille_policy::RequestAttributes;
+use maille_telemetry::{Connection, Edge, RefusalKind};
+
+use crate::connect::{Security, Upstream};
+use crate::http::body::{Body, Exchange};
+use crate::http::forward::{self, Line};
+use crate::http::head::{self, Headers};
+use crate::http::serve::Handler;
+use crate::http::upgrade::Switching;
+use crate::http::{reply, xfcc};
+use crate::open::{Open, UpgradeRequest};
+use crate::record::Refused;
+use crate::worker::Worker;
+
+/// One inbound connection that carries HTTP.
+pub(crate) struct InboundHttp {
+    worker: Rc<Worker>,
+    open: Rc<Open>,
+    edge: Rc<Edge>,
+    /// What upstream is told of the caller's certificate.
+    element: Option<HeaderValue>,
+    /// Counted as open until the last request and upgraded stream are gone.
+    _connection: Connection,
+}
+
+impl InboundHttp {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        open: Rc<Open>,
+        connection: Connection,
+        element: Option<HeaderValue>,
+    ) -> Self {
+        let edge = Rc::new(connection.edge().clone());
+        Self { worker, open, edge, element, _connection: connection }
+    }
+
+    /// Why policy refuses the request, if it does.
+    fn judge(&self, request: &Request<Incoming>) -> Option<Refused> {
+        let headers = Headers(request.headers());
+        let attributes = RequestAttributes {
+            method: request.method().as_str(),
+            host: head::authority(request),
+            path: head::path(request),
+            remote_ip: maille_policy::forwarded_for(&headers),
+            headers: &headers,
+        };
+        self.open.with_policy(|policy| {
+            Refused::unless_allowed(policy, Some(&attributes), &policy.decide_http(&attributes))
+        })
+    }
+
+    fn destination(&self) -> SocketAddr {
+        self.open.facts.destination
+    }
+}
+
+impl Handler for InboundHttp {
+    /// Head → request decision → delivery to the application → record.
+    async fn call(self: Rc<Self>, mut request: Request<Incoming>) -> Response<Body> {
+        let worker = &self.worker;
+        let is_grpc = head::is_grpc(request.headers());
+        let head_bytes = head::head_bytes(request.headers());
+        let mut exchange = Exchange::new(Some(self.edge.clone()), Instant::now(), is_grpc, head_bytes);
+        let normalization = worker.path_normalization();
+        let upgrade = match head::check(&mut request, normalization) {
+            Ok(upgrade) => upgrade,
+            Err(malformed) => {
+                let refused = Refused::new(RefusalKind::BadRequest, malformed.to_string());
+                let line = Line::of(&request);
+                return forward::refuse(worker, &line.borrow(), &refused, exchange, malformed.status(), "");
+            }
+        };
+        xfcc::apply(request.headers_mut(), self.element.as_ref());
+        if let Some(refused) = self.judge(&request) {
+            let line = Line::of(&request);
+            let status = StatusCode::FORBIDDEN;
+            return forward::refuse(worker, &line.borrow(), &refused, exchange, status, reply::DENIED);
+        }
+        if *request.method() == Method::CONNECT {
+            let reason = "CONNECT is not forwarded: a proxy for one workload has nowhere else to go";
+            let refused = Refused::new(RefusalKind::BadRequest, reason.to_owned());
+            let line = Line::of(&request);
+            return forward::refuse(worker, &line.borrow(), &refused, exchange, StatusCode::NOT_FOUND, "");
+        }
+        let switching = upgrade.map(|_| Switching {
+            downstream: hyper::upgrade::on(&mut request),
+            judged_by: Some((
+                self.open.facts.clone(),
+                UpgradeRequest {
+                    method: request.method().clone(),
+                    host: head::authority(&request).to_owned(),
+                    path: head::path(&request).to_owned(),
+                    headers: request.headers().clone(),
+                },
+            )),
+            keep: self.clone(),
+        });
+        let version = request.version();
+        let upstream = Upstream { address: self.destination(), security: Security::Deliver };
+        let pool = worker.pools.pool(upstream, version, || None);
+        let line = Line::of(&request);
+        let request = match forward::prepare(request, &mut exchange, version) {
+            Ok(request) => request,
+            Err(malformed) => {
+                let refused = Refused::new(RefusalKind::BadRequest, malformed.to_string());
+                return forward::refuse(worker, &line.borrow(), &refused, exchange, malformed.status(), "");
+            }
+        };
+        match forward::send(worker, &pool, request, exchange, switching, version).await {
+            Ok(response) => response,
+            Err(failed) => forward::fail(worker, &line.borrow(), &failed.error, failed.exchange),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Serves HTTP on an accepted connection until it ends, or until policy ends it.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::http::body::Body;
+use crate::open::{Fate, Open};
+use crate::sniff::Prefixed;
+use crate::stream::Stream;
+use crate::worker::{LocalExec, Worker};
+
+/// Answers requests of one connection.
+pub(crate) trait Handler: 'static {
+    /// Answers one request; never fails, since a failure is an answer too.
+    fn call(self: Rc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + 'static;
+}
+
+/// Serves until the peer closes; `open` says when the connection has to end earlier.
+pub(crate) async fn serve_http<H: Handler>(
+    worker: &Worker,
+    io: Prefixed<Stream>,
+    is_http2: bool,
+    open: Option<Rc<Open>>,
+    handler: Rc<H>,
+) {
+    let limits = &worker.config.limits;
+    let io = TokioIo::new(io);
+    let service = service_fn(move |request| {
+        let answer = handler.clone().call(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    if is_http2 {
+        let connection = http2::Builder::new(LocalExec)
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .serve_connection(io, service);
+        drive(pin!(connection), open, |c| c.graceful_shutdown()).await;
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.request_head)
+            .auto_date_header(false)
+            .max_headers(limits.headers)
+            .max_header_size(limits.head_bytes)
+            .pipeline_flush(true)
+            .half_close(true)
+            .serve_connection(io, service)
+            .with_upgrades();
+        drive(pin!(connection), open, |c| c.graceful_shutdown()).await;
+    }
+}
+
+/// Polls the connection, and tells it to end when its fate says so.
+async fn drive<C: Future>(mut connection: Pin<&mut C>, open: Option<Rc<Open>>, drain: fn(Pin<&mut C>)) {
+    let mut is_draining = false;
+    poll_fn(|cx| {
+        if !is_draining
+            && let Some(open) = &open
+            && let Poll::Ready(fate) = open.poll_fate(cx)
+        {
+            match fate {
+                Fate::Cut(_) => return Poll::Ready(()),
+                Fate::Drains | Fate::Lives => {
+                    is_draining = true;
+                    drain(connection.as_mut());
+                }
+            }
+        }
+        // How a connection ended is known to those who waited for something on it.
+        connection.as_mut().poll(cx).map(|_| ())
+    })
+    .await;
+}

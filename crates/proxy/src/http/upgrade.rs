@@ -1,0 +1,43 @@
+//! Connections that stop being HTTP: both sides agreed to switch protocols (RFC 9110 section 7.8).
+
+use std::any::Any;
+use std::rc::Rc;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use crate::open::{Carries, Facts, Open, UpgradeRequest};
+use crate::tcp;
+use crate::worker::Worker;
+
+/// A request that may turn into a stream.
+pub(crate) struct Switching {
+    /// The caller's side.
+    pub(crate) downstream: OnUpgrade,
+    /// By what an inbound stream is judged while it lives.
+    pub(crate) judged_by: Option<(Facts, UpgradeRequest)>,
+    /// What must live as long as the stream does.
+    pub(crate) keep: Rc<dyn Any>,
+}
+
+impl Switching {
+    /// Relays in the background as soon as both sides have switched.
+    pub(crate) fn start(self, worker: Rc<Worker>, upstream: OnUpgrade) {
+        tokio::task::spawn_local(async move {
+            let (Ok(downstream), Ok(upstream)) = futures::future::join(self.downstream, upstream).await else {
+                return;
+            };
+            let entry = self.judged_by.map(|(facts, request)| {
+                let policy = worker.snapshot().policy.on_connection(&facts.attributes());
+                let open = Open::new(facts, Carries::Upgraded(Box::new(request)), policy);
+                let entry = worker.open.enter(open);
+                // Facts may have changed between the request's decision and now.
+                entry.open.judge(&worker.snapshot());
+                entry
+            });
+            let open = entry.as_ref().map(|entry| &*entry.open);
+            tcp::run_upgraded(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream), open).await;
+            drop(self.keep);
+        });
+    }
+}

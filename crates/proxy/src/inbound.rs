@@ -1,0 +1,226 @@
+//! The road of a connection to the own workload.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use maille_telemetry::{Protocol, RefusalKind};
+use maille_tls::{HandshakeError, ServerAlpn};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, server};
+
+use crate::chain::{self, Chain, Transport};
+use crate::connect::{Security, Upstream, connect};
+use crate::http::inbound::InboundHttp;
+use crate::http::{serve::serve_http, xfcc};
+use crate::open::{Carries, Entry, Facts, Open, Proof};
+use crate::record::{self, Refused};
+use crate::snapshot::ListenerSpec;
+use crate::sniff::{self, Detected, Prefixed};
+use crate::stream::Stream;
+use crate::worker::Worker;
+use crate::{original, tcp};
+
+/// Accept → original destination → sniff → TLS → identity → connection decision → protocol → forward → record.
+pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &ListenerSpec) {
+    let Ok(peer) = socket.peer_addr() else { return };
+    let Some(destination) = original::destination(&socket, spec) else { return };
+    let arrival = Arrival { worker, peer, destination };
+    let Some((detected, stream)) = arrival.sniff(socket).await else { return };
+    match arrival.choose(&detected) {
+        Chain::MutualHttp => {
+            let Some((stream, facts)) = arrival.accept_tls(stream, detected).await else { return };
+            arrival.http(Stream::Accepted(Box::new(stream)), facts).await;
+        }
+        Chain::MutualTcp => {
+            let Some((stream, facts)) = arrival.accept_tls(stream, detected).await else { return };
+            arrival.tcp(Stream::Accepted(Box::new(stream)), facts).await;
+        }
+        Chain::PlainHttp => arrival.http(Stream::Plain(stream), arrival.anonymous(detected)).await,
+        Chain::PlainTcp => arrival.tcp(Stream::Plain(stream), arrival.anonymous(detected)).await,
+        Chain::Refuse => arrival.refuse_chain(&detected),
+    }
+}
+
+struct Arrival<'a> {
+    worker: &'a Rc<Worker>,
+    peer: SocketAddr,
+    destination: SocketAddr,
+}
+
+impl Arrival<'_> {
+    /// The first bytes, as far as the port's inspectors want them; `None` if there is nothing to serve.
+    async fn sniff(&self, mut socket: TcpStream) -> Option<(Detected, Prefixed<TcpStream>)> {
+        let snapshot = self.worker.snapshot();
+        let port = self.destination.port();
+        let wanted = chain::inspectors(snapshot.inbound.mode_of(port), snapshot.inbound.protocol_of(port));
+        let limit = snapshot.settings.protocol_detection_timeout;
+        drop(snapshot);
+        let mut prefix = BytesMut::new();
+        let detected = {
+            let detection = sniff::detect(&mut socket, &mut prefix, wanted, limit);
+            self.worker.undetected.wait(detection).await
+        };
+        match detected {
+            Some(Ok(Detected::Closed) | Err(_)) => None,
+            Some(Ok(detected)) => Some((detected, Prefixed::new(prefix, socket))),
+            None => {
+                let reason = "too many connections wait for their first bytes; this was the oldest";
+                self.refuse(Refused::new(RefusalKind::Overload, reason.to_owned()));
+                None
+            }
+        }
+    }
+
+    /// By the facts of now, not of when the first byte was awaited.
+    fn choose(&self, detected: &Detected) -> Chain {
+        let snapshot = self.worker.snapshot();
+        let port = self.destination.port();
+        let transport = match detected {
+            Detected::Tls { alpn, .. } => Transport::Tls(alpn),
+            Detected::Http => Transport::Raw { is_http: true },
+            Detected::Raw | Detected::Closed => Transport::Raw { is_http: false },
+        };
+        chain::choose(snapshot.inbound.mode_of(port), snapshot.inbound.protocol_of(port), transport)
+    }
+
+    /// Terminates TLS with the own certificate; the client must prove an identity.
+    async fn accept_tls(
+        &self,
+        stream: Prefixed<TcpStream>,
+        detected: Detected,
+    ) -> Option<(server::TlsStream<Prefixed<TcpStream>>, Facts)> {
+        let Detected::Tls { alpn, sni } = detected else { return None };
+        let current = self.worker.shared.tls.current();
+        let acceptor = TlsAcceptor::from(current.server_config(ServerAlpn::choose(&alpn)));
+        let limit = self.worker.config.limits.handshake;
+        let accepted = match timeout(limit, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(HandshakeError::from_io(&error).to_string()),
+            Err(_) => Err(format!("the TLS handshake took longer than {limit:?}")),
+        };
+        let verified = accepted.and_then(|stream| {
+            let session = stream.get_ref().1;
+            let identity = maille_tls::peer_of_server(session).map_err(|e| e.to_string())?;
+            let chain: Rc<[_]> = session.peer_certificates().unwrap_or_default().into();
+            let leaf = chain.first().ok_or("the client showed no certificate")?;
+            let expires = maille_pki::leaf_facts(leaf).map_err(|e| e.to_string())?.not_after;
+            Ok((stream, identity, Proof { expires, chain, generation: current.generation() }))
+        });
+        match verified {
+            Ok((stream, identity, proof)) => {
+                let facts = Facts { identity: Some(identity), sni, proof: Some(proof), ..self.facts() };
+                Some((stream, facts))
+            }
+            Err(reason) => {
+                self.refuse(Refused::new(RefusalKind::TlsHandshake, reason));
+                None
+            }
+        }
+    }
+
+    async fn http(&self, stream: Stream, facts: Facts) {
+        let worker = self.worker;
+        let negotiated = match &stream {
+            Stream::Accepted(tls) => tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
+            Stream::Plain(_) | Stream::Connected(_) => None,
+        };
+        let mut stream = stream;
+        let mut prefix = BytesMut::new();
+        let is_http2 = match negotiated.as_deref() {
+            Some(maille_tls::alpn::H2) => true,
+            Some(_) => false,
+            None => match worker.undetected.wait(sniff::is_http2(&mut stream, &mut prefix)).await {
+                Some(Ok(is_http2)) => is_http2,
+                Some(Err(_)) | None => return,
+            },
+        };
+        let own = worker.shared.tls.current();
+        let element = facts.identity.as_ref().and_then(|identity| {
+            let leaf = facts.proof.as_ref()?.chain.first()?;
+            xfcc::element(own.svid().identity(), identity, leaf)
+        });
+        let Some(entry) = self.enter(facts, Carries::Http) else { return };
+        let labels = self.labels(&entry.open.facts, Protocol::Http);
+        let connection = worker.recorder.connection_opened(&labels);
+        let open = entry.open.clone();
+        let handler = InboundHttp::new(worker.clone(), open.clone(), connection, element);
+        serve_http(worker, Prefixed::new(prefix, stream), is_http2, Some(open), Rc::new(handler)).await;
+    }
+
+    async fn tcp(&self, mut stream: Stream, facts: Facts) {
+        let Some(entry) = self.enter(facts, Carries::Tcp) else { return };
+        let labels = self.labels(&entry.open.facts, Protocol::Tcp);
+        // Decided before anything flows either way; Istio waits for the caller's first byte, and a server that speaks
+        // first is heard by callers it refuses.
+        let refused = entry.open.with_policy(|p| Refused::unless_allowed(p, None, &p.decide_tcp()));
+        if let Some(refused) = refused {
+            self.worker.recorder.refused_connection(&labels, &refused.refusal());
+            return;
+        }
+        let upstream = Upstream { address: self.destination, security: Security::Deliver };
+        match connect(self.worker, &upstream, maille_tls::ClientAlpn::Tcp).await {
+            Ok(mut connected) => {
+                let connection = self.worker.recorder.connection_opened(&labels);
+                let open = Some(&*entry.open);
+                tcp::run(self.worker, &mut stream, &mut connected.stream, connection, open).await;
+            }
+            Err(error) => {
+                let refused = Refused::new(error.kind(), error.to_string()).with_flags(error.flags());
+                self.worker.recorder.refused_connection(&labels, &refused.refusal());
+            }
+        }
+    }
+
+    /// From here on the connection is judged whenever facts change. `None`: facts changed meanwhile, and it is
+    /// not wanted any more.
+    fn enter(&self, facts: Facts, carries: Carries) -> Option<Entry> {
+        let snapshot = self.worker.snapshot();
+        let policy = snapshot.policy.on_connection(&facts.attributes());
+        let entry = self.worker.open.enter(Open::new(facts, carries, policy));
+        match entry.open.refused_mode(&snapshot) {
+            None => Some(entry),
+            Some(refused) => {
+                self.refuse(refused);
+                None
+            }
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { identity: None, peer: self.peer, destination: self.destination, sni: None, proof: None }
+    }
+
+    /// A caller without an identity, which may have sent a server name all the same.
+    fn anonymous(&self, detected: Detected) -> Facts {
+        match detected {
+            Detected::Tls { sni, .. } => Facts { sni, ..self.facts() },
+            _ => self.facts(),
+        }
+    }
+
+    fn refuse_chain(&self, detected: &Detected) {
+        let port = self.destination.port();
+        let reason = match detected {
+            Detected::Tls { .. } => format!(
+                "port {port} is PERMISSIVE and HTTP: TLS is served to mesh clients only, and none of the ALPN values \
+                 offered is the mesh's"
+            ),
+            _ => format!("port {port} is STRICT and the client sent plaintext; it may have no sidecar"),
+        };
+        self.refuse(Refused::new(RefusalKind::Plaintext, reason));
+    }
+
+    fn refuse(&self, refused: Refused) {
+        let labels = self.labels(&self.facts(), Protocol::Tcp);
+        self.worker.recorder.refused_connection(&labels, &refused.refusal());
+    }
+
+    fn labels(&self, facts: &Facts, protocol: Protocol) -> maille_telemetry::ConnectionLabels {
+        let snapshot = self.worker.snapshot();
+        let own = self.worker.shared.tls.current();
+        let identity = facts.identity.as_ref();
+        record::inbound_labels(&snapshot.inbound, own.svid().identity(), self.peer, self.destination, identity, protocol)
+    }
+}

@@ -1,0 +1,385 @@
+//! Upstream HTTP connections that are kept, per worker: one pool per upstream and HTTP version.
+//!
+//! A request takes a connection out and its response body gives it back when the last byte has passed, so a
+//! connection never carries two HTTP/1.1 requests at a time. HTTP/2 connections are shared. Connections made under an
+//! older certificate or trust are not used for new requests.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use maille_telemetry::Edge;
+use maille_tls::ClientAlpn;
+
+use crate::connect::{ConnectError, Connected, Upstream, connect};
+use crate::http::body::Body;
+use crate::record::{self, Called};
+use crate::worker::{LocalExec, Worker};
+
+/// Streams that an HTTP/2 connection carries before another is opened: Envoy's default is 100 as well.
+const STREAMS: usize = 100;
+/// A connection unused for longer may have been closed meanwhile, so a copy of the request is kept.
+const STALE_AFTER: Duration = Duration::from_millis(50);
+
+/// Why a request got no response.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum SendError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the upstream closed the connection before it answered: {0}")]
+    Reset(String),
+    #[error("the upstream's answer is no valid HTTP: {0}")]
+    Protocol(String),
+}
+
+/// The connections to one upstream that speak one version of HTTP.
+pub(crate) struct Pool {
+    pub(crate) upstream: Upstream,
+    pub(crate) version: Version,
+    /// Whom requests go to; none for the own workload, whose requests are recorded as the caller's.
+    called: Option<Called>,
+    idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<SharedConnection>>,
+    active: Cell<usize>,
+    edge: RefCell<Option<Rc<Edge>>>,
+}
+
+struct Idle {
+    sender: http1::SendRequest<Body>,
+    generation: u64,
+    since: Instant,
+}
+
+struct SharedConnection {
+    sender: http2::SendRequest<Body>,
+    generation: u64,
+    streams: Rc<Cell<usize>>,
+    since: Instant,
+}
+
+/// A connection in use by one exchange.
+pub(crate) struct Lease {
+    pool: Rc<Pool>,
+    sender: Option<http1::SendRequest<Body>>,
+    streams: Option<Rc<Cell<usize>>>,
+    generation: u64,
+    limit: usize,
+}
+
+impl Lease {
+    /// The response has been read to its end: the connection may serve another request.
+    pub(crate) fn give_back(mut self) {
+        if let Some(sender) = self.sender.take()
+            && !sender.is_closed()
+        {
+            let mut idle = self.pool.idle.borrow_mut();
+            if idle.len() < self.limit {
+                idle.push(Idle { sender, generation: self.generation, since: Instant::now() });
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.active.set(self.pool.active.get().saturating_sub(1));
+        if let Some(streams) = &self.streams {
+            streams.set(streams.get().saturating_sub(1));
+        }
+    }
+}
+
+/// A response, and the connection it is still being read from.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+}
+
+/// What could not be sent; the request comes back if not a byte of it left.
+pub(crate) struct NotSent {
+    pub(crate) error: SendError,
+    pub(crate) request: Option<Request<Body>>,
+}
+
+impl Pool {
+    /// Requests under way.
+    pub(crate) fn active(&self) -> usize {
+        self.active.get()
+    }
+
+    /// Who is called, for telemetry; the identity is known once a connection was opened.
+    pub(crate) fn edge(&self, worker: &Worker) -> Option<Rc<Edge>> {
+        let known = self.edge.borrow().clone();
+        known.or_else(|| self.make_edge(worker, None))
+    }
+
+    fn make_edge(&self, worker: &Worker, identity: Option<&maille_core::Identity>) -> Option<Rc<Edge>> {
+        let called = self.called.as_ref()?;
+        let current = worker.shared.tls.current();
+        let labels = record::outbound_labels(
+            &worker.snapshot().inbound,
+            current.svid().identity(),
+            called,
+            identity,
+            self.upstream.is_mutual(),
+            maille_telemetry::Protocol::Http,
+        );
+        let edge = Rc::new(worker.recorder.edge(&labels));
+        self.edge.replace(Some(edge.clone()));
+        Some(edge)
+    }
+
+    /// Sends a request that fits the pool's version, opening a connection if none is free.
+    pub(crate) async fn send(self: &Rc<Self>, worker: &Worker, request: Request<Body>) -> Result<Answer, NotSent> {
+        if self.version == Version::HTTP_2 {
+            self.send_http2(worker, request).await
+        } else {
+            self.send_http1(worker, request).await
+        }
+    }
+
+    fn lease(self: &Rc<Self>, worker: &Worker, generation: u64) -> Lease {
+        self.active.set(self.active.get() + 1);
+        Lease {
+            pool: self.clone(),
+            sender: None,
+            streams: None,
+            generation,
+            limit: worker.config.limits.idle_upstreams,
+        }
+    }
+
+    fn generation(&self, worker: &Worker) -> u64 {
+        if self.upstream.is_mutual() { worker.shared.tls.generation() } else { 0 }
+    }
+
+    async fn send_http1(self: &Rc<Self>, worker: &Worker, mut request: Request<Body>) -> Result<Answer, NotSent> {
+        let generation = self.generation(worker);
+        let mut lease = self.lease(worker, generation);
+        loop {
+            let reused = self.take_idle(generation);
+            let (mut sender, idle_for) = match reused {
+                Some(idle) => (idle.sender, Some(idle.since.elapsed())),
+                None => match self.open_http1(worker).await {
+                    Ok((sender, generation)) => {
+                        lease.generation = generation;
+                        (sender, None)
+                    }
+                    Err(error) => return Err(NotSent { error, request: Some(request) }),
+                },
+            };
+            if !sender.is_ready()
+                && let Err(error) = sender.ready().await
+            {
+                match idle_for {
+                    Some(_) => continue,
+                    None => return Err(NotSent { error: reset(&error), request: Some(request) }),
+                }
+            }
+            let copy = match idle_for {
+                Some(age) if age > STALE_AFTER => copy_if_safe(&request),
+                _ => None,
+            };
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    lease.sender = Some(sender);
+                    return Ok(Answer { response, lease });
+                }
+                Err(mut failure) => {
+                    if let Some(unsent) = failure.take_message() {
+                        if idle_for.is_none() {
+                            return Err(NotSent { error: reset(failure.error()), request: Some(unsent) });
+                        }
+                        request = unsent;
+                    } else if let Some(copy) = copy
+                        && is_stale(failure.error())
+                    {
+                        request = copy;
+                    } else {
+                        return Err(NotSent { error: reset(failure.error()), request: None });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send_http2(self: &Rc<Self>, worker: &Worker, mut request: Request<Body>) -> Result<Answer, NotSent> {
+        let generation = self.generation(worker);
+        let mut lease = self.lease(worker, generation);
+        loop {
+            let (mut sender, streams, is_fresh) = match self.take_shared(generation) {
+                Some((sender, streams)) => (sender, streams, false),
+                None => match self.open_http2(worker).await {
+                    Ok((sender, streams)) => (sender, streams, true),
+                    Err(error) => return Err(NotSent { error, request: Some(request) }),
+                },
+            };
+            streams.set(streams.get() + 1);
+            lease.streams = Some(streams.clone());
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(Answer { response, lease }),
+                Err(mut failure) => {
+                    streams.set(streams.get().saturating_sub(1));
+                    lease.streams = None;
+                    match failure.take_message() {
+                        Some(unsent) if !is_fresh => request = unsent,
+                        unsent => return Err(NotSent { error: reset(failure.error()), request: unsent }),
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_idle(&self, generation: u64) -> Option<Idle> {
+        let mut all = self.idle.borrow_mut();
+        while let Some(idle) = all.pop() {
+            if idle.generation == generation && !idle.sender.is_closed() {
+                return Some(idle);
+            }
+        }
+        None
+    }
+
+    fn take_shared(&self, generation: u64) -> Option<(http2::SendRequest<Body>, Rc<Cell<usize>>)> {
+        let mut all = self.shared.borrow_mut();
+        all.retain(|c| c.generation == generation && !c.sender.is_closed());
+        let free = all.iter_mut().find(|c| c.streams.get() < STREAMS)?;
+        free.since = Instant::now();
+        Some((free.sender.clone(), free.streams.clone()))
+    }
+
+    async fn open(&self, worker: &Worker, alpn: ClientAlpn) -> Result<Connected, SendError> {
+        let connected = connect(worker, &self.upstream, alpn).await?;
+        if connected.identity.is_some() {
+            self.make_edge(worker, connected.identity.as_ref());
+        }
+        Ok(connected)
+    }
+
+    async fn open_http1(&self, worker: &Worker) -> Result<(http1::SendRequest<Body>, u64), SendError> {
+        let connected = self.open(worker, ClientAlpn::Http1).await?;
+        let limits = &worker.config.limits;
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(limits.headers)
+            .max_header_size(limits.head_bytes)
+            .handshake(TokioIo::new(connected.stream))
+            .await
+            .map_err(|e| reset(&e))?;
+        tokio::task::spawn_local(async move {
+            // How it ended reaches whoever waits for a response.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok((sender, connected.generation))
+    }
+
+    async fn open_http2(
+        &self,
+        worker: &Worker,
+    ) -> Result<(http2::SendRequest<Body>, Rc<Cell<usize>>), SendError> {
+        let connected = self.open(worker, ClientAlpn::Http2).await?;
+        let limits = &worker.config.limits;
+        let (sender, connection) = http2::Builder::new(LocalExec)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .handshake(TokioIo::new(connected.stream))
+            .await
+            .map_err(|e| reset(&e))?;
+        tokio::task::spawn_local(async move {
+            let _ = connection.await;
+        });
+        let streams = Rc::new(Cell::new(0));
+        self.shared.borrow_mut().push(SharedConnection {
+            sender: sender.clone(),
+            generation: connected.generation,
+            streams: streams.clone(),
+            since: Instant::now(),
+        });
+        Ok((sender, streams))
+    }
+
+    /// Drops connections that were not used for `idle` or belong to an older generation; says whether any are left.
+    fn sweep(&self, idle: Duration, generation: u64) -> bool {
+        let generation = if self.upstream.is_mutual() { generation } else { 0 };
+        self.idle.borrow_mut().retain(|c| {
+            c.generation == generation && !c.sender.is_closed() && c.since.elapsed() < idle
+        });
+        // Dropping the last handle of a shared connection lets streams under way finish.
+        self.shared.borrow_mut().retain(|c| {
+            let is_current = c.generation == generation && !c.sender.is_closed();
+            is_current && (c.streams.get() > 0 || c.since.elapsed() < idle)
+        });
+        self.active.get() > 0 || !self.idle.borrow().is_empty() || !self.shared.borrow().is_empty()
+    }
+}
+
+/// A copy of a request that may be sent twice: no body, and no effect by its method (RFC 9110 section 9.2.1).
+fn copy_if_safe(request: &Request<Body>) -> Option<Request<Body>> {
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !is_safe || !request.body().is_empty() || request.headers().contains_key(http::header::UPGRADE) {
+        return None;
+    }
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// Whether the connection had been closed before the upstream could have answered.
+fn is_stale(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || is_io(error)
+}
+
+fn is_io(error: &hyper::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+}
+
+fn reset(error: &hyper::Error) -> SendError {
+    if error.is_parse() {
+        return SendError::Protocol(error.to_string());
+    }
+    match std::error::Error::source(error) {
+        Some(source) => SendError::Reset(format!("{error}: {source}")),
+        None => SendError::Reset(error.to_string()),
+    }
+}
+
+/// All pools of a worker.
+#[derive(Default)]
+pub(crate) struct Pools {
+    all: RefCell<HashMap<(Upstream, Version), Rc<Pool>, foldhash::fast::RandomState>>,
+}
+
+impl Pools {
+    /// The pool of an upstream; `called` is asked only when the upstream is new.
+    pub(crate) fn pool(&self, upstream: Upstream, version: Version, called: impl FnOnce() -> Option<Called>) -> Rc<Pool> {
+        let mut all = self.all.borrow_mut();
+        let key = (upstream, version);
+        if let Some(pool) = all.get(&key) {
+            return pool.clone();
+        }
+        let pool = Rc::new(Pool {
+            upstream: key.0.clone(),
+            version,
+            called: called(),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            active: Cell::new(0),
+            edge: RefCell::default(),
+        });
+        all.insert(key, pool.clone());
+        pool
+    }
+
+    /// Forgets what nobody has used for `idle`, and connections of older certificates or trust.
+    pub(crate) fn sweep(&self, idle: Duration, generation: u64) {
+        self.all.borrow_mut().retain(|_, pool| pool.sweep(idle, generation) || Rc::strong_count(pool) > 1);
+    }
+}

@@ -1,0 +1,179 @@
+//! Where an outbound connection or request goes: pure choices over what is known of a destination.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use maille_core::{EndpointTls, PortProtocol};
+use maille_telemetry::ServiceLabels;
+
+use crate::connect::{Security, Upstream};
+use crate::record::{self, Called};
+use crate::snapshot::{Destination, Endpoint, EndpointPort, HeadlessPort, Service, ServicePort, Workload};
+
+/// What is behind a dialled address and port.
+#[derive(Debug)]
+pub(crate) enum Behind<'a> {
+    /// A port of a service, reached through its endpoints.
+    Service(&'a Service, &'a ServicePort),
+    /// A port that headless services declare, reached where it was dialled.
+    Headless(&'a Arc<Workload>, &'a HeadlessPort),
+    /// Known or not, nothing declares this port: passed through or refused.
+    Undeclared(Option<&'a Arc<Workload>>),
+}
+
+/// Looks a port up.
+pub(crate) fn behind(destination: &Destination, port: u16) -> Behind<'_> {
+    match destination {
+        Destination::Service(service) => match service.port(port) {
+            Some(declared) => Behind::Service(service, declared),
+            None => Behind::Undeclared(None),
+        },
+        Destination::Workload(direct) => match direct.headless_ports.iter().find(|p| p.port == port) {
+            Some(declared) => Behind::Headless(&direct.workload, declared),
+            None => Behind::Undeclared(Some(&direct.workload)),
+        },
+        Destination::Unknown => Behind::Undeclared(None),
+    }
+}
+
+impl Behind<'_> {
+    /// How the bytes are to be understood.
+    pub(crate) fn protocol(&self) -> PortProtocol {
+        match self {
+            Self::Service(_, port) => port.protocol,
+            Self::Headless(_, port) => port.protocol,
+            Self::Undeclared(_) => PortProtocol::Auto,
+        }
+    }
+}
+
+/// Whether `host` is another spelling of a service as seen from `own_namespace`, so that nobody has to be asked:
+/// its full name, the short forms of Kubernetes, and its addresses (SE-9).
+pub(crate) fn is_named(service: &Service, own_namespace: &str, cluster_domain: &str, host: &str) -> bool {
+    let name = &service.name;
+    if host.eq_ignore_ascii_case(&name.hostname) {
+        return true;
+    }
+    let mut labels = host.splitn(3, '.');
+    let is_short = labels.next().is_some_and(|first| first.eq_ignore_ascii_case(&name.name));
+    let is_named = is_short
+        && match (labels.next(), labels.next()) {
+            (None, _) => own_namespace == &*name.namespace,
+            (Some(namespace), rest) => {
+                namespace.eq_ignore_ascii_case(&name.namespace)
+                    && rest.is_none_or(|rest| {
+                        rest.eq_ignore_ascii_case("svc")
+                            || rest.strip_prefix("svc.").is_some_and(|domain| domain == cluster_domain)
+                    })
+            }
+        };
+    is_named || host_address(host).is_some_and(|address| service.addresses.contains(&address))
+}
+
+/// An address as `Host` writes it.
+pub(crate) fn host_address(host: &str) -> Option<IpAddr> {
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    bare.parse().ok()
+}
+
+/// `Host` without its port.
+pub(crate) fn without_port(authority: &str) -> &str {
+    if authority.starts_with('[') {
+        return authority.find(']').and_then(|end| authority.get(..=end)).unwrap_or(authority);
+    }
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// The ready endpoints that serve a port.
+pub(crate) fn candidates<'a>(service: &'a Service, port: u16) -> Vec<(&'a Endpoint, &'a EndpointPort)> {
+    let serving = |endpoint: &'a Endpoint| {
+        endpoint.ports.iter().find(|p| p.service_port == port).map(|port| (endpoint, port))
+    };
+    service.endpoints.iter().filter_map(serving).collect()
+}
+
+/// How one endpoint of a service is reached.
+pub(crate) fn to_endpoint(service: &Service, port: &ServicePort, endpoint: &Endpoint, at: &EndpointPort) -> Upstream {
+    Upstream {
+        address: SocketAddr::new(endpoint.address, at.target_port),
+        security: security(at.tls, &port.sni, &service.subject_alt_names),
+    }
+}
+
+/// How a workload is reached that was dialled by its own address.
+pub(crate) fn to_headless(address: IpAddr, port: &HeadlessPort) -> Upstream {
+    Upstream {
+        address: SocketAddr::new(address, port.port),
+        security: security(port.tls, &port.sni, &port.subject_alt_names),
+    }
+}
+
+fn security(tls: EndpointTls, sni: &Arc<str>, expected: &Arc<[String]>) -> Security {
+    match tls {
+        EndpointTls::Plaintext => Security::Plain,
+        EndpointTls::IstioMutual => Security::Mutual { sni: sni.clone(), expected: expected.clone() },
+    }
+}
+
+/// Telemetry's names for an endpoint of a service.
+pub(crate) fn called_endpoint(service: &Service, endpoint: &Endpoint, address: SocketAddr) -> Called {
+    Called { workload: endpoint.workload.clone(), service: record::service(&service.name), address }
+}
+
+/// Telemetry's names for what is passed through.
+pub(crate) fn called_passthrough(workload: Option<&Arc<Workload>>, address: SocketAddr) -> Called {
+    Called { workload: workload.cloned().unwrap_or_default(), service: passthrough(), address }
+}
+
+fn passthrough() -> Arc<ServiceLabels> {
+    record::pseudo_service("PassthroughCluster", String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::ServiceName;
+
+    fn service() -> Service {
+        let name = ServiceName {
+            hostname: "cart.shop.svc.cluster.local".into(),
+            name: "cart".into(),
+            namespace: "shop".into(),
+        };
+        Service {
+            name: Arc::new(name),
+            addresses: vec![IpAddr::from([10, 96, 0, 9])],
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+            subject_alt_names: Arc::new([]),
+            headless: false,
+        }
+    }
+
+    /// Reference mtls SE-9.
+    #[test]
+    fn a_service_goes_by_its_names_and_addresses() {
+        let cart = service();
+        let named = |namespace, host| is_named(&cart, namespace, "cluster.local", host);
+        for host in ["cart.shop", "cart.shop.svc", "Cart.Shop.svc.cluster.local", "10.96.0.9"] {
+            assert!(named("other", host), "{host}");
+        }
+        assert!(named("shop", "cart") && !named("other", "cart"));
+        for host in ["cart.other", "cart.shop.example.com", "cart.shop.svc.example.com", "10.96.0.8", "", "shop.cart"] {
+            assert!(!named("shop", host), "{host}");
+        }
+    }
+
+    #[test]
+    fn ports_of_hosts_are_cut() {
+        for (authority, host) in
+            [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1"), ("a:", "a")]
+        {
+            assert_eq!(without_port(authority), host);
+        }
+        assert_eq!(host_address("[::1]"), "::1".parse().ok());
+    }
+}

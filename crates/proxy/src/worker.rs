@@ -1,0 +1,252 @@
+//! One worker: a thread that accepts, decides, forwards and records, alone.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use maille_telemetry::WorkerRecorder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::destinations::Destinations;
+use crate::open::OpenConnections;
+use crate::pool::Pools;
+use crate::snapshot::{DataPathConfig, Direction, ListenerSpec, Shared, Snapshot};
+use crate::workers::Phase;
+use crate::{inbound, outbound};
+
+/// How often unused connections, expired certificates and forgotten destinations are looked for.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// What one thread has to itself.
+pub(crate) struct Worker {
+    pub(crate) config: Arc<DataPathConfig>,
+    pub(crate) shared: Shared,
+    pub(crate) recorder: WorkerRecorder,
+    pub(crate) open: Rc<OpenConnections>,
+    pub(crate) pools: Pools,
+    pub(crate) destinations: Destinations,
+    pub(crate) undetected: Undetected,
+    snapshot: RefCell<Arc<Snapshot>>,
+    connections: Cell<usize>,
+    random: Cell<u64>,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Shared, config: Arc<DataPathConfig>, seed: u64) -> Rc<Self> {
+        Rc::new(Self {
+            recorder: shared.telemetry.worker(),
+            destinations: Destinations::new(shared.destinations.clone()),
+            open: Rc::default(),
+            pools: Pools::default(),
+            undetected: Undetected::new(config.limits.undetected),
+            snapshot: RefCell::new(shared.snapshot.load()),
+            connections: Cell::new(0),
+            random: Cell::new(seed | 1),
+            shared,
+            config,
+        })
+    }
+
+    /// The facts in force. A request takes them once.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// How paths are canonicalised now.
+    pub(crate) fn path_normalization(&self) -> maille_policy::path::Normalization {
+        self.snapshot.borrow().settings.path_normalization
+    }
+
+    /// A number below `bound`, for choosing among endpoints (xorshift64).
+    pub(crate) fn random_below(&self, bound: usize) -> usize {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        usize::try_from(x >> 33).unwrap_or_default() % bound.max(1)
+    }
+
+    /// Runs until told to stop.
+    pub(crate) async fn run(self: Rc<Self>, listeners: Vec<(TcpListener, ListenerSpec)>, mut phase: watch::Receiver<Phase>) {
+        let mut accepting: Vec<(Direction, JoinHandle<()>)> = Vec::new();
+        for (listener, spec) in listeners {
+            let direction = spec.direction;
+            accepting.push((direction, tokio::task::spawn_local(self.clone().accept(listener, Rc::new(spec)))));
+        }
+        let mut changes = self.shared.snapshot.watch();
+        let mut tick = tokio::time::interval(HOUSEKEEPING);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_draining = false;
+        // What was swapped in between the first load and the watch.
+        self.take_snapshot();
+        loop {
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take_snapshot();
+                }
+                _ = tick.tick() => self.keep_house(),
+                changed = phase.changed() => {
+                    let now = *phase.borrow_and_update();
+                    if changed.is_err() || now == Phase::Stop {
+                        return;
+                    }
+                    if now == Phase::Drain && !is_draining {
+                        is_draining = true;
+                        // LC-3: only inbound is drained.
+                        for (_, task) in accepting.iter().filter(|(d, _)| *d == Direction::Inbound) {
+                            task.abort();
+                        }
+                        self.open.drain();
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_snapshot(&self) {
+        let next = self.shared.snapshot.load();
+        self.snapshot.replace(next.clone());
+        self.open.judge(&next);
+    }
+
+    fn keep_house(&self) {
+        self.open.expire(SystemTime::now());
+        self.open.recheck(&self.shared.tls);
+        self.pools.sweep(self.config.limits.idle, self.shared.tls.generation());
+        self.destinations.sweep();
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener, spec: Rc<ListenerSpec>) {
+        loop {
+            if self.connections.get() >= self.config.limits.connections {
+                // The backlog holds them; the peer waits instead of the proxy's memory growing.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely; at once again would only burn time.
+                    tracing::warn!(address = %spec.address, %error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let counted = Counted::new(self.clone());
+            let spec = spec.clone();
+            tokio::task::spawn_local(async move {
+                counted.worker.serve(stream, &spec).await;
+                drop(counted);
+            });
+        }
+    }
+
+    async fn serve(self: &Rc<Self>, stream: TcpStream, spec: &ListenerSpec) {
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        match spec.direction {
+            Direction::Inbound => inbound::serve(self, stream, spec).await,
+            Direction::Outbound => outbound::serve(self, stream, spec).await,
+        }
+    }
+}
+
+/// Counts one connection while it lives.
+struct Counted {
+    worker: Rc<Worker>,
+}
+
+impl Counted {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.connections.set(worker.connections.get() + 1);
+        Self { worker }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.worker.connections.set(self.worker.connections.get().saturating_sub(1));
+    }
+}
+
+/// Connections whose protocol is not known yet. They may wait for ever (reference mtls PA-13), but not
+/// all of them: beyond the budget the oldest is shed.
+pub(crate) struct Undetected {
+    budget: usize,
+    waiting: RefCell<VecDeque<Rc<tokio::sync::Notify>>>,
+}
+
+impl Undetected {
+    fn new(budget: usize) -> Self {
+        Self { budget: budget.max(1), waiting: RefCell::default() }
+    }
+
+    /// Runs `detection`; `None` if it was shed.
+    pub(crate) async fn wait<T>(&self, detection: impl Future<Output = T>) -> Option<T> {
+        let mut detection = std::pin::pin!(detection);
+        // Most peers have spoken already: no bookkeeping for them.
+        if let Some(done) = futures::FutureExt::now_or_never(detection.as_mut()) {
+            return Some(done);
+        }
+        let shed = Rc::new(tokio::sync::Notify::new());
+        let guard = Waiting { all: self, own: shed.clone() };
+        let oldest = {
+            let mut waiting = self.waiting.borrow_mut();
+            waiting.push_back(shed.clone());
+            if waiting.len() > self.budget { waiting.pop_front() } else { None }
+        };
+        if let Some(oldest) = oldest {
+            oldest.notify_one();
+        }
+        let done = tokio::select! {
+            biased;
+            () = shed.notified() => None,
+            done = detection => Some(done),
+        };
+        drop(guard);
+        done
+    }
+}
+
+struct Waiting<'a> {
+    all: &'a Undetected,
+    own: Rc<tokio::sync::Notify>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.all.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.own));
+    }
+}
+
+/// Runs hyper's own tasks on the worker's thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExec;
+
+impl<F> hyper::rt::Executor<F> for LocalExec
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            let _ = future.await;
+        });
+    }
+}
+
+/// Seconds since the process began to count, the clock of [`crate::snapshot::DestinationCell::touch`].
+pub(crate) fn coarse_now_s() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    // From 1, since 0 means never.
+    START.get_or_init(Instant::now).elapsed().as_secs() + 1
+}
