@@ -1,0 +1,155 @@
+use super::*;
+use serde_json::Value;
+
+fn settings() -> InjectSettings {
+    let domain = TrustDomain::parse("cluster.local").expect("valid");
+    InjectSettings::new("maille:1", "/usr/local/bin/maille", domain)
+}
+
+fn submitted() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "cart-6d5f-",
+            "labels": {"app": "cart", "pod-template-hash": "6d5f"},
+            "annotations": {
+                "prometheus.io/scrape": "true",
+                "prometheus.io/port": "9090",
+                "traffic.sidecar.istio.io/excludeOutboundPorts": "5432",
+            },
+        },
+        "spec": {
+            "serviceAccountName": "cart",
+            "initContainers": [{"name": "migrate", "command": ["true"]}],
+            "containers": [{
+                "name": "app",
+                "command": ["/srv/cart"],
+                "ports": [{"name": "web", "containerPort": 8080}, {"name": "rpc", "containerPort": 9000}],
+                "readinessProbe": {"httpGet": {"path": "/ready", "port": "web", "scheme": "HTTPS",
+                    "httpHeaders": [{"name": "Host", "value": "cart"}]}, "timeoutSeconds": 2, "periodSeconds": 5},
+                "livenessProbe": {"tcpSocket": {"port": 8080}},
+                "startupProbe": {"grpc": {"port": 9000, "service": "cart"}, "failureThreshold": 30},
+                "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": 8080}}},
+            }, {
+                "name": "helper",
+                "readinessProbe": {"exec": {"command": ["true"]}},
+                "livenessProbe": {"httpGet": {"path": "/x", "port": 15020}},
+            }],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
+    })
+}
+
+fn injected(pod: Value) -> Value {
+    let pod = serde_json::from_value(pod).expect("a pod");
+    serde_json::to_value(inject(pod, "shop", &settings()).expect("injected")).expect("JSON")
+}
+
+/// `MAILLE_BLESS=1` writes the file anew.
+#[test]
+fn an_injected_pod_is_as_in_the_golden_file() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pod/injected.json");
+    let found = serde_json::to_string_pretty(&injected(submitted())).expect("JSON") + "\n";
+    if std::env::var_os("MAILLE_BLESS").is_some() {
+        std::fs::write(path, &found).expect("a writable golden file");
+    }
+    let expected = std::fs::read_to_string(path).expect("the golden file");
+    assert!(found == expected, "{path} differs from:\n{found}");
+}
+
+/// What injection writes passes the check it would have to pass when submitted.
+#[test]
+fn an_injected_pod_has_no_unknown_field() {
+    let errors = maille_config::check(&injected(submitted())).err().unwrap_or_default();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+/// Reference mtls 7.6.
+#[test]
+fn probes_go_to_the_status_port_and_the_originals_to_the_agent() {
+    let pod = injected(submitted());
+    let app = &pod["spec"]["containers"][1];
+    assert_eq!(app["name"], "app");
+    assert_eq!(
+        app["readinessProbe"],
+        json!({
+            "httpGet": {"path": "/app-health/app/readyz", "port": 15020, "scheme": "HTTP",
+                "httpHeaders": [{"name": "Host", "value": "cart"}]},
+            "timeoutSeconds": 2,
+            "periodSeconds": 5,
+        })
+    );
+    assert_eq!(app["livenessProbe"]["httpGet"]["path"], "/app-health/app/livez");
+    assert_eq!(app["livenessProbe"]["tcpSocket"], Value::Null);
+    assert_eq!(app["startupProbe"]["httpGet"]["path"], "/app-health/app/startupz");
+    assert_eq!(app["startupProbe"]["failureThreshold"], 30);
+    assert_eq!(app["lifecycle"]["preStop"]["httpGet"]["path"], "/app-lifecycle/app/prestopz");
+    let helper = &pod["spec"]["containers"][2];
+    assert_eq!(helper["readinessProbe"], json!({"exec": {"command": ["true"]}}));
+    assert_eq!(helper["livenessProbe"]["httpGet"]["path"], "/x");
+
+    let env = pod["spec"]["containers"][0]["env"].as_array().expect("an environment").clone();
+    let probers = env.iter().find(|e| e["name"] == "ISTIO_KUBE_APP_PROBERS").expect("the originals");
+    let probers: Value = serde_json::from_str(probers["value"].as_str().expect("text")).expect("JSON");
+    assert_eq!(
+        probers,
+        json!({
+            "/app-health/app/livez": {"tcpSocket": {"port": 8080}},
+            "/app-health/app/readyz": {"httpGet": {"path": "/ready", "port": 8080, "scheme": "HTTPS",
+                "httpHeaders": [{"name": "Host", "value": "cart"}]}, "timeoutSeconds": 2},
+            "/app-health/app/startupz": {"grpc": {"port": 9000, "service": "cart"}},
+            "/app-lifecycle/app/prestopz": {"httpGet": {"path": "/drain", "port": 8080}},
+        })
+    );
+}
+
+#[test]
+fn probes_stay_when_asked_to() {
+    for (annotation, value) in
+        [("sidecar.istio.io/rewriteAppHTTPProbers", "false"), ("status.sidecar.istio.io/port", "0")]
+    {
+        let mut pod = submitted();
+        pod["metadata"]["annotations"][annotation] = json!(value);
+        let pod = injected(pod);
+        assert_eq!(
+            pod["spec"]["containers"][1]["livenessProbe"],
+            json!({"tcpSocket": {"port": 8080}}),
+            "{annotation}"
+        );
+    }
+}
+
+#[test]
+fn names_come_from_labels_and_then_from_the_owner() {
+    let name = |labels: Value, owner: Value| {
+        let pod = json!({
+            "metadata": {"name": "cart-6d5f-x1", "labels": labels, "ownerReferences": owner},
+            "spec": {"containers": [{"name": "app"}]},
+        });
+        let labels = injected(pod)["metadata"]["labels"].clone();
+        (
+            labels[CANONICAL_NAME].as_str().map(str::to_owned),
+            labels[CANONICAL_REVISION].as_str().map(str::to_owned),
+        )
+    };
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "cart-6d5f", "uid": "1", "controller": true}]);
+    let is = |name: &str, revision: &str| (Some(name.to_owned()), Some(revision.to_owned()));
+    assert_eq!(name(json!({"app": "a", "version": "v2"}), owner.clone()), is("a", "v2"));
+    assert_eq!(name(json!({"app": "a", "app.kubernetes.io/name": "b"}), owner.clone()), is("b", "latest"));
+    assert_eq!(name(json!({"pod-template-hash": "6d5f"}), owner.clone()), is("cart", "latest"));
+    assert_eq!(name(json!({}), json!([])), is("cart-6d5f-x1", "latest"));
+}
+
+#[test]
+fn without_interception_there_is_no_init_container() {
+    let mut pod = submitted();
+    pod["metadata"]["annotations"]["sidecar.istio.io/interceptionMode"] = json!("NONE");
+    assert_eq!(injected(pod)["spec"]["initContainers"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_pod_with_a_sidecar_is_refused() {
+    let again = serde_json::from_value(injected(submitted())).expect("a pod");
+    assert!(matches!(inject(again, "shop", &settings()), Err(InjectError::ReservedName { .. })));
+}

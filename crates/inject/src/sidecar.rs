@@ -1,0 +1,191 @@
+//! The sidecar's containers and volumes.
+
+use maille_config::k8s::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+    EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe, ProjectedVolumeSource, ResourceRequirements,
+    SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+};
+use maille_config::k8s::{IntOrString, Quantity};
+use maille_core::ports;
+
+use crate::InjectSettings;
+use crate::annotations::Wishes;
+
+/// Name of the proxy's container.
+pub const SIDECAR_CONTAINER: &str = "istio-proxy";
+/// Name of the container that installs the redirection.
+pub const INIT_CONTAINER: &str = "istio-init";
+
+const TOKEN_VOLUME: &str = "istio-token";
+const ROOT_VOLUME: &str = "istiod-ca-cert";
+const STATE_VOLUME: &str = "workload-state";
+/// Names of the volumes that injection adds.
+pub(crate) const VOLUMES: [&str; 3] = [STATE_VOLUME, TOKEN_VOLUME, ROOT_VOLUME];
+
+const TOKEN_MOUNT: &str = "/var/run/secrets/tokens";
+const ROOT_MOUNT: &str = "/var/run/secrets/istio";
+const STATE_MOUNT: &str = "/var/lib/maille";
+/// Where the sidecar keeps its files.
+pub(crate) const RESERVED_MOUNTS: [&str; 3] = [STATE_MOUNT, TOKEN_MOUNT, ROOT_MOUNT];
+
+/// ConfigMap with the roots, in every namespace (reference mtls 5.6).
+const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
+const TOKEN_AUDIENCE: &str = "istio-ca";
+/// Twelve hours (reference mtls 5.3).
+const TOKEN_SECONDS: i64 = 43_200;
+
+/// The container that installs the redirection and ends.
+pub(crate) fn init_container(settings: &InjectSettings, args: &[String]) -> Container {
+    Container {
+        name: INIT_CONTAINER.to_owned(),
+        image: Some(settings.image.clone()),
+        command: Some(vec![settings.binary.clone()]),
+        args: Some(std::iter::once("intercept".to_owned()).chain(args.iter().cloned()).collect()),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                add: Some(vec!["NET_ADMIN".to_owned(), "NET_RAW".to_owned()]),
+                drop: Some(vec!["ALL".to_owned()]),
+            }),
+            privileged: Some(false),
+            read_only_root_filesystem: Some(false),
+            run_as_group: Some(0),
+            run_as_non_root: Some(false),
+            run_as_user: Some(0),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The proxy.
+pub(crate) fn proxy_container(
+    settings: &InjectSettings,
+    wishes: &Wishes,
+    extra_env: Vec<EnvVar>,
+) -> Container {
+    let mut env = vec![
+        from_field("POD_NAME", "metadata.name"),
+        from_field("POD_NAMESPACE", "metadata.namespace"),
+        from_field("INSTANCE_IP", "status.podIP"),
+        from_field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        value("DISCOVERY_ADDRESS", &settings.discovery_address),
+        value("CA_ADDR", &settings.discovery_address),
+        value("TRUST_DOMAIN", settings.trust_domain.as_str()),
+    ];
+    env.extend(wishes.env.iter().map(|(name, text)| value(name, text)));
+    env.extend(extra_env);
+    let mut mounts = vec![
+        mount(STATE_VOLUME, STATE_MOUNT, false),
+        mount(ROOT_VOLUME, ROOT_MOUNT, true),
+        mount(TOKEN_VOLUME, TOKEN_MOUNT, true),
+    ];
+    mounts.extend(wishes.mounts.iter().cloned());
+    Container {
+        name: SIDECAR_CONTAINER.to_owned(),
+        image: Some(settings.image.clone()),
+        command: Some(vec![settings.binary.clone()]),
+        args: Some(vec!["proxy".to_owned()]),
+        env: Some(env),
+        ports: Some(vec![ContainerPort {
+            name: Some("http-envoy-prom".to_owned()),
+            container_port: i32::from(ports::METRICS),
+            protocol: Some("TCP".to_owned()),
+            ..Default::default()
+        }]),
+        readiness_probe: wishes.status.then(|| ready(15, 4)),
+        startup_probe: wishes.status.then(|| ready(1, 600)),
+        resources: Some(resources(wishes)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".to_owned()]) }),
+            privileged: Some(false),
+            read_only_root_filesystem: Some(true),
+            run_as_group: Some(i64::from(ports::PROXY_UID)),
+            run_as_non_root: Some(true),
+            run_as_user: Some(i64::from(ports::PROXY_UID)),
+            ..Default::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Default::default()
+    }
+}
+
+/// The volumes of the proxy: its state in memory, the roots, and a token for the authority alone.
+pub(crate) fn volumes() -> Vec<Volume> {
+    vec![
+        Volume {
+            name: STATE_VOLUME.to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), ..Default::default() }),
+            ..Default::default()
+        },
+        Volume {
+            name: TOKEN_VOLUME.to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                sources: Some(vec![VolumeProjection {
+                    service_account_token: Some(ServiceAccountTokenProjection {
+                        audience: Some(TOKEN_AUDIENCE.to_owned()),
+                        expiration_seconds: Some(TOKEN_SECONDS),
+                        path: "istio-token".to_owned(),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
+        Volume {
+            name: ROOT_VOLUME.to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: ROOT_CONFIG_MAP.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
+    ]
+}
+
+/// Whether the proxy is ready: asked every second while it starts, every 15 s later on (reference mtls 10).
+fn ready(period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some("/healthz/ready".to_owned()),
+            port: IntOrString::Int(i32::from(ports::READINESS)),
+            ..Default::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(3),
+        failure_threshold: Some(failures),
+        ..Default::default()
+    }
+}
+
+fn resources(wishes: &Wishes) -> ResourceRequirements {
+    let mut requests = wishes.requests.clone();
+    // What an idle sidecar really takes, so that schedulers do not reserve what nobody uses.
+    requests.entry("cpu".to_owned()).or_insert_with(|| Quantity("10m".to_owned()));
+    requests.entry("memory".to_owned()).or_insert_with(|| Quantity("24Mi".to_owned()));
+    let limits = Some(wishes.limits.clone()).filter(|limits| !limits.is_empty());
+    ResourceRequirements { claims: None, limits, requests: Some(requests) }
+}
+
+pub(crate) fn value(name: &str, text: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(text.to_owned()), value_from: None }
+}
+
+fn from_field(name: &str, field_path: &str) -> EnvVar {
+    let field_ref =
+        ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: field_path.to_owned() };
+    let source = EnvVarSource { field_ref: Some(field_ref), ..Default::default() };
+    EnvVar { name: name.to_owned(), value: None, value_from: Some(source) }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..Default::default()
+    }
+}
