@@ -161,6 +161,25 @@ fn keys_of_every_accepted_kind_get_certificates() {
     }
 }
 
+/// PKCS#8, SEC1 (with its parameters before it) and PKCS#1, as files on disk have them.
+#[test]
+fn private_keys_are_read_in_every_form_and_keep_it() {
+    let directory = tempfile::tempdir().expect("directory");
+    let at = directory.path();
+    for (arguments, label) in [
+        (["genrsa", "-traditional", "-out", "k.pem", "2048"].as_slice(), "RSA PRIVATE KEY"),
+        (["ecparam", "-genkey", "-name", "prime256v1", "-out", "k.pem"].as_slice(), "EC PRIVATE KEY"),
+        (["genpkey", "-algorithm", "ed25519", "-out", "k.pem"].as_slice(), "PRIVATE KEY"),
+    ] {
+        openssl(at, arguments).expect("key");
+        let key = KeyPair::from_pem(&std::fs::read_to_string(at.join("k.pem")).expect("read")).expect(label);
+        assert!(key.to_pem().starts_with(&format!("-----BEGIN {label}-----")), "{label}");
+        std::fs::write(at.join("again.pem"), key.to_pem().as_bytes()).expect("write");
+        let public = |file| openssl(at, &["pkey", "-pubout", "-in", file]).expect("openssl reads it");
+        assert_eq!(public("k.pem"), public("again.pem"), "{label}");
+    }
+}
+
 /// CA-3.
 #[test]
 fn requests_without_proof_or_with_weak_keys_are_refused() {

@@ -94,7 +94,7 @@ const CLIENT_CONFIGS: usize = 1024;
 
 impl Current {
     fn new(generation: u64, svid: Svid, trust: Trust) -> Result<Self, SetupError> {
-        let anchors = Arc::new(Anchors::new(&trust, svid.identity().trust_domain())?);
+        let anchors = Arc::new(Anchors::new(&trust)?);
         let own = certified(svid.chain().to_vec(), svid.key())?;
         let server = |alpn: ServerAlpn| -> Result<_, SetupError> {
             let verifier = MeshClientVerifier { anchors: anchors.clone(), optional: false };
@@ -141,7 +141,11 @@ impl Current {
         if let Some(config) = self.clients.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(config.clone());
         }
-        let verifier = MeshServerVerifier { anchors: self.anchors.clone(), expected: expected.clone() };
+        let verifier = MeshServerVerifier {
+            anchors: self.anchors.clone(),
+            own: self.svid.identity().trust_domain().clone(),
+            expected: expected.clone(),
+        };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)?
             .dangerous()
@@ -173,7 +177,8 @@ impl Current {
         now: UnixTime,
     ) -> Result<(), Refusal> {
         let (leaf, intermediates) = split(Presenter::Server, chain)?;
-        self.anchors.verify_server(leaf, intermediates, expected, now)
+        let own = self.svid.identity().trust_domain();
+        self.anchors.verify_server(leaf, intermediates, own, expected, now)
     }
 
     /// The own credential.

@@ -44,8 +44,7 @@ impl Credential {
 /// After the handshake, [`crate::peer_of_server`] says who the client is; it answers
 /// `NoCertificate` for one without.
 pub fn discovery_server(own: &Credential, trust: &Trust) -> Result<Arc<ServerConfig>, SetupError> {
-    let own_domain = trust.accepted_domains.iter().next().ok_or(maille_pki::Error::Empty("trust"))?;
-    let anchors = Arc::new(Anchors::new(trust, own_domain)?);
+    let anchors = Arc::new(Anchors::new(trust)?);
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)?
         .with_client_cert_verifier(Arc::new(MeshClientVerifier { anchors, optional: true }))

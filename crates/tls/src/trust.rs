@@ -47,12 +47,10 @@ impl Trust {
 pub(crate) struct Anchors {
     by_domain: BTreeMap<TrustDomain, Vec<TrustAnchor<'static>>>,
     accepted: BTreeSet<TrustDomain>,
-    // Certificates without a SPIFFE name are verified by the roots of this domain.
-    own: TrustDomain,
 }
 
 impl Anchors {
-    pub(crate) fn new(trust: &Trust, own: &TrustDomain) -> Result<Self, SetupError> {
+    pub(crate) fn new(trust: &Trust) -> Result<Self, SetupError> {
         let mut by_domain = BTreeMap::new();
         for (domain, roots) in trust.bundles.iter() {
             let anchors = roots
@@ -62,7 +60,7 @@ impl Anchors {
                 .map_err(|e| SetupError::Root { trust_domain: domain.clone(), reason: e.to_string() })?;
             by_domain.insert(domain.clone(), anchors);
         }
-        Ok(Self { by_domain, accepted: trust.accepted_domains.clone(), own: own.clone() })
+        Ok(Self { by_domain, accepted: trust.accepted_domains.clone() })
     }
 
     /// Verifies a client: chain to the bundle of its trust domain, which must be accepted, and the
@@ -88,11 +86,13 @@ impl Anchors {
     }
 
     /// Verifies a server: chain to the mesh's roots and at least one of the expected names; an
-    /// empty list expects none in particular (SN-2, SN-3, SN-5).
+    /// empty list expects none in particular (SN-2, SN-3, SN-5). A certificate without a SPIFFE name
+    /// is verified by the roots of the `own` trust domain.
     pub(crate) fn verify_server(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
+        own: &TrustDomain,
         expected: &Arc<[String]>,
         now: UnixTime,
     ) -> Result<(), Refusal> {
@@ -101,7 +101,7 @@ impl Anchors {
             facts.check_end_entity()?;
             // A server may carry DNS names only (SN-5); one URI makes it an SVID, two are refused.
             let identity = if facts.uris.is_empty() { None } else { Some(facts.identity()?) };
-            let domain = identity.as_ref().map_or(&self.own, Identity::trust_domain);
+            let domain = identity.as_ref().map_or(own, Identity::trust_domain);
             self.verify_path(domain, leaf, intermediates, now, Presenter::Server)?;
             if !expected.is_empty() && !expected.iter().any(|name| facts.is_named(name)) {
                 return Err(Reason::Name { expected: expected.clone() });

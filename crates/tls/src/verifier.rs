@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use maille_core::TrustDomain;
 use maille_pki::CertificateDer;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
@@ -25,6 +26,7 @@ pub(crate) struct MeshClientVerifier {
 #[derive(Debug)]
 pub(crate) struct MeshServerVerifier {
     pub(crate) anchors: Arc<Anchors>,
+    pub(crate) own: TrustDomain,
     pub(crate) expected: Arc<[String]>,
 }
 
@@ -80,7 +82,7 @@ impl ServerCertVerifier for MeshServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.anchors.verify_server(leaf, intermediates, &self.expected, now)?;
+        self.anchors.verify_server(leaf, intermediates, &self.own, &self.expected, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
