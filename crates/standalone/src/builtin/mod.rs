@@ -1,1 +1,213 @@
 //! The objects that every mesh begins with.
+//!
+//! Namespaces, the Services `kubernetes` and `kube-dns` (whose endpoints are the API process on the
+//! node), and the control plane: an ordinary Deployment, so that it is restarted, shown and read
+//! like everything else.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use maille_config::k8s::api::apps::v1::Deployment;
+use maille_config::k8s::api::core::v1::{Namespace, Service, ServiceAccount};
+use maille_config::k8s::api::discovery::v1::EndpointSlice;
+use maille_core::{ROOT_NAMESPACE, ports};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// Where the parts of the node answer.
+#[derive(Debug, Clone)]
+pub struct BuiltinOptions<'a> {
+    /// The `maille` binary, which the control plane's Pod runs.
+    pub binary: &'a Path,
+    /// The node's address on the bridge.
+    pub node_address: Ipv4Addr,
+    /// Port of the API there.
+    pub api_port: u16,
+    /// Virtual address of the Service `kubernetes`.
+    pub api_service: Ipv4Addr,
+    /// Virtual address of the Service `kube-dns`.
+    pub dns_service: Ipv4Addr,
+}
+
+/// Creates what is missing and brings the rest up to date.
+///
+/// # Errors
+/// What the API refuses, with the object's name.
+pub async fn apply(client: &Client, options: &BuiltinOptions<'_>) -> Result<(), BuiltinError> {
+    for name in ["default", "kube-system", ROOT_NAMESPACE] {
+        ensure::<Namespace>(Api::all(client.clone()), json!({"metadata": {"name": name}})).await?;
+    }
+    for (namespace, object) in [("default", api_service(options)), ("kube-system", dns_service(options))] {
+        ensure::<Service>(Api::namespaced(client.clone(), namespace), object).await?;
+    }
+    for (namespace, object) in [("default", api_endpoints(options)), ("kube-system", dns_endpoints(options))]
+    {
+        ensure::<EndpointSlice>(Api::namespaced(client.clone(), namespace), object).await?;
+    }
+    let account = json!({"metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE}});
+    ensure::<ServiceAccount>(Api::namespaced(client.clone(), ROOT_NAMESPACE), account).await?;
+    ensure::<Service>(Api::namespaced(client.clone(), ROOT_NAMESPACE), control_service()).await?;
+    ensure::<Deployment>(Api::namespaced(client.clone(), ROOT_NAMESPACE), control_plane(options.binary)).await
+}
+
+/// The API refused one of the objects.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create the built-in {kind} '{name}': {source}")]
+pub struct BuiltinError {
+    kind: String,
+    name: String,
+    source: kube::Error,
+}
+
+async fn ensure<K>(api: Api<K>, object: Value) -> Result<(), BuiltinError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+{
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let failed = |source| BuiltinError { kind: K::kind(&()).into_owned(), name: name.clone(), source };
+    let typed: K =
+        serde_json::from_value(object.clone()).map_err(|error| failed(kube::Error::SerdeError(error)))?;
+    match api.create(&PostParams::default(), &typed).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let patch = Patch::Merge(object);
+            api.patch(&typed.name_any(), &PatchParams::default(), &patch).await.map(|_| ()).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn api_service(options: &BuiltinOptions<'_>) -> Value {
+    json!({
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"}
+        },
+        "spec": {
+            "clusterIP": options.api_service,
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": options.api_port}]
+        }
+    })
+}
+
+fn api_endpoints(options: &BuiltinOptions<'_>) -> Value {
+    endpoints(
+        "kubernetes",
+        "default",
+        options,
+        &json!([{"name": "https", "port": options.api_port, "protocol": "TCP"}]),
+    )
+}
+
+fn dns_service(options: &BuiltinOptions<'_>) -> Value {
+    json!({
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},
+        "spec": {
+            "clusterIP": options.dns_service,
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}
+            ]
+        }
+    })
+}
+
+fn dns_endpoints(options: &BuiltinOptions<'_>) -> Value {
+    let ports = json!([
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53, "protocol": "TCP"}
+    ]);
+    endpoints("kube-dns", "kube-system", options, &ports)
+}
+
+/// The slice of a Service that the node itself answers.
+fn endpoints(service: &str, namespace: &str, options: &BuiltinOptions<'_>, ports: &Value) -> Value {
+    json!({
+        "metadata": {
+            "name": service, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}
+        },
+        "addressType": "IPv4",
+        "endpoints": [{
+            "addresses": [options.node_address],
+            "conditions": {"ready": true, "serving": true, "terminating": false}
+        }],
+        "ports": ports
+    })
+}
+
+fn control_service() -> Value {
+    json!({
+        "metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE, "labels": {"app": "istiod"}},
+        "spec": {
+            "selector": {"app": "istiod"},
+            "ports": [
+                {"name": "https-dns", "port": ports::DISCOVERY, "targetPort": ports::DISCOVERY, "protocol": "TCP"},
+                {"name": "http-monitoring", "port": ports::CONTROL_MONITORING,
+                 "targetPort": ports::CONTROL_MONITORING, "protocol": "TCP"}
+            ]
+        }
+    })
+}
+
+fn control_plane(binary: &Path) -> Value {
+    json!({
+        "metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE, "labels": {"app": "istiod"}},
+        "spec": {
+            // One writer of the authority's state; the old one goes before the new one comes.
+            "replicas": 1,
+            "strategy": {"type": "Recreate", "rollingUpdate": null},
+            "selector": {"matchLabels": {"app": "istiod"}},
+            "template": {
+                "metadata": {"labels": {"app": "istiod", "sidecar.istio.io/inject": "false"}},
+                "spec": {
+                    "serviceAccountName": "istiod",
+                    "containers": [{
+                        "name": "discovery",
+                        "image": "maille:latest",
+                        "command": [binary, "control-plane"],
+                        "ports": [
+                            {"name": "https-dns", "containerPort": ports::DISCOVERY},
+                            {"name": "http-monitoring", "containerPort": ports::CONTROL_MONITORING}
+                        ],
+                        "readinessProbe": {
+                            "httpGet": {"path": "/ready", "port": ports::CONTROL_MONITORING},
+                            "periodSeconds": 1
+                        }
+                    }]
+                }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_object_is_of_its_kind() {
+        let options = BuiltinOptions {
+            binary: Path::new("/bin/maille"),
+            node_address: Ipv4Addr::new(10, 244, 0, 1),
+            api_port: 6443,
+            api_service: Ipv4Addr::new(10, 96, 0, 1),
+            dns_service: Ipv4Addr::new(10, 96, 0, 10),
+        };
+        for service in [api_service(&options), dns_service(&options), control_service()] {
+            serde_json::from_value::<Service>(service).expect("a Service");
+        }
+        for slice in [api_endpoints(&options), dns_endpoints(&options)] {
+            serde_json::from_value::<EndpointSlice>(slice).expect("an EndpointSlice");
+        }
+        let deployment: Deployment =
+            serde_json::from_value(control_plane(options.binary)).expect("a Deployment");
+        let template = deployment.spec.template.spec.expect("a template");
+        assert_eq!(
+            template.containers[0].command.as_deref(),
+            Some(&["/bin/maille".to_owned(), "control-plane".into()][..])
+        );
+    }
+}

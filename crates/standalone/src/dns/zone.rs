@@ -1,0 +1,239 @@
+//! What the cluster's names stand for.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use kube::runtime::{reflector, watcher};
+use kube::{Api, Client, ResourceExt};
+use maille_config::k8s::api::core::v1::Service;
+use maille_config::k8s::api::discovery::v1::EndpointSlice;
+use maille_core::CLUSTER_DOMAIN;
+
+/// One record, as much as the cluster needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Record {
+    /// A or AAAA.
+    Address(IpAddr),
+    /// Another name (ExternalName).
+    Alias(String),
+    /// A named port: number, and the name it is at.
+    Port(u16, String),
+}
+
+/// All names of the cluster; lower case, without the final dot.
+#[derive(Debug, Default)]
+pub struct Zone {
+    records: HashMap<String, Vec<Record>>,
+    /// Names that have no records but names below them: they exist (RFC 8020).
+    branches: HashSet<String>,
+}
+
+impl Zone {
+    /// The zone of these objects.
+    pub fn build<'a>(
+        services: impl Iterator<Item = &'a Service>,
+        slices: impl Iterator<Item = &'a EndpointSlice>,
+    ) -> Self {
+        let mut of_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
+        for slice in slices {
+            if let Some(service) = slice.labels().get("kubernetes.io/service-name") {
+                let key = (slice.namespace().unwrap_or_default(), service.clone());
+                of_service.entry(key).or_default().push(slice);
+            }
+        }
+        let mut zone = Self::default();
+        zone.branches.insert(CLUSTER_DOMAIN.to_owned());
+        for service in services {
+            let key = (service.namespace().unwrap_or_default(), service.name_any());
+            zone.add_service(service, &key.0, of_service.get(&key).map_or(&[][..], Vec::as_slice));
+        }
+        zone
+    }
+
+    fn add_service(&mut self, service: &Service, namespace: &str, slices: &[&EndpointSlice]) {
+        let name = format!("{}.{namespace}.svc.{CLUSTER_DOMAIN}", service.name_any()).to_lowercase();
+        let Some(spec) = &service.spec else { return };
+        if let Some(external) =
+            spec.external_name.as_ref().filter(|_| spec.type_.as_deref() == Some("ExternalName"))
+        {
+            self.add(name, Record::Alias(external.trim_end_matches('.').to_lowercase()));
+            return;
+        }
+        let virtual_addresses: Vec<IpAddr> = spec
+            .cluster_ips
+            .iter()
+            .flatten()
+            .chain(&spec.cluster_ip)
+            .filter_map(|address| address.parse().ok())
+            .collect();
+        if virtual_addresses.is_empty() {
+            self.add_headless(&name, spec.publish_not_ready_addresses == Some(true), slices);
+        }
+        for address in virtual_addresses {
+            self.add(name.clone(), Record::Address(address));
+        }
+        self.branch(&name);
+        for port in spec.ports.iter().flatten() {
+            if let (Some(port_name), Ok(number)) = (&port.name, u16::try_from(port.port)) {
+                let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
+                let srv = format!("_{}._{protocol}.{name}", port_name.to_lowercase());
+                self.add(srv, Record::Port(number, name.clone()));
+            }
+        }
+    }
+
+    fn add_headless(&mut self, name: &str, publish_unready: bool, slices: &[&EndpointSlice]) {
+        for endpoint in slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()) {
+            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
+            if !ready && !publish_unready {
+                continue;
+            }
+            for address in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
+                self.add(name.to_owned(), Record::Address(address));
+                if let Some(hostname) = &endpoint.hostname {
+                    self.add(format!("{}.{name}", hostname.to_lowercase()), Record::Address(address));
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, name: String, record: Record) {
+        self.branch(&name);
+        let records = self.records.entry(name).or_default();
+        if !records.contains(&record) {
+            records.push(record);
+        }
+    }
+
+    /// Makes the names above `name` exist.
+    fn branch(&mut self, name: &str) {
+        let mut rest = name;
+        while let Some((_, parent)) = rest.split_once('.') {
+            if !parent.ends_with(CLUSTER_DOMAIN) || !self.branches.insert(parent.to_owned()) {
+                break;
+            }
+            rest = parent;
+        }
+        self.branches.insert(name.to_owned());
+    }
+
+    /// The records of `name` (lower case, no final dot); `None` if there is no such name.
+    pub(super) fn lookup(&self, name: &str) -> Option<Vec<Record>> {
+        if let Some(records) = self.records.get(name) {
+            return Some(records.clone());
+        }
+        if self.branches.contains(name) {
+            return Some(Vec::new());
+        }
+        pod_address(name).map(|address| vec![Record::Address(address)])
+    }
+
+    /// Whether `name` is the cluster's to answer.
+    pub(super) fn is_own(name: &str) -> bool {
+        name.strip_suffix(CLUSTER_DOMAIN).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+}
+
+/// `10-244-0-7.<namespace>.pod.<domain>` says its own address.
+fn pod_address(name: &str) -> Option<IpAddr> {
+    let rest = name.strip_suffix(CLUSTER_DOMAIN)?.strip_suffix(".pod.")?;
+    let (dashed, namespace) = rest.split_once('.')?;
+    if namespace.is_empty() || namespace.contains('.') {
+        return None;
+    }
+    dashed.replace('-', ".").parse().ok()
+}
+
+/// Keeps `zone` as the API's Services and EndpointSlices are.
+pub(super) async fn follow(client: Client, zone: &ArcSwap<Zone>) {
+    let (services, service_writer) = reflector::store::<Service>();
+    let (slices, slice_writer) = reflector::store::<EndpointSlice>();
+    let config = watcher::Config::default;
+    let mut changes = futures::stream::select(
+        reflector::reflector(service_writer, watcher::watcher(Api::all(client.clone()), config()))
+            .map(|event| event.map(|_| ()))
+            .boxed(),
+        reflector::reflector(slice_writer, watcher::watcher(Api::all(client), config()))
+            .map(|event| event.map(|_| ()))
+            .boxed(),
+    );
+    while let Some(change) = changes.next().await {
+        if let Err(error) = change {
+            tracing::debug!(%error, "watch interrupted; names stay as they are");
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            continue;
+        }
+        let (services, slices) = (services.state(), slices.state());
+        zone.store(Zone::build(services.iter().map(AsRef::as_ref), slices.iter().map(AsRef::as_ref)).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn zone() -> Zone {
+        let services: Vec<Service> = serde_json::from_value(json!([
+            {"metadata": {"name": "web", "namespace": "shop"},
+             "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]}},
+            {"metadata": {"name": "db", "namespace": "shop"}, "spec": {"clusterIP": "None"}},
+            {"metadata": {"name": "ext", "namespace": "shop"},
+             "spec": {"type": "ExternalName", "externalName": "Example.org."}}
+        ]))
+        .expect("services");
+        let slices: Vec<EndpointSlice> = serde_json::from_value(json!([
+            {"addressType": "IPv4",
+             "metadata": {"name": "db-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
+             "endpoints": [
+                {"addresses": ["10.244.0.3"], "hostname": "db-0", "conditions": {"ready": true}},
+                {"addresses": ["10.244.0.4"], "conditions": {"ready": false}}]}
+        ]))
+        .expect("slices");
+        Zone::build(services.iter(), slices.iter())
+    }
+
+    fn address(text: &str) -> Record {
+        Record::Address(text.parse().expect("an address"))
+    }
+
+    #[test]
+    fn names_of_services_and_pods() {
+        let zone = zone();
+        let own = |name: &str| zone.lookup(&format!("{name}.cluster.local"));
+        assert_eq!(own("web.shop.svc"), Some(vec![address("10.96.0.7")]));
+        assert_eq!(own("db.shop.svc"), Some(vec![address("10.244.0.3")]), "only ready endpoints");
+        assert_eq!(own("db-0.db.shop.svc"), Some(vec![address("10.244.0.3")]));
+        assert_eq!(own("ext.shop.svc"), Some(vec![Record::Alias("example.org".into())]));
+        assert_eq!(
+            own("_http._tcp.web.shop.svc"),
+            Some(vec![Record::Port(80, "web.shop.svc.cluster.local".into())])
+        );
+        assert_eq!(own("10-244-0-9.shop.pod"), Some(vec![address("10.244.0.9")]));
+    }
+
+    #[test]
+    fn what_has_names_below_it_exists_and_the_rest_does_not() {
+        let zone = zone();
+        for there in [
+            "svc.cluster.local",
+            "shop.svc.cluster.local",
+            "cluster.local",
+            "_tcp.web.shop.svc.cluster.local",
+        ] {
+            assert_eq!(zone.lookup(there), Some(Vec::new()), "{there}");
+        }
+        for absent in
+            ["nope.shop.svc.cluster.local", "web.other.svc.cluster.local", "x.shop.pod.cluster.local"]
+        {
+            assert_eq!(zone.lookup(absent), None, "{absent}");
+        }
+        assert!(
+            Zone::is_own("a.cluster.local")
+                && !Zone::is_own("acluster.local")
+                && !Zone::is_own("example.org")
+        );
+    }
+}
