@@ -23,7 +23,6 @@ use view::View;
 
 /// A checked object.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "checked one at a time, and taken apart at once")]
 pub enum Object {
     /// `security.istio.io` PeerAuthentication.
     PeerAuthentication(istio::PeerAuthentication),

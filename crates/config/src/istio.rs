@@ -24,6 +24,7 @@ macro_rules! kind {
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             /// Name, namespace, labels, annotations, creation time.
+            #[serde(default)]
             pub metadata: ObjectMeta,
             /// What the user asked for; an absent spec is the empty one.
             #[serde(default, deserialize_with = "or_default")]

@@ -17,7 +17,7 @@ use crate::field_error::{FieldError, FieldErrorKind};
 use crate::path::{self, FieldPath};
 use crate::{Object, check, warnings};
 use compose::{Composer, Problem};
-use node::{Content, Mark, Node};
+use node::{Content, Mark, Node, Place};
 
 /// What aliases may add to one document, in bytes of text and 32 for each value: stops texts that grow exponentially.
 const MAX_EXPANSION: usize = 4 * 1024 * 1024;
@@ -197,10 +197,12 @@ impl Reader {
 }
 
 impl Document {
-    /// Line and column, from 1, of the value at a field path such as `spec.rules[0].to[0].operation.ports[1]`;
-    /// of the nearest value around it if there is none.
+    /// Line and column, from 1, of the value at a field path such as `spec.rules[0].to[0].operation.ports[1]`, or of
+    /// its name if it begins on a later line; of the nearest value around it if there is none.
     pub fn position(&self, field_path: &str) -> Option<(u32, u32)> {
-        self.root.find(field_path).map(|place| (place.value.line, place.value.column)).or_else(|| {
+        // A list or mapping that begins below its name is pointed at by its name.
+        let start = |place: Place| if place.value.line > place.key.line { place.key } else { place.value };
+        self.root.find(field_path).map(start).map(|mark| (mark.line, mark.column)).or_else(|| {
             path::ancestors(field_path)
                 .find_map(|path| self.root.find(path))
                 .map(|place| (place.key.line, place.key.column))

@@ -5,8 +5,10 @@ use super::view::View;
 use crate::field_error::FieldError;
 use crate::suggest;
 
+type ValueRule = fn(&View<'_>, &str) -> Option<FieldError>;
+
 /// Keys without brackets, and how their values are checked.
-const KEYS: &[(&str, fn(&View<'_>, &str) -> Option<FieldError>)] = &[
+const KEYS: &[(&str, ValueRule)] = &[
     ("source.ip", values::ip_block),
     ("remote.ip", values::ip_block),
     ("source.namespace", values::any),
@@ -66,8 +68,6 @@ pub(super) fn check(when: &View<'_>, errors: &mut Vec<FieldError>) {
         check_texts(&list, rule, errors);
     }
 }
-
-type ValueRule = fn(&View<'_>, &str) -> Option<FieldError>;
 
 fn rule_of(at: &View<'_>, key: &str) -> Result<ValueRule, FieldError> {
     if let Some((_, rule)) = KEYS.iter().find(|(name, _)| *name == key) {

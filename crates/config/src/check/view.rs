@@ -53,10 +53,6 @@ impl<'v> View<'v> {
         self.value.as_str()
     }
 
-    pub(super) fn number(&self) -> Option<i64> {
-        self.value.as_i64()
-    }
-
     pub(super) fn is_object(&self) -> bool {
         self.value.is_object()
     }

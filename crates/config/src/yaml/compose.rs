@@ -36,10 +36,12 @@ impl Problem {
             // The parser names the start of the scalar that the tab would continue.
             return Self::new(first_tab(text, at), "a tab cannot indent", "indent with blanks");
         }
-        let help = message
-            .contains("mapping values are not allowed")
-            .then_some("put text that contains ': ' in quotes, and check the indentation");
-        Self { mark: at, message: message.to_owned(), help }
+        let help = if message.contains("mapping values are not allowed") {
+            "put text that contains ': ' in quotes, and check the indentation"
+        } else {
+            "check brackets, quotes and indentation here and just before"
+        };
+        Self::new(at, message, help)
     }
 }
 
