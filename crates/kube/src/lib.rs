@@ -1,3 +1,19 @@
-//! Where a cluster begins: watches, token review, trust bundles, status.
+//! Where a cluster begins: the only place with a Kubernetes client.
+//!
+//! Watches turn into events of the control plane's world; tokens are reviewed by the API server; the authority's root is
+//! kept in a Secret, and its bundle in a ConfigMap of every namespace. The embedded API server and
+//! a real cluster are served by the same code.
 
 #![forbid(unsafe_code)]
+
+mod bundle;
+mod objects;
+mod policies;
+mod root;
+mod run;
+mod token_review;
+mod watch;
+
+pub use maille_control::IssueRules;
+pub use maille_control::world::MeshConfig;
+pub use run::{ControlPlaneOptions, run_control_plane};

@@ -1,0 +1,321 @@
+//! Kubernetes' objects as the mesh reads them: only the fields it needs, so that the rest is dropped while
+//! decoding and never kept.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use maille_control::world;
+use maille_core::{NamespacedName, PortProtocol, Selector};
+use serde::Deserialize;
+
+macro_rules! kind {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $group:literal, $api_version:literal, $version:literal, $plural:literal, $scope:ident,
+     { $($field:ident: $type:ty),* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        pub(crate) struct $name {
+            pub(crate) metadata: ObjectMeta,
+            $(pub(crate) $field: $type,)*
+        }
+
+        impl k8s_openapi::Resource for $name {
+            const API_VERSION: &'static str = $api_version;
+            const GROUP: &'static str = $group;
+            const KIND: &'static str = $kind;
+            const VERSION: &'static str = $version;
+            const URL_PATH_SEGMENT: &'static str = $plural;
+            type Scope = k8s_openapi::$scope;
+        }
+
+        impl k8s_openapi::Metadata for $name {
+            type Ty = ObjectMeta;
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn metadata_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+kind!(
+    /// A Pod.
+    Pod, "Pod", "", "v1", "v1", "pods", NamespaceResourceScope,
+    { spec: PodSpec, status: PodStatus }
+);
+kind!(
+    /// A Service.
+    Service, "Service", "", "v1", "v1", "services", NamespaceResourceScope,
+    { spec: ServiceSpec }
+);
+kind!(
+    /// An EndpointSlice.
+    EndpointSlice, "EndpointSlice", "discovery.k8s.io", "discovery.k8s.io/v1", "v1", "endpointslices",
+    NamespaceResourceScope,
+    { address_type: String, endpoints: Option<Vec<Endpoint>>, ports: Option<Vec<EndpointPort>> }
+);
+kind!(
+    /// A Namespace.
+    Namespace, "Namespace", "", "v1", "v1", "namespaces", ClusterResourceScope, {}
+);
+kind!(
+    /// A ConfigMap.
+    ConfigMap, "ConfigMap", "", "v1", "v1", "configmaps", NamespaceResourceScope,
+    { data: Option<BTreeMap<String, String>> }
+);
+kind!(
+    /// A PeerAuthentication whose spec is not read yet.
+    PeerAuthentication, "PeerAuthentication", "security.istio.io", "security.istio.io/v1", "v1",
+    "peerauthentications", NamespaceResourceScope,
+    { spec: serde_json::Value }
+);
+kind!(
+    /// An AuthorizationPolicy whose spec is not read yet.
+    AuthorizationPolicy, "AuthorizationPolicy", "security.istio.io", "security.istio.io/v1", "v1",
+    "authorizationpolicies", NamespaceResourceScope,
+    { spec: serde_json::Value }
+);
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodSpec {
+    service_account_name: Option<String>,
+    host_network: Option<bool>,
+    containers: Vec<Container>,
+    init_containers: Option<Vec<Container>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Container {
+    name: String,
+    ports: Option<Vec<ContainerPort>>,
+    restart_policy: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerPort {
+    name: Option<String>,
+    container_port: i64,
+    protocol: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+    #[serde(rename = "hostIP")]
+    host_ip: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PodIp {
+    ip: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceSpec {
+    r#type: Option<String>,
+    #[serde(rename = "clusterIP")]
+    cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    cluster_ips: Option<Vec<String>>,
+    selector: Option<BTreeMap<String, String>>,
+    ports: Option<Vec<ServicePort>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ServicePort {
+    name: Option<String>,
+    port: i64,
+    protocol: Option<String>,
+    app_protocol: Option<String>,
+    target_port: Option<IntOrString>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Endpoint {
+    addresses: Vec<String>,
+    conditions: Conditions,
+    hostname: Option<String>,
+    target_ref: Option<TargetRef>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Conditions {
+    ready: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct TargetRef {
+    kind: String,
+    name: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct EndpointPort {
+    name: Option<String>,
+    port: Option<i64>,
+    protocol: Option<String>,
+}
+
+/// Namespace and name of an object.
+pub(crate) fn name_of(metadata: &ObjectMeta) -> NamespacedName {
+    NamespacedName::new(
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    matches!(protocol, None | Some("" | "TCP"))
+}
+
+fn port(number: i64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|n| *n != 0)
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|a| a.to_canonical())
+}
+
+/// The Pod as the mesh sees it; `None` while it has no address of its own, on the host's network, or
+/// when its containers have all ended.
+pub(crate) fn pod(pod: &Pod) -> Option<world::Pod> {
+    let ended = matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if ended || pod.spec.host_network == Some(true) {
+        return None;
+    }
+    let several = pod.status.pod_ips.iter().flatten().map(|p| p.ip.as_str());
+    let mut addresses: Vec<IpAddr> =
+        several.chain(pod.status.pod_ip.as_deref()).filter_map(address).collect();
+    let mut seen = Vec::new();
+    addresses.retain(|a| {
+        !seen.contains(a) && {
+            seen.push(*a);
+            true
+        }
+    });
+    let host = pod.status.host_ip.as_deref().and_then(address);
+    if addresses.is_empty() || addresses.iter().any(|a| Some(*a) == host) {
+        return None;
+    }
+    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    // Init containers that stay (native sidecars) are containers like others.
+    let staying = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
+    let containers =
+        || pod.spec.containers.iter().chain(pod.spec.init_containers.iter().flatten().filter(staying));
+    let named_ports = containers().flat_map(|c| c.ports.iter().flatten()).filter_map(|p| {
+        let name = p.name.clone().filter(|_| is_tcp(p.protocol.as_deref()))?;
+        Some((name, port(p.container_port)?))
+    });
+    Some(world::Pod {
+        name: name_of(&pod.metadata),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        addresses,
+        service_account: match pod.spec.service_account_name.as_deref() {
+            None | Some("") => "default".to_owned(),
+            Some(account) => account.to_owned(),
+        },
+        workload_name: workload_name(pod, &labels),
+        meshed: containers().any(|c| c.name == "istio-proxy"),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        named_ports: named_ports.collect(),
+        labels,
+    })
+}
+
+/// The owner people know a pod by: the Deployment behind its ReplicaSet, else its controller, else itself.
+fn workload_name(pod: &Pod, labels: &BTreeMap<String, String>) -> String {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    let own = || pod.metadata.name.clone().unwrap_or_default();
+    let Some(owner) = owners.into_iter().find(|o| o.controller == Some(true)) else { return own() };
+    if owner.kind == "ReplicaSet"
+        && let Some(hash) = labels.get("pod-template-hash")
+        && let Some(deployment) = owner.name.strip_suffix(hash).and_then(|n| n.strip_suffix('-'))
+    {
+        return deployment.to_owned();
+    }
+    owner.name.clone()
+}
+
+/// The Service as the mesh sees it; `None` for an ExternalName.
+pub(crate) fn service(service: &Service) -> Option<world::Service> {
+    let spec = &service.spec;
+    if spec.r#type.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let headless = spec.cluster_ip.as_deref() == Some("None");
+    let several = spec.cluster_ips.iter().flatten().map(String::as_str);
+    let mut addresses: Vec<IpAddr> = several.chain(spec.cluster_ip.as_deref()).filter_map(address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let annotation = |key: &str| {
+        let value = service.metadata.annotations.as_ref().and_then(|a| a.get(key));
+        let names = value.into_iter().flat_map(|v| v.split(',')).map(str::trim).filter(|n| !n.is_empty());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let ports = spec.ports.iter().flatten().filter(|p| is_tcp(p.protocol.as_deref())).filter_map(|p| {
+        let number = port(p.port)?;
+        Some(world::ServicePort {
+            number,
+            name: p.name.clone().unwrap_or_default(),
+            protocol: PortProtocol::of_port(p.app_protocol.as_deref(), p.name.as_deref(), number),
+            target: match &p.target_port {
+                Some(IntOrString::String(name)) => world::TargetPort::Name(name.clone()),
+                Some(IntOrString::Int(0)) | None => world::TargetPort::Number(number),
+                Some(IntOrString::Int(target)) => world::TargetPort::Number(port((*target).into())?),
+            },
+        })
+    });
+    Some(world::Service {
+        name: name_of(&service.metadata),
+        addresses,
+        headless,
+        ports: ports.collect(),
+        selector: spec.selector.clone().filter(|s| !s.is_empty()).map(Selector::new),
+        created_s: service.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |t| t.0.as_second()),
+        service_accounts: annotation("alpha.istio.io/kubernetes-serviceaccounts"),
+        canonical_accounts: annotation("alpha.istio.io/canonical-serviceaccounts"),
+    })
+}
+
+/// The EndpointSlice as the mesh sees it; `None` if it belongs to no Service or holds names.
+pub(crate) fn slice(slice: &EndpointSlice) -> Option<world::EndpointSlice> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let service = labels.get("kubernetes.io/service-name").filter(|name| !name.is_empty())?.clone();
+    if slice.address_type == "FQDN" {
+        return None;
+    }
+    let ports = slice.ports.iter().flatten().filter(|p| is_tcp(p.protocol.as_deref()));
+    let ports = ports.filter_map(|p| Some((p.name.clone().unwrap_or_default(), port(p.port?)?)));
+    let endpoints = slice.endpoints.iter().flatten().map(|e| world::SliceEndpoint {
+        addresses: e.addresses.iter().filter_map(|a| address(a)).collect(),
+        // Kubernetes: an unknown state is to be taken as ready.
+        ready: e.conditions.ready.unwrap_or(true),
+        pod: e.target_ref.as_ref().filter(|t| t.kind == "Pod").map(|t| t.name.clone()),
+        hostname: e.hostname.clone(),
+    });
+    Some(world::EndpointSlice {
+        name: name_of(&slice.metadata),
+        service,
+        ports: ports.collect(),
+        endpoints: endpoints.filter(|e| !e.addresses.is_empty()).collect(),
+    })
+}

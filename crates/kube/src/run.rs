@@ -1,0 +1,162 @@
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::Client;
+use maille_control::world::{MeshConfig, World};
+use maille_control::{ControlPlane, Hub, IssueRules, Readiness, serve_monitoring};
+use maille_core::{Clock, SystemClock, TrustDomain, ports};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::token_review::ApiTokenReviewer;
+use crate::watch::{Synced, WORLD_WATCHES, feed_world};
+use crate::{bundle, root};
+
+/// How the control plane runs.
+#[derive(Debug, Clone)]
+pub struct ControlPlaneOptions {
+    /// What holds for the whole mesh.
+    pub mesh: MeshConfig,
+    /// Port of discovery and the authority, TLS.
+    pub discovery_port: u16,
+    /// Port of metrics, health and flows, plain HTTP.
+    pub monitoring_port: u16,
+    /// How certificates are issued.
+    pub issue_rules: IssueRules,
+}
+
+impl ControlPlaneOptions {
+    /// Istio's ports and defaults, in this trust domain.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            mesh: MeshConfig::new(trust_domain),
+            discovery_port: ports::DISCOVERY,
+            monitoring_port: ports::CONTROL_MONITORING,
+            issue_rules: IssueRules::default(),
+        }
+    }
+}
+
+/// Events between the watches and the world.
+const EVENT_QUEUE: usize = 1024;
+
+/// Runs the control plane of a cluster until SIGTERM or SIGINT.
+///
+/// The API server is found as every Kubernetes client finds it: the Pod's ServiceAccount, else the kubeconfig. While it
+/// cannot be reached at start, this waits for it; when it is lost later, the last world stays in force. Discovery and
+/// the authority answer only once the world is complete, since an incomplete one would say with authority
+/// that things do not exist.
+pub async fn run_control_plane(options: ControlPlaneOptions) -> anyhow::Result<()> {
+    let client = Client::try_default().await.context("no way to reach a Kubernetes API server")?;
+    let (stop, stopped) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        let _ = stop.send(true);
+        // Whoever stops us waits for our end, not for our streams.
+        stop.closed().await;
+    });
+    let discovery = listen(options.discovery_port)?;
+    let monitoring = listen(options.monitoring_port)?;
+    run_with(client, options, Arc::new(SystemClock), discovery, monitoring, stopped).await
+}
+
+/// The control plane over any client and listeners.
+pub(crate) async fn run_with(
+    client: Client,
+    options: ControlPlaneOptions,
+    clock: Arc<dyn Clock>,
+    discovery: TcpListener,
+    monitoring: TcpListener,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let hub = Hub::new(World::new(options.mesh.clone()));
+    let reviewer = Arc::new(ApiTokenReviewer(client.clone()));
+    let mut control = ControlPlane::new(Arc::clone(&hub), reviewer, Arc::clone(&clock));
+    control.rules = options.issue_rules;
+    let ready = Readiness::default();
+    let stop = |mut stopped: watch::Receiver<bool>| async move {
+        // An error is a dropped sender: stop as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    let monitored = serve_monitoring(monitoring, control.clone(), ready.clone(), stop(stopped.clone()));
+    tasks.spawn(async move {
+        if let Err(error) = monitored.await {
+            tracing::error!(%error, "monitoring port failed");
+        }
+    });
+    let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let synced = Synced::default();
+    tasks.spawn(feed_world(client.clone(), sender, synced.clone()));
+    tasks.spawn(async move { hub.run(events).await });
+    let serving = async {
+        let authority = authority(&client, &options.mesh, clock.as_ref()).await?;
+        let roots_pem = authority.roots_pem();
+        control.set_authority(authority);
+        tasks.spawn(bundle::distribute(client.clone(), roots_pem));
+        synced.wait(WORLD_WATCHES).await;
+        // The last lists are applied within the debounce.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        ready.set();
+        tracing::info!(port = options.discovery_port, "the world is complete; serving");
+        control.serve(vec![discovery], stop(stopped.clone())).await?;
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        served = serving => served,
+        () = stop(stopped.clone()) => {
+            // Streams get a moment to hear of it.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(())
+        }
+    }
+}
+
+/// Loads or makes the authority, however long it takes to reach the API server.
+async fn authority(
+    client: &Client,
+    mesh: &MeshConfig,
+    clock: &dyn Clock,
+) -> anyhow::Result<maille_pki::Authority> {
+    let mut wait = Duration::from_millis(200);
+    loop {
+        let loaded = root::load_or_create(client, &mesh.root_namespace, &mesh.trust_domain, clock).await;
+        match loaded {
+            Ok(authority) => return Ok(authority),
+            Err(error) if error.is_temporary() => {
+                tracing::warn!(%error, "no authority yet; trying again");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Listens on every address, IPv6 and IPv4 with one socket; on IPv4 alone where there is no IPv6.
+fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    let bind = |domain, address: SocketAddr| -> std::io::Result<TcpListener> {
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        TcpListener::from_std(socket.into())
+    };
+    bind(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, port).into())
+        .or_else(|_| bind(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into()))
+        .with_context(|| format!("cannot listen on port {port}; is another control plane running here?"))
+}

@@ -1,0 +1,142 @@
+//! Watches that feed the world.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::runtime::{WatchStreamExt, utils};
+use kube::{Api, Client, Resource};
+use maille_control::world::{Change, Event};
+use maille_core::NamespacedName;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
+
+use crate::objects::{self, name_of};
+use crate::policies;
+
+/// How many watches have seen all there is.
+#[derive(Debug, Clone)]
+pub(crate) struct Synced(Arc<watch::Sender<usize>>);
+
+impl Default for Synced {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl Synced {
+    fn one(&self) {
+        self.0.send_modify(|n| *n += 1);
+    }
+
+    /// Waits until this many are.
+    pub(crate) async fn wait(&self, all: usize) {
+        // The sender lives as long as this does.
+        let _ = self.0.subscribe().wait_for(|n| *n >= all).await;
+    }
+}
+
+/// Waits between attempts to watch: short, since the world ages meanwhile; the API server is one of a kind, and
+/// this is one of its few clients that matter.
+#[derive(Debug)]
+pub(crate) struct Retry(Duration);
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self(FIRST_RETRY)
+    }
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.0;
+        self.0 = (wait * 2).min(LAST_RETRY);
+        Some(wait)
+    }
+}
+
+impl utils::Backoff for Retry {
+    fn reset(&mut self) {
+        self.0 = FIRST_RETRY;
+    }
+}
+
+/// How objects are watched: pages on the first list, bookmarks, and a time limit after which a connection that
+/// died silently is noticed.
+pub(crate) fn config() -> watcher::Config {
+    watcher::Config::default().timeout(120)
+}
+
+/// The number of watches that [`feed_world`] starts.
+pub(crate) const WORLD_WATCHES: usize = 5;
+
+/// Watches everything the world is made of, for ever.
+pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>, synced: Synced) {
+    tokio::join!(
+        feed(client.clone(), &events, &synced, Event::Pod, |o: objects::Pod| objects::pod(&o)),
+        feed(client.clone(), &events, &synced, Event::Service, |o: objects::Service| objects::service(&o)),
+        feed(client.clone(), &events, &synced, Event::Slice, |o: objects::EndpointSlice| objects::slice(&o)),
+        feed(client.clone(), &events, &synced, Event::PeerAuthentication, |o| {
+            Some(policies::peer_authentication(o))
+        }),
+        feed(client, &events, &synced, Event::Authorization, |o| Some(policies::authorization_policy(o))),
+    );
+}
+
+async fn feed<K, T>(
+    client: Client,
+    events: &mpsc::Sender<Event>,
+    synced: &Synced,
+    event: fn(Change<T>) -> Event,
+    read: impl Fn(K) -> Option<T>,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let kind = K::kind(&());
+    let mut stream = std::pin::pin!(watcher(Api::<K>::all(client), config()).backoff(Retry::default()));
+    let mut listed: HashMap<NamespacedName, T> = HashMap::new();
+    let mut first = true;
+    while let Some(seen) = stream.next().await {
+        let change = match seen {
+            Err(error) => {
+                tracing::warn!(%kind, %error, "watch failed; the last world stays in force, trying again");
+                continue;
+            }
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                continue;
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                let name = name_of(object.meta());
+                match read(object) {
+                    Some(object) => listed.insert(name, object),
+                    None => listed.remove(&name),
+                };
+                continue;
+            }
+            Ok(watcher::Event::InitDone) => {
+                Change::Replace(std::mem::take(&mut listed).into_values().collect())
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                let name = name_of(object.meta());
+                read(object).map_or(Change::Delete(name), Change::Put)
+            }
+            Ok(watcher::Event::Delete(object)) => Change::Delete(name_of(object.meta())),
+        };
+        let is_list = matches!(change, Change::Replace(_));
+        if events.send(event(change)).await.is_err() {
+            return;
+        }
+        if is_list && first {
+            first = false;
+            synced.one();
+        }
+    }
+}
