@@ -28,4 +28,5 @@ mod tcp;
 mod worker;
 mod workers;
 
+pub use agent::{AppMetrics, ListenAddresses, LogControl, OptionError, Probe, ProxyOptions, run};
 pub use workers::{StartError, Workers, start_workers};

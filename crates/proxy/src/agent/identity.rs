@@ -82,7 +82,7 @@ pub(crate) async fn run(
     loop {
         let held = sender.borrow().clone();
         if let Some(held) = &held {
-            sleep_until(renewal_time(&held.svid)).await;
+            sleep_until(renewal_time(held)).await;
         }
         match obtain(&options, held.as_ref().map(|c| &c.svid)).await {
             Ok(credential) => {
@@ -117,8 +117,10 @@ pub(crate) async fn run(
     }
 }
 
-fn renewal_time(svid: &Svid) -> SystemTime {
-    renew_at(svid.not_before(), svid.not_after(), rand::random_range(-1.0..=1.0))
+fn renewal_time(held: &Credential) -> SystemTime {
+    let due = renew_at(held.obtained, held.svid.not_after(), rand::random_range(-1.0..=1.0));
+    // An authority that hands out certificates without a life is not asked without a pause.
+    due.max(held.obtained + Duration::from_millis(500))
 }
 
 /// Sleeps in short pieces, since a machine that was suspended or whose clock was set must notice.
@@ -186,12 +188,13 @@ async fn call(options: &ProxyOptions, held: Option<&Svid>) -> Result<Credential,
         let text = format!("it certifies {}, but this workload is {}", svid.identity(), options.identity);
         return Err(IssueError::Answer(text));
     }
-    if svid.is_expired(SystemTime::now()) {
+    let obtained = SystemTime::now();
+    if svid.is_expired(obtained) {
         return Err(IssueError::Answer(
             "the certificate has expired already; is the clock right?".to_owned(),
         ));
     }
-    Ok(Credential { svid, roots })
+    Ok(Credential { svid, obtained, roots })
 }
 
 /// The token, read anew for each use since it is rotated in place; `None` if there is no such file.

@@ -14,12 +14,16 @@ mod flows;
 mod identity;
 mod options;
 mod probes;
+mod run;
 mod server;
 mod start;
 mod state;
 mod status;
 mod status_pages;
+#[cfg(test)]
+mod tests;
 
 pub use app_metrics::AppMetrics;
 pub use options::{ListenAddresses, LogControl, OptionError, ProxyOptions};
 pub use probes::Probe;
+pub use run::run;

@@ -280,7 +280,7 @@ mod tests {
             ("MAILLE_WORKERS", "0"),
             ("MAILLE_ACCESS_LOG_FORMAT", "xml"),
             ("ISTIO_KUBE_APP_PROBERS", "{"),
-            ("ISTIO_PROMETHEUS_ANNOTATIONS", "[]"),
+            ("ISTIO_PROMETHEUS_ANNOTATIONS", "scrape"),
         ] {
             let error = read(&[(name, value)]).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(error.contains(value), "{name}={value}: {error}");

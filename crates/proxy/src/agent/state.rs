@@ -50,6 +50,9 @@ pub(crate) enum StateError {
 #[derive(Debug, Clone)]
 pub(crate) struct Credential {
     pub(crate) svid: Svid,
+    /// When its life began for us: authorities date certificates back, and half of a short life would be over
+    /// already (reference mtls 5.7 measures from here).
+    pub(crate) obtained: SystemTime,
     pub(crate) roots: Vec<CertificateDer<'static>>,
 }
 
@@ -136,7 +139,7 @@ impl StateStore {
         }
         let roots = certificates_from_pem("stored roots", &String::from_utf8_lossy(&root_bytes))
             .map_err(|e| content(e.to_string()))?;
-        Ok(Some(Credential { svid, roots }))
+        Ok(Some(Credential { obtained: svid.not_before(), svid, roots }))
     }
 
     /// Keeps the facts in force for the next start; facts beyond the bound are left out, the last first.

@@ -24,8 +24,8 @@ fn credential(account: &str, ttl: Duration) -> Credential {
     let csr = CertificateRequest::parse_pem(&csr).expect("own csr");
     let issued = authority.issue(&csr, &identity(account), ttl, now).expect("issued");
     let svid = Svid::from_pem(&issued.chain_pem, key).expect("svid");
-    let roots = certificates_from_pem("roots", &authority.roots_pem().to_string()).expect("roots");
-    Credential { svid, roots }
+    let roots = certificates_from_pem("roots", &authority.roots_pem()).expect("roots");
+    Credential { svid, obtained: now, roots }
 }
 
 #[test]

@@ -1,0 +1,164 @@
+//! The life of a sidecar's process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use maille_core::ports::INBOUND_SOURCE_V4;
+use maille_telemetry::{AccessLog, OwnWorkload, Registry};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{debug, info, warn};
+
+use super::options::ProxyOptions;
+use super::start::Agent;
+use super::status::Need;
+use super::status_pages::Order;
+use crate::snapshot::{DataPathConfig, Direction, Limits, ListenerSpec, Target};
+use crate::workers::{Workers, start_workers};
+
+/// How long workers may take to let go at the very end.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// How often the workers are looked after.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs a sidecar until it is told to end: SIGTERM or SIGINT drain first (a second one ends at once), `/quitquitquit`
+/// ends at once (reference mtls 7.7).
+///
+/// The calling thread becomes the agent's; it must not be inside a runtime.
+pub fn run(options: ProxyOptions) -> anyhow::Result<()> {
+    keep_memory_private();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Name look-ups and file reads only.
+        .max_blocking_threads(2)
+        .thread_stack_size(512 << 10)
+        .thread_keep_alive(Duration::from_secs(2))
+        .thread_name("agent-io")
+        .build()
+        .context("cannot start the agent's runtime")?;
+    let outcome = runtime.block_on(live(Arc::new(options)));
+    // A name look-up that hangs must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Neither a core dump nor another process of the same user may read the key (design, rule 3).
+fn keep_memory_private() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        warn!(%error, "other processes of this user may read this process's memory");
+    }
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "core dumps cannot be turned off");
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn live(options: Arc<ProxyOptions>) -> anyhow::Result<()> {
+    let mut signals =
+        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let access_log =
+        AccessLog::to_stdout(options.access_log, &options.uid()).context("cannot start the access log")?;
+    let own = OwnWorkload { cluster: options.cluster.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let telemetry = Registry::new(own, access_log);
+    info!(workload = options.uid(), identity = %options.identity, "starting");
+    let mut agent = Agent::start(options.clone(), telemetry)?;
+    let at = agent.listening;
+    debug!(readiness = %at.readiness, status = %at.status, metrics = %at.metrics, admin = %at.admin, "status servers listen");
+
+    let mut everything = agent.shared.clone();
+    let shared = loop {
+        tokio::select! {
+            shared = everything.wait_for(Option::is_some) => {
+                break shared.context("the agent ended")?.clone().context("the agent has nothing to share")?;
+            }
+            () = signals.next() => return Ok(()),
+            order = agent.orders.recv() => match order {
+                Some(Order::Quit) => return Ok(()),
+                // Nothing is accepted yet.
+                Some(Order::Drain) => agent.readiness.drain(),
+                None => anyhow::bail!("the status server ended"),
+            },
+        }
+    };
+    let workers = start_workers(shared, data_path(&options))?;
+    agent.readiness.met(Need::Listeners);
+    info!(workers = options.workers, "serving");
+
+    if serve(&mut agent, &mut signals, &workers).await? == End::AtOnce {
+        return Ok(());
+    }
+    info!(seconds = options.drain.as_secs(), "draining");
+    agent.readiness.drain();
+    workers.drain();
+    tokio::select! {
+        () = tokio::time::sleep(options.drain) => {}
+        () = signals.next() => {}
+        () = quit(&mut agent) => {}
+    }
+    if !workers.stop(STOP_LIMIT) {
+        warn!("workers did not end in time");
+    }
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    AfterDraining,
+    AtOnce,
+}
+
+/// Until somebody says that it is enough.
+async fn serve(agent: &mut Agent, signals: &mut Signals, workers: &Workers) -> anyhow::Result<End> {
+    let mut check = tokio::time::interval(CHECK_EVERY);
+    loop {
+        tokio::select! {
+            () = signals.next() => return Ok(End::AfterDraining),
+            order = agent.orders.recv() => match order {
+                Some(Order::Quit) => return Ok(End::AtOnce),
+                Some(Order::Drain) => {
+                    agent.readiness.drain();
+                    workers.drain();
+                }
+                None => anyhow::bail!("the status server ended"),
+            },
+            // A proxy with a dead worker would serve half of its connections; the restart serves all.
+            _ = check.tick() => anyhow::ensure!(!workers.has_failed(), "a worker has ended by a fault"),
+        }
+    }
+}
+
+async fn quit(agent: &mut Agent) {
+    while let Some(order) = agent.orders.recv().await {
+        if order == Order::Quit {
+            return;
+        }
+    }
+}
+
+fn data_path(options: &ProxyOptions) -> DataPathConfig {
+    let listener = |direction, address| ListenerSpec { direction, address, target: Target::Redirected };
+    DataPathConfig {
+        workers: options.workers,
+        listeners: vec![
+            listener(Direction::Inbound, options.listen.inbound),
+            listener(Direction::Outbound, options.listen.outbound),
+        ],
+        deliver_from: Some(INBOUND_SOURCE_V4.into()),
+        limits: Limits::default(),
+    }
+}
