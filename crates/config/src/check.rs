@@ -3,9 +3,11 @@
 mod authorization;
 mod authorization_warnings;
 mod conditions;
+mod kubernetes;
 mod metadata;
 mod path_template;
 mod peer_authentication;
+mod pod;
 mod values;
 mod view;
 
@@ -63,7 +65,8 @@ pub fn check(object: &Value) -> Result<Object, Vec<FieldError>> {
             decoded.map(Object::AuthorizationPolicy)
         }
         _ => {
-            check_kubernetes(kind, object, &mut errors);
+            decode_kubernetes(kind, object, &mut errors);
+            kubernetes::check(kind, &View::new(object), &mut errors);
             let mut object = object.clone();
             prune_nulls(&mut object);
             Some(Object::Kubernetes(object))
@@ -199,7 +202,7 @@ fn decode_istio<T: DeserializeOwned>(
     decoded
 }
 
-fn check_kubernetes(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) {
+fn decode_kubernetes(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) {
     fn strictly<T: DeserializeOwned>(object: &Value) -> Vec<FieldError> {
         decode::decode::<T>(object, &FieldPath::root()).1
     }

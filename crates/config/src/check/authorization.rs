@@ -99,7 +99,7 @@ fn check_action(spec: &View<'_>, errors: &mut Vec<FieldError>) {
 
 /// `istio.io/dry-run` (reference authorization 14): a Go boolean.
 fn check_dry_run(object: &View<'_>, errors: &mut Vec<FieldError>) {
-    let annotation = object.get("metadata").get("annotations").get(DRY_RUN);
+    let annotation = object.get("metadata").get("annotations").get_exactly(DRY_RUN);
     match annotation.text() {
         Some("1" | "t" | "T" | "TRUE" | "true" | "True") => errors.push(
             annotation

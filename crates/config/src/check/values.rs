@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::view::View;
 use crate::field_error::{FieldError, FieldErrorKind};
+use crate::suggest;
 
 /// At most so many service accounts in one list (istio pkg/config/validation).
 const MAX_SERVICE_ACCOUNTS: usize = 16;
@@ -132,4 +133,30 @@ pub(super) fn trust_domain(at: &View<'_>, text: &str) -> Option<FieldError> {
         at.invalid(format!("trust domain '{text}' {problem}"))
             .help("for example cluster.local, prod.* or *.example.com"),
     )
+}
+
+/// One of `choices`, where Kubernetes' own types hold plain text.
+pub(super) fn check_choice(value: &View<'_>, choices: &[&str], errors: &mut Vec<FieldError>) {
+    if let Some(text) = value.text().filter(|text| !text.is_empty() && !choices.contains(text)) {
+        let nearest = suggest::nearest(text, choices.iter().copied());
+        errors.push(
+            value
+                .error(FieldErrorKind::Enum, format!("'{text}' is none of {}", choices.join(", ")))
+                .maybe_help(nearest.map(|nearest| format!("did you mean {nearest}?"))),
+        );
+    }
+}
+
+/// A number that is `minimum` or more.
+pub(super) fn check_minimum(value: &View<'_>, minimum: i64, errors: &mut Vec<FieldError>) {
+    if value.number().is_some_and(|n| n < minimum) {
+        errors.push(value.invalid("is too small").help(format!("at least {minimum}")));
+    }
+}
+
+/// A port, if it is a number.
+pub(super) fn check_port_number(value: &View<'_>, errors: &mut Vec<FieldError>) {
+    if let Some(number) = value.number().filter(|n| !(1..=65535).contains(n)) {
+        errors.push(value.invalid(format!("{number} is no port")).help("a number from 1 to 65535"));
+    }
 }

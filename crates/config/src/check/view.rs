@@ -33,6 +33,12 @@ impl<'v> View<'v> {
         View { value, path: self.path.key(&name) }
     }
 
+    /// The member with exactly this key: for keys that people choose.
+    pub(super) fn get_exactly(&self, key: &str) -> View<'v> {
+        let value = self.value.as_object().and_then(|members| members.get(key)).unwrap_or(&NULL);
+        View { value, path: self.path.key(key) }
+    }
+
     /// Absent, or `null`.
     pub(super) fn is_absent(&self) -> bool {
         self.value.is_null()
@@ -51,6 +57,10 @@ impl<'v> View<'v> {
 
     pub(super) fn text(&self) -> Option<&'v str> {
         self.value.as_str()
+    }
+
+    pub(super) fn number(&self) -> Option<i64> {
+        self.value.as_i64()
     }
 
     pub(super) fn is_object(&self) -> bool {

@@ -1,5 +1,5 @@
-//! Bad YAML of ten kinds is refused with kind, name, line, column, field and what would be right, and nothing of the
-//! set is loaded.
+//! Files as people write them: bad YAML of ten kinds is refused with kind, name, line, column, field and what would be
+//! right, and nothing of the set is loaded; the examples are loaded whole.
 
 use maille_config::{Diagnostic, load};
 
@@ -164,4 +164,26 @@ fn machines_get_every_part_by_name() {
             "help": "did you mean STRICT?",
         }])
     );
+}
+
+/// The YAML that people are shown first.
+#[test]
+fn the_shop_is_all_right() {
+    let shop = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/shop");
+    let mut sources = Vec::new();
+    for entry in std::fs::read_dir(shop).expect("the shop") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            sources.push((path.display().to_string(), std::fs::read_to_string(&path).expect("text")));
+        }
+    }
+    match load(&sources) {
+        Ok(documents) => {
+            assert!(documents.len() > 10);
+            let warnings: Vec<_> =
+                documents.iter().flat_map(|d| d.warnings()).map(|d| d.to_string()).collect();
+            assert!(warnings.is_empty(), "{warnings:#?}");
+        }
+        Err(found) => panic!("{:#?}", found.iter().map(ToString::to_string).collect::<Vec<_>>()),
+    }
 }
