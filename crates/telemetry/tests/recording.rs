@@ -1,0 +1,367 @@
+//! What is recorded comes out again: metrics that promtool accepts, flows, access log lines.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use maille_core::Identity;
+use maille_proto::flows;
+use maille_telemetry::access_log::Format;
+use maille_telemetry::{
+    AccessLog, ConnectionLabels, OwnWorkload, Peer, PolicyRef, Protocol, Refusal, RefusalKind, Registry,
+    Reporter, RequestLine, RequestOutcome, ResponseFlags, Security, ServiceLabels, WorkloadLabels,
+};
+use parking_lot::Mutex;
+
+fn registry(log: AccessLog) -> Arc<Registry> {
+    Registry::new(OwnWorkload { cluster: "Kubernetes".into(), version: "1.2.3".into() }, log)
+}
+
+fn workload(name: &str, namespace: &str, principal: &str) -> Peer {
+    Peer {
+        workload: Arc::new(WorkloadLabels {
+            name: name.into(),
+            namespace: namespace.into(),
+            principal: principal.into(),
+            app: name.into(),
+            canonical_name: name.into(),
+            canonical_revision: "v2".into(),
+        }),
+        uid: format!("{namespace}/{name}-1").into(),
+        address: Some([10, 244, 0, 7].into()),
+    }
+}
+
+fn labels(source: Peer) -> ConnectionLabels {
+    let secure = !source.workload.principal.is_empty();
+    ConnectionLabels {
+        reporter: Reporter::Destination,
+        source,
+        destination: workload("cart", "production", "cluster.local/ns/production/sa/cart"),
+        service: Arc::new(ServiceLabels {
+            host: "cart.production.svc.cluster.local".into(),
+            name: "cart".into(),
+            namespace: "production".into(),
+        }),
+        port: 8080,
+        protocol: Protocol::Http,
+        security: if secure { Security::MutualTls } else { Security::None },
+        mtls: secure,
+    }
+}
+
+fn frontend() -> Peer {
+    workload("frontend", "production", "cluster.local/ns/production/sa/frontend")
+}
+
+fn outcome(code: u16) -> RequestOutcome {
+    RequestOutcome {
+        code,
+        flags: ResponseFlags::None,
+        grpc: false,
+        grpc_status: None,
+        duration: Duration::from_micros(700),
+        request_bytes: 300,
+        response_bytes: 1200,
+    }
+}
+
+/// The value of the one line that begins with `name` and holds every part.
+fn value(page: &str, name: &str, parts: &[&str]) -> f64 {
+    let mut found = page.lines().filter(|line| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && parts.iter().all(|p| line.contains(p))
+    });
+    let line = found.next().unwrap_or_else(|| panic!("no {name} with {parts:?} in\n{page}"));
+    assert_eq!(found.next(), None, "two lines of {name} with {parts:?}");
+    line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a number")
+}
+
+#[test]
+fn requests_and_connections_are_counted_with_istios_names_and_summed_over_workers() {
+    let registry = registry(AccessLog::disabled());
+    for _ in 0..2 {
+        let worker = registry.worker();
+        let connection = worker.connection_opened(&labels(frontend()));
+        connection.edge().request(&outcome(200));
+        connection.edge().request(&outcome(404));
+        connection.bytes(2400, 600);
+        connection.close(ResponseFlags::DownstreamDisconnect);
+    }
+    let page = registry.render_prometheus();
+    let from = "source_principal=\"spiffe://cluster.local/ns/production/sa/frontend\"";
+    assert_eq!(value(&page, "istio_requests_total", &[from, "response_code=\"200\""]), 2.0);
+    assert_eq!(
+        value(&page, "istio_requests_total", &["response_code=\"404\"", "request_protocol=\"http\""]),
+        2.0
+    );
+    let bucket = "istio_request_duration_milliseconds_bucket";
+    assert_eq!(value(&page, bucket, &["response_code=\"200\"", "le=\"0.5\""]), 0.0);
+    assert_eq!(value(&page, bucket, &["response_code=\"200\"", "le=\"1\""]), 2.0);
+    assert_eq!(value(&page, "istio_request_duration_milliseconds_sum", &["response_code=\"200\""]), 1.4);
+    assert_eq!(value(&page, "istio_request_bytes_sum", &["response_code=\"200\""]), 600.0);
+    assert_eq!(value(&page, "istio_response_bytes_count", &["response_code=\"200\""]), 2.0);
+    assert_eq!(
+        value(
+            &page,
+            "istio_tcp_connections_opened_total",
+            &["request_protocol=\"tcp\"", "response_flags=\"-\""]
+        ),
+        2.0
+    );
+    assert_eq!(value(&page, "istio_tcp_connections_closed_total", &["response_flags=\"DC\""]), 2.0);
+    assert_eq!(value(&page, "istio_tcp_sent_bytes_total", &["response_flags=\"-\""]), 4800.0);
+    let all = value(&page, "istio_requests_total", &["response_code=\"200\""]);
+    assert_eq!(all, 2.0);
+    // Every label of the reference, and no more.
+    let line = page.lines().find(|l| l.starts_with("istio_requests_total{")).expect("a line");
+    let mut names: Vec<_> =
+        line.split(['{', ',']).filter_map(|part| part.split_once("=\"").map(|(name, _)| name)).collect();
+    names.sort_unstable();
+    assert_eq!(names.len(), 25, "{names:?}");
+}
+
+#[test]
+fn refused_plaintext_shows_up_as_opened_and_closed_without_security() {
+    let registry = registry(AccessLog::disabled());
+    let worker = registry.worker();
+    let caller = Peer::of_address([10, 244, 0, 9].into());
+    worker.refused_connection(
+        &labels(caller),
+        &Refusal::new(RefusalKind::Plaintext, None, "plaintext under STRICT"),
+    );
+    let page = registry.render_prometheus();
+    let parts =
+        ["connection_security_policy=\"none\"", "response_flags=\"NR\"", "source_workload=\"unknown\""];
+    assert_eq!(value(&page, "istio_tcp_connections_opened_total", &parts), 1.0);
+    assert_eq!(value(&page, "istio_tcp_connections_closed_total", &parts), 1.0);
+    assert_eq!(
+        value(&page, "maille_refusals_total", &["reason=\"plaintext\"", "direction=\"inbound\""]),
+        1.0
+    );
+    let flows = registry.take_flows();
+    assert_eq!(flows.len(), 1);
+    assert_eq!(flows[0].decision(), flows::Decision::RefusedTls);
+    assert_eq!(flows[0].source.as_ref().map(|s| s.address.as_str()), Some("10.244.0.9"));
+}
+
+#[test]
+fn a_client_never_claims_a_security_policy() {
+    let registry = registry(AccessLog::disabled());
+    let edge = registry.worker().edge(&ConnectionLabels { reporter: Reporter::Source, ..labels(frontend()) });
+    edge.request(&outcome(200));
+    let page = registry.render_prometheus();
+    value(&page, "istio_requests_total", &["reporter=\"source\"", "connection_security_policy=\"unknown\""]);
+    assert!(registry.take_flows()[0].mtls, "its flows know");
+}
+
+#[test]
+fn flows_are_deltas_and_refusals_are_flows_of_their_own() {
+    let registry = registry(AccessLog::disabled());
+    let worker = registry.worker();
+    let connection = worker.connection_opened(&labels(frontend()));
+    connection.edge().request(&outcome(200));
+    connection.edge().request(&outcome(503));
+    let policy = PolicyRef { namespace: "production", name: "deny-delete", rule: 3 };
+    let refusal = Refusal::new(RefusalKind::DenyRule, Some(policy), "method DELETE is denied");
+    let request = RequestLine { method: "DELETE", authority: "cart", path: "/x" };
+    worker.refused_request(connection.edge(), &request, &outcome(403), &refusal);
+
+    let mut flows = registry.take_flows();
+    flows.sort_by_key(|f| f.decision);
+    assert_eq!(flows.len(), 2);
+    let allowed = &flows[0];
+    assert_eq!((allowed.connections, allowed.requests, allowed.rule), (1, 2, -1));
+    assert_eq!(allowed.responses, [0, 1, 0, 0, 1]);
+    assert_eq!((allowed.bytes_sent, allowed.bytes_received, allowed.duration_us), (2400, 600, 1400));
+    assert_eq!(allowed.protocol(), flows::Protocol::Http);
+    let denied = &flows[1];
+    assert_eq!(denied.decision(), flows::Decision::Denied);
+    assert_eq!((denied.policy.as_str(), denied.rule), ("production/deny-delete", 3));
+    assert_eq!((denied.requests, denied.reason.as_str()), (1, "method DELETE is denied"));
+
+    assert_eq!(registry.take_flows(), []);
+    connection.edge().request(&outcome(200));
+    let flows = registry.take_flows();
+    assert_eq!((flows.len(), flows[0].requests, flows[0].connections), (1, 1, 0));
+}
+
+#[test]
+fn an_open_connection_that_policy_cuts_is_closed_once_and_says_why() {
+    let registry = registry(AccessLog::disabled());
+    let worker = registry.worker();
+    let connection = worker.connection_opened(&labels(frontend()));
+    let refusal = Refusal::new(RefusalKind::PolicyChanged, None, "no ALLOW rule matches any more");
+    worker.connection_cut(connection, &refusal);
+    let page = registry.render_prometheus();
+    assert_eq!(value(&page, "istio_tcp_connections_closed_total", &["response_flags=\"LR\""]), 1.0);
+    assert_eq!(value(&page, "maille_refusals_total", &["reason=\"policy_changed\""]), 1.0);
+}
+
+#[test]
+fn too_many_callers_end_up_under_other_and_that_is_counted() {
+    let registry = registry(AccessLog::disabled());
+    let worker = registry.worker();
+    for n in 0..5000 {
+        let peer = workload(&format!("caller-{n}"), "flood", "");
+        drop(worker.connection_opened(&labels(peer)));
+    }
+    let page = registry.render_prometheus();
+    let lines = page.lines().filter(|l| l.starts_with("istio_tcp_connections_opened_total{")).count();
+    assert!(lines <= 1100, "{lines} series");
+    assert!(value(&page, "istio_tcp_connections_opened_total", &["source_workload=\"other\""]) > 3000.0);
+    assert!(value(&page, "maille_label_sets_overflowed_total", &[]) > 3000.0);
+    assert!(registry.take_flows().len() <= 2100);
+    assert!(value(&page, "maille_flows_overflowed_total", &[]) > 2000.0);
+}
+
+#[test]
+fn the_page_is_what_promtool_expects() {
+    let registry = registry(AccessLog::disabled());
+    let worker = registry.worker();
+    let mut odd = frontend();
+    odd.workload = Arc::new(WorkloadLabels { name: "a\"b\\c\nd".into(), ..(*odd.workload).clone() });
+    let connection = worker.connection_opened(&labels(odd));
+    connection.edge().request(&RequestOutcome { grpc: true, grpc_status: Some(0), ..outcome(200) });
+    worker.refused_connection(
+        &labels(frontend()),
+        &Refusal::new(RefusalKind::TlsHandshake, None, "no certificate"),
+    );
+    registry.gauges().certificate_renewed(std::time::SystemTime::now());
+    registry.gauges().xds_updated(std::time::SystemTime::now());
+    let page = registry.render_prometheus();
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = match promtool {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("SKIPPED (needs promtool, Debian package prometheus): {error}");
+            return;
+        }
+    };
+    promtool.stdin.take().expect("piped").write_all(page.as_bytes()).expect("written");
+    let output = promtool.wait_with_output().expect("ended");
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    // Istio's own name: the linter would have it in seconds.
+    let complaints: Vec<_> =
+        said.lines().filter(|line| !line.contains("istio_request_duration_milliseconds")).collect();
+    assert!(complaints.is_empty(), "{said}\n{page}");
+}
+
+/// A log reader that can be looked at.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn first(&self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let text = String::from_utf8_lossy(&self.0.lock()).into_owned();
+            if let Some((line, _)) = text.split_once('\n') {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < deadline, "no line was written");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn refuse(log: AccessLog) {
+    let registry = registry(log);
+    let worker = registry.worker();
+    let caller = Identity::parse_principal("cluster.local/ns/development/sa/dev").expect("valid");
+    let peer = Peer::of_identity(&caller, Some([10, 244, 0, 9].into()));
+    let edge = worker.edge(&labels(peer));
+    let reason = "no ALLOW rule matched; nearest production/cart rule 0: method GET, was \"DELETE\"";
+    let request = RequestLine { method: "DELETE", authority: "cart", path: "/a\" forged=\"1?token=secret" };
+    worker.refused_request(
+        &edge,
+        &request,
+        &outcome(403),
+        &Refusal::new(RefusalKind::NoAllowRule, None, reason),
+    );
+}
+
+#[test]
+fn a_refusal_is_one_json_line_that_says_who_what_and_why() {
+    let lines = Lines::default();
+    refuse(AccessLog::to(lines.clone(), Format::Json, "production/cart-1").expect("thread"));
+    let line: serde_json::Value = serde_json::from_str(&lines.first()).expect("JSON");
+    for (key, expected) in [
+        ("event", "refused"),
+        ("pod", "production/cart-1"),
+        ("direction", "inbound"),
+        ("refusal", "no_allow_rule"),
+        ("response_code_details", "rbac_access_denied_matched_policy[none]"),
+        ("response_flags", "-"),
+        ("source_identity", "cluster.local/ns/development/sa/dev"),
+        ("source_address", "10.244.0.9"),
+        ("path", "/a\" forged=\"1"),
+    ] {
+        assert_eq!(line[key], expected, "{key} in {line}");
+    }
+    assert_eq!((line["response_code"].as_u64(), line["policy"].is_null()), (Some(403), true));
+    assert!(!line.to_string().contains("secret"), "query strings carry tokens");
+}
+
+#[test]
+fn a_text_line_cannot_be_forged_by_a_caller() {
+    let lines = Lines::default();
+    refuse(AccessLog::to(lines.clone(), Format::Text, "production/cart-1").expect("thread"));
+    let line = lines.first();
+    assert!(
+        line.contains(" refused inbound HTTP \"DELETE /a\\\" forged=\\\"1\" 403 - rbac_access"),
+        "{line}"
+    );
+    assert!(line.contains("source_identity=\"cluster.local/ns/development/sa/dev\""), "{line}");
+    assert!(!line.contains("secret"), "{line}");
+}
+
+/// A reader that does not read.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl Write for Stuck {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.recv();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    let (release, stuck) = std::sync::mpsc::channel();
+    let log = AccessLog::to(Stuck(stuck), Format::Text, "a/b").expect("thread");
+    let registry = registry(log.clone());
+    let worker = registry.worker();
+    for _ in 0..3000 {
+        worker.refused_connection(
+            &labels(frontend()),
+            &Refusal::new(RefusalKind::Plaintext, None, "plaintext"),
+        );
+    }
+    assert!(log.dropped() > 1000, "{}", log.dropped());
+    let page = registry.render_prometheus();
+    assert!(value(&page, "maille_access_log_lines_dropped_total", &[]) > 1000.0);
+    drop(release);
+}
