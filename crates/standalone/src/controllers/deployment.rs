@@ -159,7 +159,11 @@ async fn scale(api: &Api<ReplicaSet>, set: &ReplicaSet, replicas: i32) -> Result
 }
 
 /// Removes empty ReplicaSets beyond `revisionHistoryLimit`, oldest first.
-async fn forget_old(api: &Api<ReplicaSet>, spec: &DeploymentSpec, old: &[ReplicaSet]) -> Result<(), kube::Error> {
+async fn forget_old(
+    api: &Api<ReplicaSet>,
+    spec: &DeploymentSpec,
+    old: &[ReplicaSet],
+) -> Result<(), kube::Error> {
     let kept = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
     let mut empty: Vec<&ReplicaSet> = old
         .iter()
@@ -284,7 +288,8 @@ fn condition(
         status: Some(status.to_owned()),
         reason: Some(reason.to_owned()),
         message: Some(message),
-        last_transition_time: same_status.map_or(now.clone(), |condition| condition.last_transition_time.clone()),
+        last_transition_time: same_status
+            .map_or(now.clone(), |condition| condition.last_transition_time.clone()),
         last_update_time: same.map_or(now, |condition| condition.last_update_time.clone()),
     }
 }
@@ -329,7 +334,8 @@ mod tests {
     #[test]
     fn a_template_has_one_name_and_another_template_another() {
         let template = |image: &str| -> PodTemplateSpec {
-            serde_json::from_value(json!({"spec": {"containers": [{"name": "a", "image": image}]}})).expect("valid")
+            serde_json::from_value(json!({"spec": {"containers": [{"name": "a", "image": image}]}}))
+                .expect("valid")
         };
         assert_eq!(template_hash(&template("x")), template_hash(&template("x")));
         assert_ne!(template_hash(&template("x")), template_hash(&template("y")));
@@ -339,7 +345,8 @@ mod tests {
     #[test]
     fn a_condition_keeps_its_times_while_nothing_changes() {
         let first = availability(&DeploymentStatus::default(), true);
-        let status = DeploymentStatus { conditions: Some(vec![first.clone()]), ..DeploymentStatus::default() };
+        let status =
+            DeploymentStatus { conditions: Some(vec![first.clone()]), ..DeploymentStatus::default() };
         assert_eq!(availability(&status, true), first);
         assert_eq!(availability(&status, false).status.as_deref(), Some("False"));
     }

@@ -37,7 +37,8 @@ pub(super) async fn reconcile(client: &Client, namespace: &str, name: &str) -> R
 }
 
 async fn reconcile_one(client: &Client, namespace: &str, service: &Service) -> Result<(), kube::Error> {
-    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|labels| !labels.is_empty());
+    let selector =
+        service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|labels| !labels.is_empty());
     // A Service without a selector has slices of somebody else's making.
     let Some(selector) = selector else { return Ok(()) };
     if service.metadata.deletion_timestamp.is_some() {
@@ -222,7 +223,9 @@ mod tests {
         let slices = wanted_slices(&service(json!("web")), &pods);
         let ports: Vec<_> = slices.iter().map(|s| s.ports.as_ref().expect("ports")[0].port).collect();
         assert_eq!(ports, [Some(8080), Some(9090)]);
-        let ready = |s: &EndpointSlice| s.endpoints.as_ref().expect("endpoints")[0].conditions.as_ref().expect("c").ready;
+        let ready = |s: &EndpointSlice| {
+            s.endpoints.as_ref().expect("endpoints")[0].conditions.as_ref().expect("c").ready
+        };
         assert_eq!(slices.iter().map(ready).collect::<Vec<_>>(), [Some(true), Some(false)]);
     }
 

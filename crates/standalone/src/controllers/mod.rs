@@ -33,11 +33,22 @@ const RESYNC: Duration = Duration::from_secs(5);
 /// What has to be looked at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    Deployment { namespace: String, name: String },
-    ReplicaSet { namespace: String, name: String },
-    Service { namespace: String, name: String },
+    Deployment {
+        namespace: String,
+        name: String,
+    },
+    ReplicaSet {
+        namespace: String,
+        name: String,
+    },
+    Service {
+        namespace: String,
+        name: String,
+    },
     /// Every Service of a namespace: one of its Pods changed.
-    Services { namespace: String },
+    Services {
+        namespace: String,
+    },
 }
 
 /// The keys that wait, each at most once.
@@ -80,12 +91,21 @@ pub async fn run(client: Client) {
 /// Feeds the queue from a watch that is resumed for ever.
 async fn watch<K>(client: &Client, queue: &Queue, keys: fn(&K) -> Vec<Key>)
 where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + 'static,
 {
     let mut events = watcher::watcher(Api::<K>::all(client.clone()), watcher::Config::default()).boxed();
     while let Some(event) = events.next().await {
         match event {
-            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object)) => {
+            Ok(
+                watcher::Event::Apply(object)
+                | watcher::Event::InitApply(object)
+                | watcher::Event::Delete(object),
+            ) => {
                 keys(&object).into_iter().for_each(|key| queue.add(key));
             }
             Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
@@ -134,7 +154,10 @@ async fn resync(client: &Client, queue: &Queue) {
 }
 
 fn of_deployment(deployment: &Deployment) -> Vec<Key> {
-    vec![Key::Deployment { namespace: deployment.namespace().unwrap_or_default(), name: deployment.name_any() }]
+    vec![Key::Deployment {
+        namespace: deployment.namespace().unwrap_or_default(),
+        name: deployment.name_any(),
+    }]
 }
 
 fn of_replica_set(replica_set: &ReplicaSet) -> Vec<Key> {

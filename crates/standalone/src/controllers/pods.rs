@@ -23,9 +23,10 @@ pub(super) fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
     if min_ready_seconds <= 0 {
         return true;
     }
-    ready.last_transition_time.as_ref().is_some_and(|since| {
-        now.duration_since(since.0).as_secs() >= i64::from(min_ready_seconds)
-    })
+    ready
+        .last_transition_time
+        .as_ref()
+        .is_some_and(|since| now.duration_since(since.0).as_secs() >= i64::from(min_ready_seconds))
 }
 
 /// In which order Pods are given up: those that serve least first (Kubernetes' ActivePods order, shortened).

@@ -14,7 +14,11 @@ pub(super) struct Bounds {
 impl Bounds {
     /// Resolves percentages: surge is rounded up, unavailability down; if both come to
     /// nothing one Pod may be unavailable, as otherwise nothing could move.
-    pub(super) fn resolve(desired: i32, surge: Option<&IntOrString>, unavailable: Option<&IntOrString>) -> Self {
+    pub(super) fn resolve(
+        desired: i32,
+        surge: Option<&IntOrString>,
+        unavailable: Option<&IntOrString>,
+    ) -> Self {
         let max_surge = resolve(surge, desired, true);
         let max_unavailable = resolve(unavailable, desired, false);
         if max_surge == 0 && max_unavailable == 0 {
@@ -136,7 +140,10 @@ mod tests {
                                     assert!((0..=old_replicas).contains(&down));
                                     let left = new_available + old_available.min(down);
                                     let before = new_available + old_available;
-                                    assert!(left >= (desired - unavailable).min(before), "{new:?} {old:?} {down}");
+                                    assert!(
+                                        left >= (desired - unavailable).min(before),
+                                        "{new:?} {old:?} {down}"
+                                    );
                                 }
                             }
                         }
