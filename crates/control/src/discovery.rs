@@ -8,6 +8,7 @@ use maille_core::Clock;
 use maille_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use maille_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use maille_xds::serve_stream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -24,6 +25,28 @@ pub(crate) struct DiscoveryService {
     pub(crate) proxies: Arc<Proxies>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+/// Waits until a stream has to end whatever happens on it: its certificate ends, or the control plane stops.
+#[derive(Debug)]
+pub(crate) struct StreamEnd {
+    /// When the proof ends with which the stream was opened.
+    pub(crate) expires: Instant,
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+impl StreamEnd {
+    /// The status to end with. Cancel safe.
+    pub(crate) async fn wait(&mut self) -> Status {
+        tokio::select! {
+            () = tokio::time::sleep_until(self.expires) => {
+                Status::unauthenticated("certificate has expired; dial again with the renewed one")
+            }
+            // An error is a control plane that is gone.
+            _ = self.stopping.wait_for(|stop| *stop) => Status::unavailable("the control plane is stopping"),
+        }
+    }
 }
 
 /// Attests the caller of a stream, by its certificate alone: a token is for getting a certificate. Gives the
@@ -63,7 +86,8 @@ impl AggregatedDiscoveryService for DiscoveryService {
             return Err(Status::resource_exhausted("this pod has too many discovery streams"));
         };
         tracing::debug!(pod = %peer.pod().name, identity = %peer.identity(), "proxy connected");
-        let view = PeerView::new(&self.hub, peer, expires, record, Arc::clone(&self.metrics));
+        let end = StreamEnd { expires, stopping: self.stopping.clone() };
+        let view = PeerView::new(&self.hub, peer, end, record, Arc::clone(&self.metrics));
         Ok(Response::new(Box::pin(serve_stream(request.into_inner(), view))))
     }
 }

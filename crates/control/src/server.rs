@@ -19,7 +19,7 @@ use maille_xds::limits::MAX_REQUEST_BYTES;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -40,6 +40,9 @@ const MAX_HANDSHAKES: usize = 256;
 const MAX_CONNECTIONS_PER_ADDRESS: usize = 16;
 /// Lifetime of the serving certificate; it is renewed at half of it.
 const SERVING_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// How long streams may take to end when the server stops.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the control plane cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,8 @@ pub struct ControlPlane {
     pub clock: Arc<dyn Clock>,
     /// How certificates are issued.
     pub rules: IssueRules,
+    /// Becomes true when streams are to end.
+    stopping: Arc<watch::Sender<bool>>,
 }
 
 impl ControlPlane {
@@ -91,6 +96,7 @@ impl ControlPlane {
             reviewer,
             clock,
             rules: IssueRules::default(),
+            stopping: Arc::new(watch::Sender::new(false)),
         }
     }
 
@@ -148,15 +154,17 @@ impl ControlPlane {
         let incoming = stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|stream: PeerStream| (Ok::<_, io::Error>(stream), receiver))
         });
-        let (stopping, stopped) = tokio::sync::oneshot::channel();
-        let server = self.router().serve_with_incoming_shutdown(incoming, async {
+        let (stopping, stopped) = oneshot::channel();
+        let streams = Arc::clone(&self.stopping);
+        let server = self.router().serve_with_incoming_shutdown(incoming, async move {
             stop.await;
+            streams.send_replace(true);
             let _ = stopping.send(());
         });
         tokio::select! {
             served = server => served?,
-            // Streams would hold an orderly shutdown up for ever: proxies go elsewhere, or on without us.
-            _ = async { let _ = stopped.await; tokio::time::sleep(Duration::from_millis(200)).await } => {}
+            // A peer that does not read its end is not waited for.
+            _ = async { let _ = stopped.await; tokio::time::sleep(STOP_PATIENCE).await } => {}
         }
         drop(accepting);
         Ok(())
@@ -168,6 +176,7 @@ impl ControlPlane {
             reviewer: Arc::clone(&self.reviewer),
             proxies: Arc::clone(&self.proxies),
             clock: Arc::clone(&self.clock),
+            stopping: self.stopping.subscribe(),
             metrics: Arc::clone(&self.metrics),
         };
         let certificates = CertificateService {
@@ -184,6 +193,7 @@ impl ControlPlane {
             reviewer: Arc::clone(&self.reviewer),
             store: Arc::clone(&self.flows),
             clock: Arc::clone(&self.clock),
+            stopping: self.stopping.subscribe(),
             metrics: Arc::clone(&self.metrics),
         };
         tonic::transport::Server::builder()

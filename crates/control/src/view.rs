@@ -6,10 +6,10 @@ use std::sync::Arc;
 use maille_core::NamespacedName;
 use maille_xds::type_urls::{AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
 use maille_xds::{Dirty, Request, Resource, ServerState, View};
-use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use crate::attest::Peer;
+use crate::discovery::StreamEnd;
 use crate::facts::SETTINGS_NAME;
 use crate::hub::{Hub, Subscription};
 use crate::metrics::Metrics;
@@ -26,8 +26,7 @@ pub(crate) struct PeerView {
     subscription: Subscription,
     /// Destinations asked for, by what they depend on.
     asked: BTreeMap<Key, BTreeSet<String>>,
-    /// When the proof ends with which the stream was opened.
-    expires: Instant,
+    end: StreamEnd,
     record: ProxyHandle,
     metrics: Arc<Metrics>,
 }
@@ -36,7 +35,7 @@ impl PeerView {
     pub(crate) fn new(
         hub: &Arc<Hub>,
         peer: Peer,
-        expires: Instant,
+        end: StreamEnd,
         record: ProxyHandle,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -53,7 +52,7 @@ impl PeerView {
             subscription.watch(key);
         }
         let uid = own.to_string();
-        Self { peer, own, uid, subscription, asked: BTreeMap::new(), expires, record, metrics }
+        Self { peer, own, uid, subscription, asked: BTreeMap::new(), end, record, metrics }
     }
 
     fn asked(&self, name: &str) -> Asked {
@@ -138,9 +137,7 @@ impl View for PeerView {
     async fn changed(&mut self) -> Result<Vec<Dirty>, Status> {
         let keys = tokio::select! {
             keys = self.subscription.changed() => keys,
-            () = sleep_until(self.expires) => {
-                return Err(Status::unauthenticated("certificate has expired; dial again with the renewed one"));
-            }
+            status = self.end.wait() => return Err(status),
         };
         if !self.peer.still_holds(&self.subscription.snapshot().world) {
             tracing::info!(pod = %self.own, identity = %self.peer.identity(), "proxy's pod is gone; its stream ends");

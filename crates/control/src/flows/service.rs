@@ -5,11 +5,12 @@ use maille_core::Clock;
 use maille_proto::flows::flows_server::Flows;
 use maille_proto::flows::{Flow, FlowReport, FlowReportSummary, Peer as FlowPeer, Reporter};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::store::FlowStore;
 use crate::attest::{Peer, TokenReviewer};
-use crate::discovery::attest_stream;
+use crate::discovery::{StreamEnd, attest_stream};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::proxies::millis;
@@ -26,6 +27,7 @@ pub(crate) struct FlowService {
     pub(crate) store: Arc<Mutex<FlowStore>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 #[tonic::async_trait]
@@ -37,13 +39,12 @@ impl Flows for FlowService {
         let (peer, expires) =
             attest_stream(&request, &self.hub, self.reviewer.as_ref(), self.clock.as_ref()).await?;
         let mut reports = request.into_inner();
+        let mut end = StreamEnd { expires, stopping: self.stopping.clone() };
         let mut received = 0;
         loop {
             let report = tokio::select! {
                 report = reports.message() => report?,
-                () = tokio::time::sleep_until(expires) => {
-                    return Err(Status::unauthenticated("certificate has expired; dial again"));
-                }
+                status = end.wait() => return Err(status),
             };
             let Some(report) = report else { break };
             let snapshot = self.hub.snapshot();

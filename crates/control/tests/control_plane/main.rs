@@ -1,0 +1,6 @@
+//! The control plane as its callers meet it: real sockets, real TLS, real streams, a scripted world.
+
+mod certificates;
+mod facts;
+mod flows;
+mod lab;
