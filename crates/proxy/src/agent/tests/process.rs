@@ -1,0 +1,147 @@
+//! A sidecar as a process of its own: start, serve, drain, restart. The test binary starts itself again as the sidecar.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::control::SERVER_NAME;
+use super::{Lab, eventually, get, loopback, request};
+use crate::agent::options::{ListenAddresses, ProxyOptions};
+
+const DIRECTORY: &str = "MAILLE_TEST_SIDECAR_DIRECTORY";
+const ADDRESSES: &str = "MAILLE_TEST_SIDECAR_ADDRESSES";
+
+/// The sidecar itself, when this binary was started as one; otherwise there is nothing to do.
+#[test]
+fn sidecar_process() {
+    let (Ok(directory), Ok(addresses)) = (std::env::var(DIRECTORY), std::env::var(ADDRESSES)) else { return };
+    let directory = PathBuf::from(directory);
+    let addresses: Vec<SocketAddr> = addresses.split(',').map(|a| a.parse().expect("an address")).collect();
+    let [inbound, outbound, status, readiness, metrics, admin] = addresses[..] else {
+        panic!("six addresses")
+    };
+    let options = ProxyOptions::from_env(|name| std::env::var(name).ok()).expect("environment");
+    let options = ProxyOptions {
+        server_name: Some(SERVER_NAME.to_owned()),
+        root_file: directory.join("root-cert.pem"),
+        token_file: directory.join("token"),
+        state_dir: directory,
+        listen: ListenAddresses { inbound, outbound, status, readiness, metrics, admin },
+        ..options
+    };
+    crate::run(options).expect("a sidecar that ends in order");
+}
+
+struct Sidecar {
+    process: Child,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Sidecar {
+    fn start(lab: &Lab) -> Self {
+        // Ports that were free a moment ago; the sidecar must know them beforehand.
+        let sockets: Vec<_> =
+            (0..6).map(|_| std::net::TcpListener::bind(loopback()).expect("a port")).collect();
+        let addresses: Vec<_> = sockets.iter().map(|s| s.local_addr().expect("an address")).collect();
+        drop(sockets);
+        let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let process = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "agent::tests::process::sidecar_process", "--nocapture"])
+            .env(DIRECTORY, lab.file(""))
+            .env(ADDRESSES, list)
+            .env("POD_NAME", "cart-1")
+            .env("POD_NAMESPACE", "shop")
+            .env("SERVICE_ACCOUNT", "cart")
+            .env("INSTANCE_IP", "127.0.0.1")
+            .env("DISCOVERY_ADDRESS", lab.address.to_string())
+            .env("TERMINATION_DRAIN_DURATION_SECONDS", "1")
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("started");
+        Self { process, addresses }
+    }
+
+    fn is_accepting(&self, index: usize) -> bool {
+        std::net::TcpStream::connect(self.addresses[index]).is_ok()
+    }
+
+    async fn ready(&self) {
+        eventually("the status port answers", || self.is_accepting(3)).await;
+        for _ in 0..500 {
+            if get(self.addresses[3], "/healthz/ready").await.0 == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("never ready: {}", get(self.addresses[3], "/healthz/ready").await.1);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.process);
+        kill_process(pid, signal).expect("signalled");
+    }
+
+    async fn ended(&mut self) -> bool {
+        let mut success = false;
+        let process = &mut self.process;
+        eventually("the sidecar ends", || match process.try_wait().expect("waited") {
+            Some(status) => {
+                success = status.success();
+                true
+            }
+            None => false,
+        })
+        .await;
+        success
+    }
+
+    /// A line of `/proc/<pid>/status`, in kB.
+    fn memory_kb(&self, name: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_sidecar_serves_drains_and_ends_in_order() {
+    let lab = Lab::new().await;
+    let mut sidecar = Sidecar::start(&lab);
+    sidecar.ready().await;
+    assert!(sidecar.is_accepting(0) && sidecar.is_accepting(1), "both ways are open");
+    for name in ["VmRSS", "RssAnon", "RssFile"] {
+        println!("idle sidecar (this build, with the test harness): {name} {:?} kB", sidecar.memory_kb(name));
+    }
+    sidecar.signal(Signal::TERM);
+    eventually("no new inbound connections", || !sidecar.is_accepting(0)).await;
+    assert_eq!(get(sidecar.addresses[3], "/healthz/ready").await.0, 503);
+    assert!(sidecar.is_accepting(1), "outbound calls still work while draining");
+    assert!(sidecar.ended().await, "it ends without an error");
+}
+
+#[tokio::test]
+async fn a_killed_sidecar_comes_back_without_a_control_plane() {
+    let mut lab = Lab::new().await;
+    let mut sidecar = Sidecar::start(&lab);
+    sidecar.ready().await;
+    let facts = lab.file("proxy/facts.pb");
+    eventually("its facts are kept", || facts.exists()).await;
+    lab.control = None;
+    sidecar.signal(Signal::KILL);
+    assert!(!sidecar.ended().await);
+
+    let mut sidecar = Sidecar::start(&lab);
+    sidecar.ready().await;
+    assert_eq!(request(sidecar.addresses[2], "POST", "/quitquitquit", "localhost").await.0, 200);
+    assert!(sidecar.ended().await, "told to quit, it ends at once");
+}
