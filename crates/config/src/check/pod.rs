@@ -178,12 +178,9 @@ pub(super) fn check_port_name(at: &View<'_>, name: &str, errors: &mut Vec<FieldE
         && !name.ends_with('-')
         && !name.contains("--");
     if !valid {
-        let help = if name.parse::<u16>().is_ok() {
-            "write a number without quotes"
-        } else {
-            "1 to 15 lower-case letters, digits and '-', with at least one letter"
-        };
-        errors.push(at.invalid(format!("'{name}' is no name of a port")).help(help));
+        errors.push(at.invalid(format!("'{name}' is no name of a port")).help(
+            "1 to 15 lower-case letters, digits and '-', with at least one letter; a number has no quotes",
+        ));
     }
 }
 

@@ -15,6 +15,9 @@ use crate::field_error::{FieldError, FieldErrorKind};
 use crate::path::FieldPath;
 use crate::suggest;
 
+/// A longer list of fields helps nobody.
+const MAX_LISTED: usize = 20;
+
 /// Where the deserializer is: a list on the stack, written out only when something is wrong.
 pub(super) enum Path<'p> {
     Root(&'p FieldPath),
@@ -92,7 +95,7 @@ impl de::Error for Mismatch {
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::new(FieldErrorKind::Type, format!("expected {}, found {found}", plain(expected)))
+        Self::new(FieldErrorKind::Type, format!("expected {}, found {}", plain(expected), seen(&found)))
     }
 
     fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -117,7 +120,17 @@ fn plain(expected: &dyn de::Expected) -> String {
         "u16" => "a whole number from 0 to 65535".to_owned(),
         "u32" | "u64" => "a whole number from 0".to_owned(),
         "f64" => "a number".to_owned(),
+        "IntOrString" => "a number or a string".to_owned(),
         other => other.to_owned(),
+    }
+}
+
+fn seen(found: &de::Unexpected<'_>) -> String {
+    match found {
+        de::Unexpected::Seq => "a list".to_owned(),
+        de::Unexpected::Map => "an object".to_owned(),
+        de::Unexpected::Unit => "null".to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -261,10 +274,12 @@ impl<'de> Deserializer<'de> for Strict<'de, '_> {
     ) -> Result<V::Value, Mismatch> {
         let members = self.members()?;
         for key in members.keys().filter(|key| !fields.contains(&key.as_str())) {
-            let nearest = suggest::nearest(key, fields.iter().copied());
-            let help = match nearest {
-                Some(nearest) => format!("did you mean '{nearest}'?"),
-                None => format!("known here: {}", fields.join(", ")),
+            // Protobuf's spellings are accepted, not advertised.
+            let names: Vec<_> = fields.iter().copied().filter(|field| !field.contains('_')).collect();
+            let help = match suggest::nearest(key, names.iter().copied()) {
+                Some(nearest) => Some(format!("did you mean '{nearest}'?")),
+                None if names.len() <= MAX_LISTED => Some(format!("known here: {}", names.join(", "))),
+                None => None,
             };
             self.unknown.borrow_mut().push(
                 FieldError::new(
@@ -272,7 +287,7 @@ impl<'de> Deserializer<'de> for Strict<'de, '_> {
                     FieldErrorKind::Unknown,
                     format!("unknown field '{key}'"),
                 )
-                .help(help),
+                .maybe_help(help),
             );
         }
         self.visit_members(members, visitor)

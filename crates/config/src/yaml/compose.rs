@@ -67,6 +67,8 @@ pub(super) struct Composer<'t> {
     anchors: HashMap<usize, Option<Arc<Node>>>,
     /// Members merged so far in the document.
     merged: usize,
+    /// Collections that are open.
+    level: usize,
 }
 
 impl<'t> Composer<'t> {
@@ -77,6 +79,7 @@ impl<'t> Composer<'t> {
             parser: Parser::new_from_str_with_options(text, options),
             anchors: HashMap::new(),
             merged: 0,
+            level: 0,
         }
     }
 
@@ -84,6 +87,7 @@ impl<'t> Composer<'t> {
     pub(super) fn next_document(&mut self) -> Option<Result<Arc<Node>, Problem>> {
         self.anchors.clear();
         self.merged = 0;
+        self.level = 0;
         loop {
             match self.parser.next_event()? {
                 Ok((Event::StreamEnd, _)) => return None,
@@ -134,8 +138,16 @@ impl<'t> Composer<'t> {
                 let plain = style == ScalarStyle::Plain;
                 Content::Scalar(scalar_value(&text, plain, tag.as_deref(), mark)?)
             }
-            Event::SequenceStart(..) => self.sequence()?,
-            Event::MappingStart(..) => self.mapping()?,
+            Event::SequenceStart(..) | Event::MappingStart(..) => {
+                self.level += 1;
+                if self.level > MAX_DEPTH {
+                    return Err(too_deep(mark));
+                }
+                let is_sequence = matches!(event, Event::SequenceStart(..));
+                let content = if is_sequence { self.sequence()? } else { self.mapping()? };
+                self.level -= 1;
+                content
+            }
             other => {
                 return Err(Problem {
                     mark,
@@ -151,11 +163,7 @@ impl<'t> Composer<'t> {
         };
         let depth = inside.unwrap_or(0) + 1;
         if depth > MAX_DEPTH {
-            return Err(Problem::new(
-                mark,
-                format!("values are nested deeper than {MAX_DEPTH} levels"),
-                "no object is that deep",
-            ));
+            return Err(too_deep(mark));
         }
         let node = Arc::new(Node { mark, content, depth });
         if let Some(id) = anchor {
@@ -241,6 +249,10 @@ impl<'t> Composer<'t> {
             )),
         }
     }
+}
+
+fn too_deep(mark: Mark) -> Problem {
+    Problem::new(mark, format!("values are nested deeper than {MAX_DEPTH} levels"), "no object is that deep")
 }
 
 fn scalar_value(text: &str, plain: bool, tag: Option<&Tag>, mark: Mark) -> Result<Value, Problem> {

@@ -123,6 +123,7 @@ fn what_is_no_yaml_is_placed() {
         ("a: &x [*x]\n", 1),
         ("a: .inf\n", 1),
         ("a: !!int x\n", 1),
+        ("a: b\n  c # ends it\n  d\n", 2),
     ] {
         let found = first(text);
         assert_eq!((found.0, found.2), (line, "ML0101"), "{text:?}: {found:?}");
@@ -178,4 +179,75 @@ proptest::proptest! {
         let read = one(&object.to_string());
         proptest::prop_assert_eq!(read.value, object);
     }
+}
+
+/// Shapes of YAML that parsers disagree about.
+const TRICKY: &str = "\
+apiVersion: a.b/v1
+kind: C
+metadata: {name: d, labels: {x: z}}
+literal: |
+  a
+   b
+
+  c
+kept: |+
+  a
+
+stripped: |-
+  a
+indented: |2
+    a
+folded: >
+  a
+  b
+
+  c
+   d
+plain: a b
+  c
+  d # comment
+quoted: \"a\\tb \\
+  c\\u00e4\\x41\"
+single: 'it''s # no comment'
+colon: a:b
+url: http://a.b/c#d
+flow: {a: [1, 2, {b: c}], d: , \"e\": f}
+list:
+- a
+-   - b
+    - c
+- d: e
+  f: g
+-
+base: &b {p: 1, q: [x]}
+copy: *b
+merged: {<<: *b, p: 2}
+empty:
+tilde: ~
+? complex
+: value
+";
+
+#[test]
+fn kubectl_reads_the_same() {
+    let file = std::env::temp_dir().join(format!("maille-tricky-{}.yaml", std::process::id()));
+    std::fs::write(&file, TRICKY).expect("a file");
+    let ran = std::process::Command::new("kubectl")
+        .args(["label", "--local", "--overwrite", "-o", "json", "x=z", "-f"])
+        .arg(&file)
+        .output();
+    let _ = std::fs::remove_file(&file);
+    let Ok(output) = ran else {
+        eprintln!("SKIPPED (needs kubectl): comparison of YAML with kubectl");
+        return;
+    };
+    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+        panic!("kubectl: {e}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    let ours = one(TRICKY).value;
+    for (key, value) in theirs.as_object().expect("an object") {
+        assert_eq!(ours.get(key), Some(value), "{key}");
+    }
+    assert_eq!(ours.as_object().map(Map::len), theirs.as_object().map(Map::len));
 }
