@@ -318,7 +318,7 @@ impl<'p> Annotations<'p> {
 fn refusal(annotation: &str, value: &str, reason: impl Into<String>) -> InjectError {
     InjectError::Annotation {
         annotation: annotation.to_owned(),
-        value: value.chars().take(100).collect(),
+        value: value.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect(),
         reason: reason.into(),
     }
 }
