@@ -1,0 +1,272 @@
+//! Services and EndpointSlices: addresses, defaults, validation.
+//!
+//! Source: kubernetes `pkg/registry/core/service`, `pkg/apis/core/validation`.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use maille_core::is_dns_subdomain;
+use serde_json::{Value, json};
+
+use super::pod_validation::{is_port_name, number, port_or_name};
+use crate::api::Api;
+use crate::json;
+use crate::request::Target;
+use crate::status::{ApiError, ApiResult, Cause};
+use crate::store::State;
+
+const NO_NODE_PORTS: &str = "a mesh on one machine serves ClusterIP and ExternalName Services: nothing outside of it reaches node ports or load balancers";
+
+/// Admits a new Service and gives it an address.
+pub(crate) fn create(api: &Api, state: &State, target: &Target, service: &mut Value) -> ApiResult<()> {
+    defaults(service);
+    let mut causes = check(service);
+    allocate(api, state, service, &mut causes);
+    finish(target, service, causes)
+}
+
+/// Admits a change; the address stays.
+pub(crate) fn update(
+    api: &Api,
+    state: &State,
+    target: &Target,
+    old: &Value,
+    service: &mut Value,
+) -> ApiResult<()> {
+    defaults(service);
+    let was_external = json::text(old, &["spec", "type"]) == "ExternalName";
+    let is_external = json::text(service, &["spec", "type"]) == "ExternalName";
+    let spec = json::object_mut(json::map_of(service), "spec");
+    if is_external {
+        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+            spec.shift_remove(key);
+        }
+    } else if !was_external {
+        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if let Some(value) = json::at(old, &["spec", key]) {
+                json::default_to(spec, key, value.clone());
+            }
+        }
+    }
+    let mut causes = check(service);
+    let (was, is) = (json::text(old, &["spec", "clusterIP"]), json::text(service, &["spec", "clusterIP"]));
+    if !was_external && !is_external && was != is {
+        causes.push(Cause::invalid("spec.clusterIPs[0]", &json!([is]), "may not change once set"));
+    }
+    if was_external && !is_external {
+        allocate(api, state, service, &mut causes);
+    }
+    finish(target, service, causes)
+}
+
+fn finish(target: &Target, service: &Value, causes: Vec<Cause>) -> ApiResult<()> {
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(target.resource, json::name(service), causes))
+    }
+}
+
+fn defaults(service: &mut Value) {
+    let spec = json::object_mut(json::map_of(service), "spec");
+    json::default_to(spec, "sessionAffinity", "None");
+    json::default_to(spec, "type", "ClusterIP");
+    if spec.get("type").and_then(Value::as_str) == Some("ClusterIP") {
+        json::default_to(spec, "internalTrafficPolicy", "Cluster");
+    }
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Value::Object(port) = port {
+            json::default_to(port, "protocol", "TCP");
+            let number = port.get("port").cloned().unwrap_or_default();
+            let unset =
+                port.get("targetPort").is_none_or(|t| t.is_null() || t == &json!("") || t == &json!(0));
+            if unset && number.is_number() {
+                port.insert("targetPort".into(), number);
+            }
+        }
+    }
+}
+
+fn check(service: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let kind = json::text(service, &["spec", "type"]);
+    match kind {
+        "ClusterIP" => {}
+        "ExternalName" => {
+            let name = json::text(service, &["spec", "externalName"]).trim_end_matches('.');
+            if !is_dns_subdomain(name) {
+                causes.push(Cause::invalid("spec.externalName", &name.into(), "must be a DNS name"));
+            }
+        }
+        "NodePort" | "LoadBalancer" => causes.push(Cause::forbidden("spec.type", NO_NODE_PORTS)),
+        other => causes.push(Cause::unsupported(
+            "spec.type",
+            other,
+            &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+        )),
+    }
+    if json::text(service, &["spec", "sessionAffinity"]) != "None" {
+        causes.push(Cause::forbidden(
+            "spec.sessionAffinity",
+            "the mesh balances without affinity: only None is in force",
+        ));
+    }
+    for unused in ["externalIPs", "loadBalancerIP", "loadBalancerSourceRanges", "loadBalancerClass"] {
+        if json::at(service, &["spec", unused]).is_some() {
+            causes.push(Cause::forbidden(format!("spec.{unused}"), NO_NODE_PORTS));
+        }
+    }
+    let headless = json::text(service, &["spec", "clusterIP"]) == "None";
+    let ports = json::items(service, &["spec", "ports"]);
+    if ports.is_empty() && kind == "ClusterIP" && !headless {
+        causes.push(Cause::required("spec.ports", ""));
+    }
+    let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
+    for (i, port) in ports.iter().enumerate() {
+        let path = format!("spec.ports[{i}]");
+        let name = json::text(port, &["name"]);
+        if name.is_empty() && ports.len() > 1 {
+            causes.push(Cause::required(format!("{path}.name"), ""));
+        } else if !name.is_empty() && !maille_core::is_dns_label(name) {
+            let why = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
+            causes.push(Cause::invalid(format!("{path}.name"), &name.into(), why));
+        } else if !name.is_empty() && !names.insert(name) {
+            causes.push(Cause::duplicate(format!("{path}.name"), name));
+        }
+        let Some(value) = port.get("port") else {
+            causes.push(Cause::required(format!("{path}.port"), ""));
+            continue;
+        };
+        number(value, &format!("{path}.port"), &mut causes);
+        let protocol = json::text(port, &["protocol"]);
+        if !["SCTP", "TCP", "UDP"].contains(&protocol) {
+            causes.push(Cause::unsupported(format!("{path}.protocol"), protocol, &["SCTP", "TCP", "UDP"]));
+        }
+        if !numbers.insert((value.as_i64(), protocol)) {
+            causes.push(Cause::duplicate(&path, &format!("{value}/{protocol}")));
+        }
+        port_or_name(port.get("targetPort"), &format!("{path}.targetPort"), &mut causes);
+        if port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0 {
+            causes.push(Cause::forbidden(format!("{path}.nodePort"), NO_NODE_PORTS));
+        }
+    }
+    causes
+}
+
+/// Gives a Service an address of the service network, or checks the one it asks for.
+fn allocate(api: &Api, state: &State, service: &mut Value, causes: &mut Vec<Cause>) {
+    if json::text(service, &["spec", "type"]) == "ExternalName" {
+        return;
+    }
+    let network = api.settings.service_cidr;
+    let wish = match json::text(service, &["spec", "clusterIP"]) {
+        "" => {
+            json::items(service, &["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or_default()
+        }
+        found => found,
+    }
+    .to_owned();
+    let mut used: HashSet<IpAddr> = state
+        .list("services", None)
+        .filter_map(|s| json::text(s, &["spec", "clusterIP"]).parse().ok())
+        .collect();
+    let first = network.hosts().next();
+    let own = json::name(service) == "kubernetes" && json::namespace(service) == "default";
+    if !own {
+        used.extend(first.map(IpAddr::from));
+    }
+    let address = match wish.as_str() {
+        "None" => "None".to_owned(),
+        "" => {
+            // Well-known addresses (DNS) are low: the first sixteen are only given when asked for.
+            let hosts = u64::from(u32::MAX >> network.prefix_len()).saturating_sub(17).max(1);
+            let skip = usize::try_from(rand::random_range(0..hosts)).unwrap_or(0);
+            let pool = || network.hosts().skip(16).map(IpAddr::from);
+            let free = pool().skip(skip).chain(pool()).find(|a| !used.contains(a));
+            match free {
+                Some(address) => address.to_string(),
+                None => {
+                    let why = format!("no address of {network} is free");
+                    causes.push(Cause::invalid("spec.clusterIPs", &json!([]), &why));
+                    return;
+                }
+            }
+        }
+        asked => match asked.parse::<IpAddr>() {
+            Ok(IpAddr::V4(v4)) if network.contains(&v4) && !used.contains(&IpAddr::V4(v4)) => {
+                asked.to_owned()
+            }
+            Ok(IpAddr::V4(v4)) if network.contains(&v4) => {
+                let why = "failed to allocate IP: provided IP is already allocated";
+                causes.push(Cause::invalid("spec.clusterIPs", &json!([asked]), why));
+                return;
+            }
+            _ => {
+                let why = format!(
+                    "failed to allocate IP: the provided IP is not in the valid range. The range of valid IPs is {network}"
+                );
+                causes.push(Cause::invalid("spec.clusterIPs", &json!([asked]), &why));
+                return;
+            }
+        },
+    };
+    let spec = json::object_mut(json::map_of(service), "spec");
+    spec.insert("clusterIP".into(), address.clone().into());
+    spec.insert("clusterIPs".into(), json!([address]));
+    json::default_to(spec, "ipFamilies", json!(["IPv4"]));
+    json::default_to(spec, "ipFamilyPolicy", "SingleStack");
+    json::map_of(service).insert("status".into(), json!({ "loadBalancer": {} }));
+}
+
+/// Admits an EndpointSlice; `old` when it changes.
+pub(crate) fn endpoint_slice(target: &Target, slice: &mut Value, old: Option<&Value>) -> ApiResult<()> {
+    let mut causes = Vec::new();
+    let kind = json::text(slice, &["addressType"]).to_owned();
+    match kind.as_str() {
+        "" => causes.push(Cause::required("addressType", "must be set")),
+        "IPv4" | "IPv6" | "FQDN" => {}
+        other => causes.push(Cause::unsupported("addressType", other, &["FQDN", "IPv4", "IPv6"])),
+    }
+    if old.is_some_and(|o| json::text(o, &["addressType"]) != kind) {
+        causes.push(Cause::invalid("addressType", &kind.as_str().into(), "field is immutable"));
+    }
+    for (i, endpoint) in json::items(slice, &["endpoints"]).iter().enumerate() {
+        let addresses = json::items(endpoint, &["addresses"]);
+        if addresses.is_empty() {
+            let why = "must contain at least 1 address";
+            causes.push(Cause::required(format!("endpoints[{i}].addresses"), why));
+        }
+        for (k, address) in addresses.iter().enumerate() {
+            let text = address.as_str().unwrap_or_default();
+            let valid = match kind.as_str() {
+                "IPv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
+                "IPv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
+                _ => is_dns_subdomain(text),
+            };
+            if !valid {
+                let field = format!("endpoints[{i}].addresses[{k}]");
+                causes.push(Cause::invalid(field, address, &format!("must be a valid {kind} address")));
+            }
+        }
+    }
+    for port in json::items_mut(slice, &["ports"]) {
+        if let Value::Object(port) = port {
+            json::default_to(port, "name", "");
+            json::default_to(port, "protocol", "TCP");
+        }
+    }
+    for (i, port) in json::items(slice, &["ports"]).iter().enumerate() {
+        let name = json::text(port, &["name"]);
+        if !name.is_empty() && !maille_core::is_dns_label(name) && !is_port_name(name) {
+            causes.push(Cause::invalid(format!("ports[{i}].name"), &name.into(), "must be a DNS label"));
+        }
+        if let Some(value) = port.get("port").filter(|v| !v.is_null()) {
+            number(value, &format!("ports[{i}].port"), &mut causes);
+        }
+    }
+    let map = json::map_of(slice);
+    for key in ["endpoints", "ports"] {
+        json::default_to(map, key, json!([]));
+    }
+    finish(target, slice, causes)
+}

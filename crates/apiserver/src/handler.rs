@@ -1,0 +1,386 @@
+//! One request: who, what, may they, do it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::api::{Api, Caller};
+use crate::auth::authz::{self, Attributes};
+use crate::auth::{authn, reviews};
+use crate::negotiate::{self, Shape};
+use crate::request::{self, Query, Route, Target};
+use crate::resources;
+use crate::respond::{self, Body};
+use crate::status::{ApiError, ApiResult};
+use crate::verbs::watch::Watch;
+use crate::verbs::write::{self, PatchKind, Written};
+use crate::verbs::{delete, read};
+use crate::{connect, discovery, json, logs, openapi, scale};
+
+/// The largest body, as in apiserver (`MaxRequestBodyBytes`).
+const MAX_BODY: usize = 3 << 20;
+
+/// Bodies as they come.
+pub(crate) type Incoming = hyper::body::Incoming;
+
+/// Answers a request. `certificate` is the user of the connection, if it showed one.
+pub(crate) async fn handle(
+    api: Arc<Api>,
+    certificate: Option<Arc<Caller>>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    match answer(&api, certificate.as_deref(), &parts, body).await {
+        Ok(response) => response,
+        Err(error) => {
+            if error.code >= 500 {
+                tracing::warn!(method = %parts.method, path = parts.uri.path(), %error, "request failed");
+            }
+            respond::failure(&error)
+        }
+    }
+}
+
+async fn answer(
+    api: &Arc<Api>,
+    certificate: Option<&Caller>,
+    parts: &Parts,
+    body: Incoming,
+) -> ApiResult<Response<Body>> {
+    let path = parts.uri.path();
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    let route = request::route(path);
+    // Health and version are for everyone.
+    if let Ok(Route::Plain(name)) = &route
+        && !name.is_empty()
+    {
+        return plain(api, name, &query);
+    }
+    let caller = authn::caller(api, certificate, &parts.headers)?.ok_or_else(ApiError::unauthorized)?;
+    match route? {
+        Route::Plain(_) => {
+            let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
+            for (group, versions) in resources::groups() {
+                paths.push(format!("/apis/{group}"));
+                paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+            }
+            paths.extend(
+                ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+                    .map(str::to_owned),
+            );
+            Ok(respond::json(200, &json!({ "paths": paths })))
+        }
+        Route::Discovery(segments) => {
+            only_get(&parts.method)?;
+            let shape = negotiate::shape(&parts.headers)?;
+            let host =
+                parts.headers.get(http::header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+            let mut response = respond::json(200, &discovery::answer(&segments, shape, host)?);
+            if shape == Shape::AggregatedDiscovery && segments.len() == 1 {
+                let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+                response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+            }
+            Ok(response)
+        }
+        Route::OpenApi(segments) => {
+            only_get(&parts.method)?;
+            negotiate::shape(&parts.headers)?;
+            let api_segments = segments;
+            let document = blocking(move || openapi::answer(&api_segments)).await?;
+            Ok(respond::json(200, &document))
+        }
+        Route::Objects(target) => objects(api, &caller, target, query, parts, body).await,
+    }
+}
+
+fn only_get(method: &Method) -> ApiResult<()> {
+    if method == Method::GET || method == Method::HEAD { Ok(()) } else { Err(ApiError::method_not_allowed()) }
+}
+
+fn plain(api: &Api, name: &str, query: &Query) -> ApiResult<Response<Body>> {
+    match name {
+        "version" => Ok(respond::json(
+            200,
+            &json!({
+                "major": "1", "minor": "37", "gitVersion": format!("v1.37.0+maille.{}", env!("CARGO_PKG_VERSION")),
+                "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+                "goVersion": "none", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+            }),
+        )),
+        _ => {
+            // The state is in memory: what could fail here is a lock held for ever.
+            let revision = api.store.read(|s| s.revision());
+            let verbose = query.flag("verbose");
+            Ok(respond::text(
+                200,
+                if verbose { format!("[+]store ok: revision {revision}\nok\n") } else { "ok".into() },
+            ))
+        }
+    }
+}
+
+/// The verb of a request in the language of authorization.
+fn verb(method: &Method, target: &Target, query: &Query) -> ApiResult<&'static str> {
+    let named = target.name.is_some();
+    Ok(match *method {
+        Method::GET | Method::HEAD if query.flag("watch") => "watch",
+        Method::GET | Method::HEAD if named => "get",
+        Method::GET | Method::HEAD => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
+        _ => return Err(ApiError::method_not_allowed()),
+    })
+}
+
+async fn objects(
+    api: &Arc<Api>,
+    caller: &Caller,
+    target: Target,
+    query: Query,
+    parts: &Parts,
+    body: Incoming,
+) -> ApiResult<Response<Body>> {
+    let verb = verb(&parts.method, &target, &query)?;
+    let selected = || {
+        // A list that is selected by name is a question about that name.
+        let selector = query.text("fieldSelector").unwrap_or_default();
+        crate::selector::FieldSelector::parse(selector, target.resource)
+            .ok()
+            .and_then(|s| s.name().map(str::to_owned))
+    };
+    let name = match &target.name {
+        Some(name) => Some(name.clone()),
+        None if matches!(verb, "list" | "watch") => selected(),
+        None => None,
+    };
+    let proxied = target.subresource.as_deref() == Some("proxy");
+    let may = |name: &str| {
+        let asked = Attributes {
+            verb,
+            group: target.resource.group,
+            resource: target.resource.plural,
+            subresource: target.subresource.as_deref().unwrap_or_default(),
+            namespace: target.ns(),
+            name,
+        };
+        if authz::allows(caller, &asked) { Ok(()) } else { Err(authz::refusal(caller, &target, &asked)) }
+    };
+    // A new object is named in its body: the question waits until that is read.
+    let name_in_body = verb == "create" && name.is_none();
+    if !name_in_body {
+        may(name.as_deref().unwrap_or_default())?;
+    }
+    if proxied {
+        return connect::proxy(api, target, parts, body).await;
+    }
+    let bytes = match verb {
+        "get" | "list" | "watch" => Bytes::new(),
+        _ => collect(body).await?,
+    };
+    let content_type = header(&parts.headers, CONTENT_TYPE.as_str());
+    if name_in_body {
+        let value = decode(&bytes, content_type)?;
+        may(json::name(&value))?;
+        return create(api, caller, target, query, parts, value).await;
+    }
+    let shape = negotiate::shape(&parts.headers)?;
+    match (verb, target.subresource.as_deref()) {
+        ("get", Some("log")) => logs::answer(api, &target, &query).await,
+        ("get", Some("scale")) => {
+            known_subresource(&target)?;
+            let object = read::object(&api.store, &target)?;
+            Ok(respond::json(200, &scale::of(&target, &object)))
+        }
+        ("get", sub) => {
+            if sub.is_some() {
+                known_subresource(&target)?;
+            }
+            let object = read::object(&api.store, &target)?;
+            Ok(respond::json(200, &read::present(&target, &object, shape, &query)?))
+        }
+        ("list", None) => {
+            let list = read::list(&api.store, &target, &query, shape)?;
+            Ok(respond::json_bytes(200, list))
+        }
+        ("watch", None) => watch(api, target, query, shape),
+        ("create", Some("token")) => {
+            known_subresource(&target)?;
+            let value = decode(&bytes, content_type)?;
+            Ok(respond::json(201, &reviews::token_request(api, &target, value)?))
+        }
+        ("create", Some("binding")) => {
+            known_subresource(&target)?;
+            let object = read::object(&api.store, &target)?;
+            write::bind(&target, &object).map(|value| respond::json(201, &value))
+        }
+        ("update", _) => {
+            known_subresource(&target)?;
+            let value = decode(&bytes, content_type)?;
+            let (api, caller) = (api.clone(), caller.clone());
+            written(target, query, shape, move |target, query| {
+                write::update(&api, &caller, target, query, value)
+            })
+            .await
+        }
+        ("patch", _) => {
+            known_subresource(&target)?;
+            let kind = PatchKind::of(content_type, &target)?;
+            let value = decode(&bytes, content_type)?;
+            let (api, caller) = (api.clone(), caller.clone());
+            written(target, query, shape, move |target, query| {
+                write::patch(&api, &caller, target, query, kind, &value)
+            })
+            .await
+        }
+        ("delete", None) => {
+            let body = if bytes.is_empty() { None } else { Some(decode(&bytes, content_type)?) };
+            let options = delete::DeleteOptions::parse(&query, body.as_ref())?;
+            let api = api.clone();
+            let answer = blocking(move || delete::delete(&api, &target, &options)).await?;
+            Ok(respond::json(200, &answer))
+        }
+        ("deletecollection", None) => {
+            let body = if bytes.is_empty() { None } else { Some(decode(&bytes, content_type)?) };
+            let options = delete::DeleteOptions::parse(&query, body.as_ref())?;
+            if target.resource.is("", "namespaces") {
+                return Err(ApiError::method_not_allowed());
+            }
+            let api = api.clone();
+            let answer = blocking(move || delete::delete_collection(&api, &target, &query, &options)).await?;
+            Ok(respond::json(200, &answer))
+        }
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// 404 for a subresource that the resource does not have.
+fn known_subresource(target: &Target) -> ApiResult<()> {
+    match target.subresource.as_deref() {
+        Some(sub) if target.resource.subresources.iter().all(|s| s.name != sub) => {
+            Err(ApiError::path_not_found())
+        }
+        _ if target.resource.shape == resources::Shape::Review => Err(ApiError::method_not_allowed()),
+        _ => Ok(()),
+    }
+}
+
+async fn create(
+    api: &Arc<Api>,
+    caller: &Caller,
+    target: Target,
+    query: Query,
+    parts: &Parts,
+    value: Value,
+) -> ApiResult<Response<Body>> {
+    if target.resource.shape == resources::Shape::Review {
+        let mut value = value;
+        write::check_kind(&target, &mut value)?;
+        return Ok(respond::json(201, &reviews::answer(api, caller, &target, value)?));
+    }
+    if target.resource.namespaced && target.namespace.is_none() {
+        return Err(ApiError::method_not_allowed());
+    }
+    let shape = negotiate::shape(&parts.headers)?;
+    let (api, caller) = (api.clone(), caller.clone());
+    written(target, query, shape, move |target, query| write::create(&api, &caller, target, query, value))
+        .await
+}
+
+/// Runs a write where it may block on the disk, and answers the object.
+async fn written(
+    target: Target,
+    query: Query,
+    shape: Shape,
+    work: impl FnOnce(&Target, &Query) -> ApiResult<Written> + Send + 'static,
+) -> ApiResult<Response<Body>> {
+    if let Some(manager) = query.text("fieldManager")
+        && !write::is_manager(manager)
+    {
+        return Err(ApiError::bad_request("fieldManager: Invalid value: at most 128 printable characters"));
+    }
+    let (written, target, query) = blocking(move || {
+        let written = work(&target, &query)?;
+        Ok((written, target, query))
+    })
+    .await?;
+    let scaled = target.subresource.as_deref() == Some("scale");
+    let value = if scaled { written.object } else { read::present(&target, &written.object, shape, &query)? };
+    let mut response = respond::json(written.code, &value);
+    respond::warn(&mut response, &written.warnings);
+    Ok(response)
+}
+
+/// Runs blocking work apart from the event loop.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> ApiResult<T> + Send + 'static,
+) -> ApiResult<T> {
+    tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
+}
+
+fn watch(api: &Arc<Api>, target: Target, query: Query, shape: Shape) -> ApiResult<Response<Body>> {
+    let watch = Watch::new(api.store.clone(), target, query, shape)?;
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(watch.run(sender));
+    let frames = ReceiverStream::new(receiver).map(|bytes| Ok(Frame::data(bytes)));
+    let mut response = respond::json_bytes(200, Bytes::new());
+    *response.body_mut() = StreamBody::new(frames).boxed_unsync();
+    Ok(response)
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+async fn collect(body: Incoming) -> ApiResult<Bytes> {
+    let too_slow = || ApiError::new(408, "Timeout", "the body of the request did not arrive in time");
+    let collected =
+        tokio::time::timeout(std::time::Duration::from_secs(60), Limited::new(body, MAX_BODY).collect());
+    match collected.await.map_err(|_| too_slow())? {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(MAX_BODY)),
+        Err(error) => {
+            Err(ApiError::bad_request(format!("the body of the request could not be read: {error}")))
+        }
+    }
+}
+
+/// Reads a body as JSON or YAML by its content type.
+fn decode(bytes: &[u8], content_type: &str) -> ApiResult<Value> {
+    let media = content_type.split(';').next().unwrap_or_default().trim();
+    if bytes.is_empty() {
+        return Err(ApiError::bad_request("the request has no body"));
+    }
+    let bad =
+        |why: String| ApiError::bad_request(format!("the body of the request could not be decoded: {why}"));
+    match media {
+        "application/json" | "" | "*/*" => serde_json::from_slice(bytes).map_err(|e| bad(e.to_string())),
+        media if media.ends_with("+json") => serde_json::from_slice(bytes).map_err(|e| bad(e.to_string())),
+        "application/yaml" | "application/apply-patch+yaml" => {
+            // What clients apply is JSON most of the time.
+            if let Ok(value) = serde_json::from_slice(bytes) {
+                return Ok(value);
+            }
+            let text = std::str::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
+            let documents = maille_config::yaml::parse("request body", text)
+                .map_err(|d| bad(d.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+            let mut documents = documents.into_iter();
+            match (documents.next(), documents.next()) {
+                (Some(one), None) => Ok(one.value),
+                _ => Err(bad("it must hold exactly one YAML document".into())),
+            }
+        }
+        other => Err(ApiError::unsupported_media_type(other, "application/json, application/yaml")),
+    }
+}
