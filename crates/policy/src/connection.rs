@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::set::{Consequence, Part, PartId, PolicySet, Rank, Side};
+use crate::set::{Consequence, Part, PartId, PolicySet, Posting, Rank, Side};
 use crate::test::{Connection, Request};
 use crate::{ConnectionAttributes, DecidedBy, Decision, RequestAttributes, Verdict};
 
@@ -118,9 +118,9 @@ impl ConnectionPolicy {
         let parts = allow.attached.iter().filter_map(|id| set.parts.get(*id as usize));
         parts.flat_map(|part| &part.allow.attached).for_each(|rank| visit(*rank));
         if request.is_some() {
-            set.allow
-                .index
-                .visit(connection, request, &mut |ranks| ranks.iter().for_each(|rank| visit(*rank)));
+            let mut each = |found: &[Posting]| found.iter().for_each(|posting| visit(posting.rank));
+            set.allow.pairs.visit(connection, request, &mut each);
+            set.allow.index.visit(connection, request, &mut each);
         }
     }
 }
@@ -135,26 +135,24 @@ impl Inner {
         request: &Request<'_>,
     ) -> Option<Rank> {
         let set = &*self.set;
-        let mut best = open.http;
-        let mut judge = |ranks: &[Rank], check_part: bool| {
-            for rank in ranks {
-                if best.is_some_and(|best| best <= *rank) {
-                    return;
-                }
-                let Some(rule) = side.rules.get(*rank as usize) else { return };
-                if (!check_part || self.satisfied.contains(rule.part))
-                    && rule.request.matches(&set.tests, &self.connection, Some(request))
-                {
-                    best = Some(*rank);
-                    return;
-                }
-            }
+        let matches = |rank: Rank| {
+            let rule = side.rules.get(rank as usize);
+            rule.is_some_and(|rule| rule.request.matches(&set.tests, &self.connection, Some(request)))
         };
+        let mut best = open.http;
         for part in open.attached.iter().filter_map(|id| set.parts.get(*id as usize)) {
-            judge(&consequence(part).attached, false);
+            let below = consequence(part).attached.iter().take_while(|rank| best.is_none_or(|b| **rank < b));
+            best = below.copied().find(|rank| matches(*rank)).or(best);
         }
         if open.indexed {
-            side.index.visit(&self.connection, Some(request), &mut |ranks| judge(ranks, true));
+            let mut judge = |found: &[Posting]| {
+                let below = found.iter().take_while(|posting| best.is_none_or(|b| posting.rank < b));
+                let mut open = below.filter(|posting| self.satisfied.contains(posting.part));
+                let first = open.find(|posting| posting.settled || matches(posting.rank));
+                best = first.map(|posting| posting.rank).or(best);
+            };
+            side.index.visit(&self.connection, Some(request), &mut judge);
+            side.pairs.visit(&self.connection, Some(request), &mut judge);
         }
         best
     }

@@ -81,6 +81,28 @@ impl RuleTree {
         self.sources.iter().chain(&self.operations).flatten().chain(&self.when).copied()
     }
 
+    /// Tests that must hold whatever else does: conditions, and those of an only alternative.
+    pub(crate) fn certain(&self) -> impl Iterator<Item = TestId> + '_ {
+        let only = [&self.operations, &self.sources].into_iter().filter(|any| any.len() == 1);
+        only.flatten().flatten().chain(&self.when).copied()
+    }
+
+    /// What is left to test once these, of [`Self::certain`], are known to hold.
+    pub(crate) fn without(&self, settled: &[TestId]) -> Self {
+        let rest =
+            |all: &AllOf| -> AllOf { all.iter().copied().filter(|id| !settled.contains(id)).collect() };
+        let alternatives = |any: &Vec<AllOf>| match any.as_slice() {
+            [only] => vec![rest(only)],
+            _ => any.clone(),
+        };
+        Self {
+            sources: alternatives(&self.sources),
+            operations: alternatives(&self.operations),
+            when: rest(&self.when),
+        }
+        .tidied()
+    }
+
     /// The rule of an ALLOW policy on TCP: gone if it has any HTTP-only test (reference authorization 11).
     pub(crate) fn allow_on_tcp(&self, tests: &Tests) -> Option<Self> {
         (!self.ids().any(|id| tests.is_http_only(id))).then(|| self.clone().tidied())

@@ -10,6 +10,7 @@ use crate::compile::{Compiler, Fault};
 use crate::connection::ConnectionPolicy;
 use crate::index::Index;
 use crate::index::key::Keys;
+use crate::index::pairs::Pairs;
 use crate::plan::Planner;
 use crate::rule::{RuleTree, TestId, Tests};
 use crate::{Authorization, CompileProblem, ConnectionAttributes, RuleId, TrustContext};
@@ -34,18 +35,30 @@ pub struct PolicySet {
     /// Whether an ALLOW policy applies, usable or not.
     pub(crate) has_allow: bool,
     pub(crate) parts: Vec<Part>,
-    pub(crate) part_index: Index,
+    pub(crate) part_index: Index<PartId>,
     /// Parts that no index can find: judged on every connection.
     pub(crate) unindexed_parts: Vec<PartId>,
 }
 
 /// The rules of one action.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Side {
     /// Sorted by printed id.
     pub(crate) rules: Vec<CompiledRule>,
-    /// Finds ranks by request attributes.
-    pub(crate) index: Index,
+    /// Finds rules by one request attribute; lists ascend by rank.
+    pub(crate) index: Index<Posting>,
+    /// Finds rules by two request attributes; lists ascend by rank.
+    pub(crate) pairs: Pairs<Posting>,
+}
+
+/// A rule in an index, with what decides mostly, so that the rule itself need not be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Posting {
+    pub(crate) rank: Rank,
+    /// What its connection must satisfy.
+    pub(crate) part: PartId,
+    /// Being found is all that it demands of a request.
+    pub(crate) settled: bool,
 }
 
 /// A rule under its name.
@@ -56,7 +69,7 @@ pub(crate) struct CompiledRule {
     pub(crate) tree: RuleTree,
     /// What its connection must satisfy (HTTP).
     pub(crate) part: PartId,
-    /// What then a request must satisfy.
+    /// What then a request must satisfy, beyond what being found proves.
     pub(crate) request: RuleTree,
 }
 
@@ -189,7 +202,7 @@ impl Builder {
         let keys = Keys::new(&self.tests);
         // A part holds only tests that are fixed for a connection: all may be used.
         let any = |_: TestId| true;
-        let mut planner = Planner::new(&keys, &any);
+        let mut planner = Planner::new(&keys, &self.tests, &any);
         for (part, weight) in self.parts.iter().zip(&self.weights) {
             planner.count(&part.tree, *weight);
         }
@@ -203,7 +216,7 @@ impl Builder {
             }
             costs.push(choice.map_or(u32::MAX, |c| c.cost));
         }
-        let part_index = planner.build();
+        let (part_index, _) = planner.build();
         let deny = self.place(deny, &keys, &costs);
         let allow = self.place(allow, &keys, &costs);
         PolicySet {
@@ -218,32 +231,31 @@ impl Builder {
     }
 
     /// Puts each rule where it is met least often: into the index over requests, or onto its part.
-    fn place(&mut self, draft: Draft, keys: &Keys, part_costs: &[u32]) -> Side {
+    fn place(&mut self, mut draft: Draft, keys: &Keys, part_costs: &[u32]) -> Side {
         let tests = std::mem::take(&mut self.tests);
         let per_request = |id: TestId| tests.is_per_request(id);
-        let mut planner = Planner::new(keys, &per_request);
-        let rules = |rank: &Rank| draft.rules.get(*rank as usize).map(|rule| (*rank, rule));
-        for (_, rule) in draft.per_request.iter().filter_map(rules) {
+        let mut planner = Planner::new(keys, &tests, &per_request);
+        for rule in draft.per_request.iter().filter_map(|rank| draft.rules.get(*rank as usize)) {
             planner.count(&rule.request, 1);
         }
-        for (rank, rule) in draft.per_request.iter().filter_map(rules) {
+        for rank in draft.per_request {
+            let Some(rule) = draft.rules.get_mut(rank as usize) else { continue };
             let part_cost = part_costs.get(rule.part as usize).copied().unwrap_or(u32::MAX);
             // In a tie the index wins: a request's cost is then the same for one policy and for thousands.
-            let indexed = match planner.choose(&rule.request).filter(|choice| choice.cost <= part_cost) {
-                Some(choice) => {
-                    planner.register(&choice, rank);
-                    true
-                }
-                None => false,
-            };
-            self.consequence(rule.part, draft.consequence, |c| match indexed {
+            let choice = planner.choose_well(&rule.request).filter(|choice| choice.cost <= part_cost);
+            if let Some(choice) = &choice {
+                rule.request = rule.request.without(&choice.settled);
+                let settled = rule.request.demands_nothing();
+                planner.register(choice, Posting { rank, part: rule.part, settled });
+            }
+            self.consequence(rule.part, draft.consequence, |c| match choice.is_some() {
                 true => c.indexed = true,
                 false => c.attached.push(rank),
             });
         }
-        let index = planner.build();
+        let (index, pairs) = planner.build();
         self.tests = tests;
-        Side { rules: draft.rules, index }
+        Side { rules: draft.rules, index, pairs }
     }
 }
 

@@ -188,6 +188,16 @@ impl Test {
         self.is_http_only() || matches!(self.check, Check::RemoteIp(_))
     }
 
+    /// Whether hitting one of the test's keys is the same as passing it.
+    pub(crate) fn keys_are_exact(&self) -> bool {
+        match &self.check {
+            Check::Path(_, templates) => templates.is_empty(),
+            Check::Method(_) | Check::Host(_) | Check::Header(..) | Check::RemoteIp(_) => true,
+            // Connection parts are judged once, and whole.
+            _ => false,
+        }
+    }
+
     /// Whether it passes.
     pub(crate) fn holds(&self, connection: &Connection, request: Option<&Request<'_>>) -> bool {
         self.check.finds(connection, request) != self.negated

@@ -24,30 +24,30 @@ impl End {
     }
 }
 
-/// A map from affixes to lists of numbers.
+/// A map from affixes to lists.
 ///
 /// The longest stored affix is found by binary search over the lengths that occur, with a hash probe per
 /// step (Waldvogel et al., "Scalable High Speed IP Routing Lookups", SIGCOMM 1997: a marker on the search path
 /// of each longer affix says "look further", and knows the best answer so far); shorter ones hang on it as parents.
 #[derive(Debug)]
-pub(crate) struct AffixMap {
+pub(crate) struct AffixMap<T> {
     end: End,
     // INVARIANT: sorted, and the same during building and lookup, so that both walk the same path.
     lengths: Vec<usize>,
     /// Affixes and markers, each with the longest affix that it begins (ends) with.
     nodes: HashMap<Box<[u8]>, Option<u32>, RandomState>,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<T>>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<T> {
     parent: Option<u32>,
-    list: Box<[u32]>,
+    list: Box<[T]>,
 }
 
-impl AffixMap {
+impl<T> AffixMap<T> {
     /// A map of these affixes; each occurs once.
-    pub(crate) fn new(end: End, mut affixes: Vec<(Box<[u8]>, Vec<u32>)>) -> Self {
+    pub(crate) fn new(end: End, mut affixes: Vec<(Box<[u8]>, Vec<T>)>) -> Self {
         affixes.sort_by_key(|(affix, _)| affix.len());
         let mut lengths: Vec<usize> = affixes.iter().map(|(affix, _)| affix.len()).collect();
         lengths.dedup();
@@ -103,7 +103,7 @@ impl AffixMap {
     }
 
     /// Calls `visit` with the list of each stored affix of the text.
-    pub(crate) fn visit(&self, text: &[u8], visit: &mut dyn FnMut(&[u32])) {
+    pub(crate) fn visit(&self, text: &[u8], visit: &mut dyn FnMut(&[T])) {
         if self.entries.is_empty() {
             return;
         }

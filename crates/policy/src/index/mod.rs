@@ -1,7 +1,8 @@
-//! From attributes to the numbered things (rules, connection parts) that they could satisfy.
+//! From attributes to the things (rules, parts of rules) that they could satisfy.
 
 mod affix;
 pub(crate) mod key;
+pub(crate) mod pairs;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,20 +15,20 @@ use affix::{AffixMap, End};
 use key::{Attribute, Key, KeyValue};
 
 /// The values of one attribute, each with its list.
-type Values<'k> = Vec<(&'k KeyValue, Vec<u32>)>;
+type Values<'k, T> = Vec<(&'k KeyValue, Vec<T>)>;
 
 /// Everything that registered under a key that the facts hit; may say too much, never too little.
-#[derive(Debug, Default)]
-pub(crate) struct Index {
-    texts: Vec<(Attribute, TextIndex)>,
-    addresses: Vec<(Attribute, AddressIndex)>,
-    ports: HashMap<u16, Box<[u32]>, RandomState>,
+#[derive(Debug)]
+pub(crate) struct Index<T> {
+    texts: Vec<(Attribute, TextIndex<T>)>,
+    addresses: Vec<(Attribute, AddressIndex<T>)>,
+    ports: HashMap<u16, Box<[T]>, RandomState>,
 }
 
-impl Index {
-    /// An index of keys, each with its list; lists are sorted.
-    pub(crate) fn new<'k>(keys: impl Iterator<Item = (&'k Key, Vec<u32>)>) -> Self {
-        let mut by_attribute: Vec<(Attribute, Values<'k>)> = Vec::new();
+impl<T> Index<T> {
+    /// An index of keys, each with its list.
+    pub(crate) fn new<'k>(keys: impl Iterator<Item = (&'k Key, Vec<T>)>) -> Self {
+        let mut by_attribute: Vec<(Attribute, Values<'k, T>)> = Vec::new();
         let mut places: HashMap<&Attribute, usize, RandomState> = HashMap::default();
         for ((attribute, value), list) in keys {
             let place = *places.entry(attribute).or_insert_with(|| {
@@ -38,7 +39,7 @@ impl Index {
                 values.push((value, list));
             }
         }
-        let mut index = Self::default();
+        let mut index = Self { texts: Vec::new(), addresses: Vec::new(), ports: HashMap::default() };
         for (attribute, values) in by_attribute {
             match attribute {
                 Attribute::Port => {
@@ -56,12 +57,17 @@ impl Index {
         index
     }
 
+    /// Whether nothing is registered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.texts.is_empty() && self.addresses.is_empty() && self.ports.is_empty()
+    }
+
     /// Calls `visit` with each list that the facts hit.
     pub(crate) fn visit(
         &self,
         connection: &Connection,
         request: Option<&Request<'_>>,
-        visit: &mut dyn FnMut(&[u32]),
+        visit: &mut dyn FnMut(&[T]),
     ) {
         for (attribute, index) in &self.texts {
             attribute.visit_texts(connection, request, &mut |text| index.visit(text, visit));
@@ -79,17 +85,17 @@ impl Index {
 
 /// Text patterns of one attribute.
 #[derive(Debug)]
-struct TextIndex {
-    present: Box<[u32]>,
-    exact: HashMap<Box<[u8]>, Box<[u32]>, RandomState>,
-    prefixes: AffixMap,
-    suffixes: AffixMap,
+struct TextIndex<T> {
+    present: Box<[T]>,
+    exact: HashMap<Box<[u8]>, Box<[T]>, RandomState>,
+    prefixes: AffixMap<T>,
+    suffixes: AffixMap<T>,
 }
 
-impl TextIndex {
-    fn new(values: Values<'_>) -> Self {
+impl<T> TextIndex<T> {
+    fn new(values: Values<'_, T>) -> Self {
         let mut present = Vec::new();
-        let mut exact: HashMap<Box<[u8]>, Box<[u32]>, RandomState> = HashMap::default();
+        let mut exact: HashMap<Box<[u8]>, Box<[T]>, RandomState> = HashMap::default();
         let (mut prefixes, mut suffixes) = (Vec::new(), Vec::new());
         for (value, list) in values {
             match value {
@@ -110,7 +116,7 @@ impl TextIndex {
         }
     }
 
-    fn visit(&self, text: &[u8], visit: &mut dyn FnMut(&[u32])) {
+    fn visit(&self, text: &[u8], visit: &mut dyn FnMut(&[T])) {
         if !self.present.is_empty() {
             visit(&self.present);
         }
@@ -125,18 +131,18 @@ impl TextIndex {
 }
 
 /// Blocks of one attribute: a hash map per prefix length that occurs (33 and 129 at most).
-#[derive(Debug, Default)]
-struct AddressIndex {
-    v4: Vec<(u32, ByNetwork<u32>)>,
-    v6: Vec<(u128, ByNetwork<u128>)>,
+#[derive(Debug)]
+struct AddressIndex<T> {
+    v4: Vec<(u32, ByNetwork<u32, T>)>,
+    v6: Vec<(u128, ByNetwork<u128, T>)>,
 }
 
 /// Lists by network address.
-type ByNetwork<T> = HashMap<T, Box<[u32]>, RandomState>;
+type ByNetwork<N, T> = HashMap<N, Box<[T]>, RandomState>;
 
-impl AddressIndex {
-    fn new(values: Values<'_>) -> Self {
-        let mut index = Self::default();
+impl<T> AddressIndex<T> {
+    fn new(values: Values<'_, T>) -> Self {
+        let mut index = Self { v4: Vec::new(), v6: Vec::new() };
         for (value, list) in values {
             match value {
                 KeyValue::Block(Block::V4(network, length)) => {
@@ -155,7 +161,7 @@ impl AddressIndex {
         index
     }
 
-    fn visit(&self, address: IpAddr, visit: &mut dyn FnMut(&[u32])) {
+    fn visit(&self, address: IpAddr, visit: &mut dyn FnMut(&[T])) {
         match address {
             IpAddr::V4(a) => {
                 let lists = self.v4.iter().filter_map(|(mask, lists)| lists.get(&(u32::from(a) & mask)));
@@ -169,7 +175,7 @@ impl AddressIndex {
     }
 }
 
-fn with_mask<T: PartialEq>(lists: &mut Vec<(T, ByNetwork<T>)>, mask: T) -> &mut ByNetwork<T> {
+fn with_mask<N: PartialEq, T>(lists: &mut Vec<(N, ByNetwork<N, T>)>, mask: N) -> &mut ByNetwork<N, T> {
     let place = match lists.iter().position(|(m, _)| *m == mask) {
         Some(place) => place,
         None => {

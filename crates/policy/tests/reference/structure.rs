@@ -108,7 +108,7 @@ fn section_16_ids_are_those_of_the_access_log() {
 
 #[test]
 fn section_16_the_smallest_id_in_byte_order_is_reported() {
-    let rules = vec!["{to: [{operation: {methods: [GET]}}]}"; 11].join(", ");
+    let rules = ["{to: [{operation: {methods: [GET]}}]}"; 11].join(", ");
     let mut late = policy("foo/p", &format!("{{action: DENY, rules: [{rules}]}}"));
     late.spec.rules[0].to[0].operation.as_mut().expect("there").methods = vec!["PUT".to_owned()];
     assert_eq!(decide(&[late.clone()], "{}").rule.as_deref(), Some("ns[foo]-policy[p]-rule[10]"));
