@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::snapshot::{DestinationCell, ResolveError, Resolver};
+use crate::snapshot::{Destination, DestinationCell, ResolveError, Resolver, Workload};
 use crate::worker::coarse_now_s;
 
 /// Names kept by one worker. An application that dials more distinct names asks the agent again.
@@ -40,6 +41,25 @@ impl Destinations {
         }
         known.insert(name.into(), cell.clone());
         Ok(cell)
+    }
+
+    /// The workload at `address`, for telemetry, if that is known by now. Otherwise it is asked for, and known a moment
+    /// later.
+    pub(crate) fn workload_at(&self, address: IpAddr) -> Option<Arc<Workload>> {
+        let name = address.to_canonical().to_string();
+        let held = self.known.borrow().get(name.as_str()).filter(|cell| !cell.is_retired()).cloned();
+        let cell = match held.or_else(|| self.resolver.lookup(&name)) {
+            Some(cell) => cell,
+            None => {
+                self.resolver.prefetch(&name);
+                return None;
+            }
+        };
+        cell.touch(coarse_now_s());
+        match &**cell.load() {
+            Destination::Workload(direct) => Some(direct.workload.clone()),
+            Destination::Service(_) | Destination::Unknown => None,
+        }
     }
 
     /// Forgets cells that the agent no longer keeps current.

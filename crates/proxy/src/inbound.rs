@@ -27,6 +27,8 @@ pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &Listene
     let Ok(peer) = socket.peer_addr() else { return };
     let Some(destination) = original::destination(&socket, spec) else { return };
     let arrival = Arrival { worker, peer, destination };
+    // Asked for now, so that telemetry can name the caller when the handshake is done.
+    worker.destinations.workload_at(peer.ip());
     let Some((detected, stream)) = arrival.sniff(socket).await else { return };
     match arrival.choose(&detected) {
         Chain::MutualHttp => {
@@ -221,6 +223,15 @@ impl Arrival<'_> {
         let snapshot = self.worker.snapshot();
         let own = self.worker.shared.tls.current();
         let identity = facts.identity.as_ref();
-        record::inbound_labels(&snapshot.inbound, own.svid().identity(), self.peer, self.destination, identity, protocol)
+        let caller = self.worker.destinations.workload_at(self.peer.ip());
+        record::inbound_labels(
+            &snapshot.inbound,
+            own.svid().identity(),
+            caller.as_deref(),
+            self.peer,
+            self.destination,
+            identity,
+            protocol,
+        )
     }
 }

@@ -72,7 +72,8 @@ pub(crate) fn peer(workload: &Workload, verified: Option<&Identity>, address: Op
     Peer {
         workload: Arc::new(WorkloadLabels {
             name: workload.workload_name.to_string(),
-            namespace: verified.map_or_else(|| workload.namespace.to_string(), |id| id.namespace().to_owned()),
+            namespace: verified
+                .map_or_else(|| workload.namespace.to_string(), |id| id.namespace().to_owned()),
             principal: verified.map(ToString::to_string).unwrap_or_default(),
             app: workload.app.to_string(),
             canonical_name: workload.canonical_name.to_string(),
@@ -97,18 +98,22 @@ pub(crate) fn pseudo_service(name: &str, host: String) -> Arc<ServiceLabels> {
     Arc::new(ServiceLabels { host, name: name.to_owned(), namespace: String::new() })
 }
 
-/// Labels of a connection that reached this workload. `own` is the identity that this proxy shows.
+/// Labels of a connection that reached this workload. `own` is the identity that this proxy shows, `caller` the
+/// workload that the registry has at the caller's address; a proved identity that is not its own is believed instead.
 pub(crate) fn inbound_labels(
     inbound: &Inbound,
     own: &Identity,
+    caller: Option<&Workload>,
     from: SocketAddr,
     to: SocketAddr,
     identity: Option<&Identity>,
     protocol: Protocol,
 ) -> ConnectionLabels {
-    let source = match identity {
-        Some(identity) => Peer::of_identity(identity, Some(from.ip())),
-        None => Peer::of_address(from.ip()),
+    let caller = caller.filter(|caller| identity.is_none() || caller.identity.as_ref() == identity);
+    let source = match (caller, identity) {
+        (Some(caller), _) => peer(caller, identity, Some(from.ip())),
+        (None, Some(identity)) => Peer::of_identity(identity, Some(from.ip())),
+        (None, None) => Peer::of_address(from.ip()),
     };
     let service = match inbound.ports.get(&to.port()) {
         Some(port) if !port.service.hostname.is_empty() => service(&port.service),
@@ -145,7 +150,11 @@ pub(crate) fn outbound_labels(
 ) -> ConnectionLabels {
     ConnectionLabels {
         reporter: Reporter::Source,
-        source: peer(&inbound.workload, is_mutual.then_some(own), inbound.workload.addresses.first().copied()),
+        source: peer(
+            &inbound.workload,
+            is_mutual.then_some(own),
+            inbound.workload.addresses.first().copied(),
+        ),
         destination: peer(&called.workload, verified, Some(called.address.ip())),
         service: called.service.clone(),
         port: called.address.port(),

@@ -343,6 +343,12 @@ pub trait Resolver: Send + Sync + 'static {
 
     /// What is behind `name`; asks the control plane if need be, with a bound on the wait.
     fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a>;
+
+    /// Asks for `name` without waiting, for whoever looks it up later. What only telemetry wants is asked for in this
+    /// way: it may be left out when there is much else to hold.
+    fn prefetch(&self, name: &str) {
+        let _ = name;
+    }
 }
 
 /// What all workers of a proxy share.

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use maille_core::Identity;
-use maille_proto::facts;
 
 /// Which end of a connection reports it (`reporter`, reference cli-and-telemetry 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,29 +148,6 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A workload of the registry. `verified` is the identity it proved, if it did: the registry's
-    /// own idea of the identity is never used as a principal.
-    pub fn of_workload(
-        workload: &facts::Workload,
-        verified: Option<&Identity>,
-        address: Option<IpAddr>,
-    ) -> Self {
-        Self {
-            workload: Arc::new(WorkloadLabels {
-                name: workload.workload_name.clone(),
-                // A peer's namespace is what its certificate says (reference cli-and-telemetry 3.1).
-                namespace: verified
-                    .map_or_else(|| workload.namespace.clone(), |id| id.namespace().to_owned()),
-                principal: verified.map(ToString::to_string).unwrap_or_default(),
-                app: workload.app.clone(),
-                canonical_name: workload.canonical_name.clone(),
-                canonical_revision: workload.canonical_revision.clone(),
-            }),
-            uid: Arc::from(workload.uid.as_str()),
-            address,
-        }
-    }
-
     /// A peer of whom only the verified identity is known.
     pub fn of_identity(identity: &Identity, address: Option<IpAddr>) -> Self {
         Self {

@@ -39,7 +39,7 @@ impl Pages for AdminPages {
                 (&Method::GET, "/config_dump") => page(&self.config()),
                 (&Method::GET, "/certs") => page(&self.certificates()),
                 (&Method::GET, "/stats" | "/stats/prometheus") => metrics(self.telemetry.render_prometheus()),
-                (&Method::GET, "/ready") => match self.readiness.missing() {
+                (&Method::GET, "/ready") => match self.readiness.missing(SystemTime::now()) {
                     None => text(StatusCode::OK, "LIVE\n"),
                     Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
                 },

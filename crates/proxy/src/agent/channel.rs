@@ -37,8 +37,13 @@ pub(crate) async fn connect(
     })?;
     let credential = own.map(Credential::from_svid).transpose()?;
     let config = discovery_client(&String::from_utf8_lossy(&roots), credential.as_ref())?;
-    // The URI only names the authority of requests; `Dial` knows where to go.
+    // `Dial` knows where to go and does the TLS; what is said to the server is the name it proves.
+    let origin = match (server_name, address.rsplit_once(':')) {
+        (Some(name), Some((_, port))) => format!("https://{name}:{port}"),
+        _ => format!("https://{address}"),
+    };
     let endpoint = configure_endpoint(Endpoint::try_from(format!("http://{address}"))?)
+        .origin(Uri::try_from(origin)?)
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(512 * 1024);
     let dial = Dial { address: address.to_owned(), name, tls: TlsConnector::from(config) };

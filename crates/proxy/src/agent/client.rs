@@ -1,6 +1,6 @@
 //! One HTTP/1.1 request to the own application: for its probes and its metrics.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -27,7 +27,7 @@ pub(crate) struct Reply {
 /// Connects as the inbound side of the data path does: from 127.0.0.6, so that the kernel's rules do not capture
 /// it (reference mtls 7.6).
 pub(crate) async fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
-    if let IpAddr::V4(_) = address.ip() {
+    if address.is_ipv4() {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from((INBOUND_SOURCE_V4, 0)))?;
         return socket.connect(address).await;

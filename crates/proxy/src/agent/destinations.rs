@@ -1,6 +1,6 @@
 //! Destinations on demand: asked for at first use, kept current while used, given up when not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +64,11 @@ impl Destinations {
     /// How many are held or asked for.
     pub(crate) fn len(&self) -> usize {
         self.entries.lock().len()
+    }
+
+    /// Names held or asked for.
+    pub(crate) fn names(&self) -> HashSet<String> {
+        self.entries.lock().keys().cloned().collect()
     }
 
     /// Names held, with what is known of them, sorted.
@@ -208,6 +213,14 @@ impl Resolver for Destinations {
                 None => self.wait_for(name).await,
             }
         })
+    }
+
+    fn prefetch(&self, name: &str) {
+        // Strangers who call in must not push out what the application calls.
+        if self.len() < MAX_DESTINATIONS / 2 {
+            // A name that cannot be asked for stays without an answer, which is no harm here.
+            let _ = self.ask(name);
+        }
     }
 }
 

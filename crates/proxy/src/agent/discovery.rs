@@ -21,7 +21,7 @@ use super::state::StateStore;
 use crate::snapshot::Shared;
 
 /// Changes that come together are stored together.
-const STORE_DELAY: Duration = Duration::from_millis(300);
+const STORE_DELAY: Duration = Duration::from_millis(500);
 
 /// The connection in use, for what else travels on it.
 pub(crate) type ChannelWatch = watch::Receiver<Option<Channel>>;
@@ -159,7 +159,6 @@ impl Discovery {
             tokio::time::sleep(SWEEP).await;
             let gone = self.destinations.sweep();
             if !gone.is_empty() {
-                self.facts.lock().forget(&gone);
                 self.changed.notify_one();
             }
             self.telemetry.gauges().destinations(self.destinations.len() as u64);

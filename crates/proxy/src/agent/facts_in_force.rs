@@ -3,7 +3,7 @@
 //! One place takes resources in, checks each, keeps the last good ones, and puts a new snapshot or new trust in force when
 //! something changed. It does no I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use maille_core::TrustDomain;
@@ -24,6 +24,10 @@ use crate::snapshot::{Inbound, MeshSettings, Shared, Snapshot, SnapshotCell};
 
 /// Name of the one `MeshSettings` resource.
 const MESH: &str = "mesh";
+
+/// Received resources kept beyond those of held destinations, before the rest is looked through: own facts, and
+/// destinations given up since.
+const MAX_STALE: usize = 1024;
 
 /// See the module's text.
 pub(crate) struct FactsInForce {
@@ -120,8 +124,8 @@ impl FactsInForce {
             return;
         }
         self.telemetry.gauges().certificate_loaded(credential.svid.not_after());
+        self.readiness.certified_until(credential.svid.not_after());
         self.credential = Some(credential);
-        self.readiness.met(Need::Certificate);
         self.put_trust_in_force();
         self.put_snapshot_in_force();
     }
@@ -161,7 +165,11 @@ impl FactsInForce {
         if touched.snapshot || touched.policy {
             self.put_snapshot_in_force();
         }
-        self.telemetry.gauges().destinations(self.destinations.len() as u64);
+        let held = self.destinations.len();
+        self.telemetry.gauges().destinations(held as u64);
+        if self.raw.len() > held + MAX_STALE {
+            self.forget_unheld();
+        }
         if rejections.is_empty() { Ok(()) } else { Err(rejections) }
     }
 
@@ -323,32 +331,27 @@ impl FactsInForce {
     }
 
     /// Everything held, as it was received: own facts first, destinations last.
-    pub(crate) fn stored(&self) -> Vec<StoredResource> {
+    pub(crate) fn stored(&mut self) -> Vec<StoredResource> {
         // An incomplete set of policies must not look complete after a restart.
         if !self.authorization_is_complete {
             return Vec::new();
         }
-        let held: BTreeSet<String> = self.destinations.held().into_iter().map(|(name, _)| name).collect();
-        let mut stored: Vec<_> = self
-            .raw
-            .iter()
-            .filter(|((type_url, name), _)| type_url != type_urls::DESTINATION || held.contains(name))
-            .map(|((type_url, name), (version, body))| StoredResource {
-                type_url: type_url.clone(),
-                name: name.clone(),
-                version: version.clone(),
-                body: body.clone(),
-            })
-            .collect();
+        self.forget_unheld();
+        let all = self.raw.iter().map(|((type_url, name), (version, body))| StoredResource {
+            type_url: type_url.clone(),
+            name: name.clone(),
+            version: version.clone(),
+            body: body.clone(),
+        });
+        let mut stored: Vec<_> = all.collect();
         stored.sort_by_key(|r| r.type_url == type_urls::DESTINATION);
         stored
     }
 
-    /// Forgets what was received of destinations that are no longer held.
-    pub(crate) fn forget(&mut self, names: &[String]) {
-        for name in names {
-            self.raw.remove(&(type_urls::DESTINATION.to_owned(), name.clone()));
-        }
+    /// Drops what was received of destinations that were given up since.
+    fn forget_unheld(&mut self) {
+        let held = self.destinations.names();
+        self.raw.retain(|(type_url, name), _| type_url != type_urls::DESTINATION || held.contains(name));
     }
 }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use http::{Method, StatusCode};
 use maille_telemetry::Registry;
@@ -120,7 +121,7 @@ impl StatusPages {
 }
 
 fn ready(readiness: &Readiness) -> Answer {
-    match readiness.missing() {
+    match readiness.missing(SystemTime::now()) {
         None => text(StatusCode::OK, "ready\n"),
         Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
