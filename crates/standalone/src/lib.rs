@@ -1,11 +1,29 @@
 //! A mesh on one Linux machine: supervisor of Pods as local processes, controllers, cluster DNS, Services.
 //!
+//! - [`supervisor`]: the process that holds a mesh together: node namespace, API process, kubelet, controllers.
+//! - [`state`]: what a mesh leaves on the machine, and how to take it away.
+//! - [`address`]: the networks and addresses of a mesh.
 //! - [`controllers`]: Deployment, ReplicaSet and EndpointSlice controllers.
 //! - [`dns`]: the cluster's DNS server.
 //! - [`builtin`]: the objects that every mesh begins with.
+//! - [`exec`]: a command in a running container.
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod builtin;
+mod cluster;
 pub mod controllers;
 pub mod dns;
+pub mod exec;
+mod hash;
+mod kubelet;
+mod mirror;
+mod node;
+mod sandbox;
+mod services;
+pub mod state;
+pub mod supervisor;
+
+pub use state::{DataDir, teardown};
+pub use supervisor::{Ready, SupervisorOptions, run_supervisor};

@@ -1,0 +1,84 @@
+//! The addresses of one mesh. All of them live in its own namespaces, so every mesh has the same.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use parking_lot::Mutex;
+
+/// The node's name in `spec.nodeName`.
+pub const NODE_NAME: &str = "maille";
+/// Where Pods have their addresses.
+pub const POD_NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
+/// Where Services have theirs.
+pub const SERVICE_NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+/// The node: bridge, API and DNS.
+pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// Where the API listens for Pods.
+pub const API_PORT: u16 = 6443;
+/// Where cluster DNS listens.
+pub const DNS_PORT: u16 = 53;
+/// `kubernetes.default`.
+pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// `kube-dns.kube-system`, which Pods' `resolv.conf` names.
+pub const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// First of the users that Pods get which do not choose one; the low 16 bits of the Pod's address are added.
+pub const FIRST_POD_UID: u32 = 100_000;
+
+/// Hands out Pod addresses, each as late again as possible: a peer may still remember the last holder.
+#[derive(Debug, Default)]
+pub struct AddressPool {
+    state: Mutex<(BTreeSet<u16>, u16)>,
+}
+
+impl AddressPool {
+    /// The next free address; `None` when all are taken.
+    pub fn take(&self) -> Option<Ipv4Addr> {
+        let mut state = self.state.lock();
+        let (used, last) = &mut *state;
+        for _ in 0..u16::MAX {
+            *last = last.wrapping_add(1);
+            // The first 256 are the node's; .0 and .255 confuse people and old tools.
+            let usable = *last >= 256 && !matches!(*last & 0xff, 0 | 0xff);
+            if usable && used.insert(*last) {
+                return Some(Ipv4Addr::from(u32::from(POD_NETWORK.network()) | u32::from(*last)));
+            }
+        }
+        None
+    }
+
+    /// Gives one back.
+    pub fn release(&self, address: Ipv4Addr) {
+        self.state.lock().0.remove(&suffix(address));
+    }
+}
+
+/// The user a Pod at this address gets unless its manifest names one: no two Pods share it, so they can
+/// neither signal nor read each other.
+pub fn pod_uid(address: Ipv4Addr) -> u32 {
+    FIRST_POD_UID + u32::from(suffix(address))
+}
+
+fn suffix(address: Ipv4Addr) -> u16 {
+    let [_, _, c, d] = address.octets();
+    u16::from_be_bytes([c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_unique_and_reused_last() {
+        let pool = AddressPool::default();
+        let first = pool.take().unwrap();
+        assert_eq!(first, Ipv4Addr::new(10, 244, 1, 1));
+        pool.release(first);
+        assert_ne!(pool.take().unwrap(), first);
+        let mut all: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert!(all.len() > 60_000 && all.iter().all(|a| POD_NETWORK.contains(a)));
+        all.sort_unstable();
+        all.dedup();
+        assert!(all.len() > 60_000);
+    }
+}

@@ -1,0 +1,200 @@
+//! Virtual addresses of Services, kept in force in every namespace of the mesh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
+use maille_net::service::{self, Transport, VirtualPort};
+use maille_net::{NetError, NetNs};
+use parking_lot::Mutex;
+
+use crate::address::SERVICE_NETWORK;
+use crate::cluster::Cluster;
+
+/// Changes that come together are applied together; well below what a person or a rollout notices.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// The label that ties a slice to its Service.
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Knows the namespaces and the rules that should be in them.
+#[derive(Debug, Default)]
+pub(crate) struct Programmer {
+    state: Mutex<Programmed>,
+}
+
+#[derive(Debug, Default)]
+struct Programmed {
+    namespaces: BTreeMap<String, NetNs>,
+    version: u64,
+    ports: Arc<Vec<VirtualPort>>,
+}
+
+impl Programmer {
+    /// Puts the present rules in force in a namespace, and all later ones. Blocks.
+    pub(crate) fn register(&self, ns: &NetNs) -> Result<(), NetError> {
+        self.state.lock().namespaces.insert(ns.name().to_owned(), ns.clone());
+        loop {
+            let (version, ports) = self.current();
+            service::apply(ns, SERVICE_NETWORK, &ports)?;
+            // A change that came meanwhile may have been overwritten just now.
+            if self.current().0 == version {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forgets a namespace.
+    pub(crate) fn unregister(&self, ns: &NetNs) {
+        self.state.lock().namespaces.remove(ns.name());
+    }
+
+    fn current(&self) -> (u64, Arc<Vec<VirtualPort>>) {
+        let state = self.state.lock();
+        (state.version, state.ports.clone())
+    }
+
+    /// Follows Services and EndpointSlices for ever.
+    pub(crate) async fn run(self: Arc<Self>, cluster: Cluster) {
+        let (services, slices) = (cluster.services.subscribe(), cluster.slices.subscribe());
+        loop {
+            tokio::select! {
+                _ = services.next() => {}
+                _ = slices.next() => {}
+            }
+            tokio::time::sleep(GATHER).await;
+            let ports = virtual_ports(&cluster.services.all(), &cluster.slices.all());
+            if ports == *self.current().1 {
+                continue;
+            }
+            let (namespaces, ports) = {
+                let mut state = self.state.lock();
+                state.version += 1;
+                state.ports = Arc::new(ports);
+                (state.namespaces.values().cloned().collect::<Vec<_>>(), state.ports.clone())
+            };
+            let work: Vec<_> = namespaces
+                .into_iter()
+                .map(|ns| {
+                    let ports = ports.clone();
+                    tokio::task::spawn_blocking(move || match service::apply(&ns, SERVICE_NETWORK, &ports) {
+                        Err(error) if ns.exists() => {
+                            tracing::warn!(namespace = ns.name(), %error, "Service rules not updated");
+                        }
+                        _ => {}
+                    })
+                })
+                .collect();
+            futures::future::join_all(work).await;
+        }
+    }
+}
+
+/// Every port of every virtual address with its ready endpoints.
+pub(crate) fn virtual_ports(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Vec<VirtualPort> {
+    let mut by_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in slices {
+        if let Some(service) = slice.labels().get(SERVICE_NAME) {
+            let key = (slice.namespace().unwrap_or_default(), service.clone());
+            by_service.entry(key).or_default().push(slice);
+        }
+    }
+    let mut ports = Vec::new();
+    for service in services {
+        let key = (service.namespace().unwrap_or_default(), service.name_any());
+        let Some(spec) = &service.spec else { continue };
+        // Headless Services have none; those that only name another host neither.
+        let Some(address) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok()) else {
+            continue;
+        };
+        let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
+        for port in spec.ports.iter().flatten() {
+            let (Some(transport), Ok(number)) =
+                (transport(port.protocol.as_deref()), u16::try_from(port.port))
+            else {
+                continue;
+            };
+            let name = port.name.clone().unwrap_or_default();
+            ports.push(VirtualPort {
+                address,
+                transport,
+                port: number,
+                label: format!("{}/{}:{name}", key.0, key.1),
+                endpoints: endpoints(slices, &name, transport),
+            });
+        }
+    }
+    ports.sort();
+    // Two claims on one address and port would make the whole transaction fail.
+    ports.dedup_by_key(|p| (p.address, p.transport, p.port));
+    ports
+}
+
+fn endpoints(slices: &[&EndpointSlice], port: &str, transport: Transport) -> Vec<(Ipv4Addr, u16)> {
+    let mut found = BTreeSet::new();
+    for slice in slices {
+        let numbers = slice
+            .ports
+            .iter()
+            .flatten()
+            .filter(|p| p.name.as_deref().unwrap_or_default() == port)
+            .filter(|p| self::transport(p.protocol.as_deref()) == Some(transport))
+            .filter_map(|p| u16::try_from(p.port?).ok());
+        for number in numbers {
+            for endpoint in slice.endpoints.iter().flatten() {
+                let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+                let addresses = endpoint.addresses.iter().filter(|_| ready);
+                found.extend(addresses.filter_map(|a| a.parse().ok()).map(|ip| (ip, number)));
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn transport(protocol: Option<&str>) -> Option<Transport> {
+    match protocol {
+        None | Some("TCP") => Some(Transport::Tcp),
+        Some("UDP") => Some(Transport::Udp),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ready_endpoints_of_the_named_port_are_used() {
+        let service: Service = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}
+        }))
+        .unwrap();
+        let headless: Service = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "db", "namespace": "shop"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}
+        }))
+        .unwrap();
+        let slice: EndpointSlice = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 5353, "protocol": "UDP"}],
+            "endpoints": [
+                {"addresses": ["10.244.1.2"], "conditions": {"ready": true}},
+                {"addresses": ["10.244.1.3"], "conditions": {"ready": false}},
+                {"addresses": ["10.244.1.4"]}]
+        }))
+        .unwrap();
+        let ports = virtual_ports(&[Arc::new(service), Arc::new(headless)], &[Arc::new(slice)]);
+        let (two, four) = (Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 1, 4));
+        assert_eq!(ports.len(), 2);
+        assert_eq!(ports[0].endpoints, [(two, 8080), (four, 8080)]);
+        assert_eq!(
+            (ports[1].transport, &ports[1].endpoints[..]),
+            (Transport::Udp, &[(two, 5353), (four, 5353)][..])
+        );
+    }
+}

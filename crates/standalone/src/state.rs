@@ -1,0 +1,179 @@
+//! What a mesh leaves on its machine, and how to take it away.
+//!
+//! Everything carries the mesh's id, which comes from the data directory: network namespaces
+//! `maille-<id>-…` (with links and rules in them), the pid file of the supervisor, and below the data directory the
+//! files of Pods. Mounts belong to the supervisor's own mount namespace and go with it.
+
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use maille_net::NetNs;
+use maille_net::process::ProcessRef;
+use rustix::fs::FlockOperation;
+use rustix::process::Signal;
+
+/// How long `down` waits for a supervisor to end on its own.
+const DOWN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A data directory.
+#[derive(Debug, Clone)]
+pub struct DataDir {
+    path: PathBuf,
+    id: String,
+}
+
+impl DataDir {
+    /// Opens one, making it (mode 0700) if it is missing.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("make the data directory {}", path.display()))?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))
+            .with_context(|| format!("protect the data directory {}", path.display()))?;
+        Self::open(path)
+    }
+
+    /// Opens one that exists.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let path = path.canonicalize().with_context(|| format!("data directory {}", path.display()))?;
+        let id = mesh_id(&path);
+        Ok(Self { path, id })
+    }
+
+    /// Its absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Six hexadecimal digits that name this mesh on the machine.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Name of the node's network namespace.
+    pub fn node_namespace(&self) -> String {
+        format!("maille-{}-node", self.id)
+    }
+
+    /// Name of a Pod's network namespace.
+    pub fn pod_namespace(&self, address: std::net::Ipv4Addr) -> String {
+        let [_, _, c, d] = address.octets();
+        format!("maille-{}-{c}.{d}", self.id)
+    }
+
+    /// Where a Pod's logs and disk volumes are.
+    pub fn pod(&self, uid: &str) -> PathBuf {
+        self.path.join("pods").join(uid)
+    }
+
+    /// What lives in memory only: a tmpfs in the supervisor's mount namespace.
+    pub fn memory(&self) -> PathBuf {
+        self.path.join("run")
+    }
+
+    /// The kubeconfig with all rights.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.path.join("kubeconfig")
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.path.join("supervisor.pid")
+    }
+
+    /// The supervisor that runs this mesh now, if one does.
+    pub fn supervisor(&self) -> Option<ProcessRef> {
+        ProcessRef::read(&self.pid_file()).filter(ProcessRef::is_alive)
+    }
+
+    /// Makes the calling process this mesh's supervisor until the lock is dropped.
+    pub fn lock(&self) -> anyhow::Result<Lock> {
+        let path = self.path.join("lock");
+        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let who = self.supervisor().map(|s| format!(" (process {})", s.pid)).unwrap_or_default();
+            bail!(
+                "a mesh already runs with the data directory {}{who}; `maille down --data-dir {0}` ends it",
+                self.path.display()
+            );
+        }
+        ProcessRef::current()?.write(&self.pid_file())?;
+        Ok(Lock { _file: file, pid_file: self.pid_file() })
+    }
+
+    /// Takes away what an earlier run left, however it ended: processes, namespaces with their links and
+    /// rules, files of Pods.
+    pub fn sweep(&self) -> anyhow::Result<()> {
+        let namespaces = NetNs::list(&format!("maille-{}-", self.id))?;
+        for ns in &namespaces {
+            let killed = ns.kill_all().unwrap_or_default();
+            if killed > 0 {
+                tracing::info!(namespace = ns.name(), killed, "ended processes of an earlier run");
+            }
+        }
+        for ns in &namespaces {
+            ns.delete()?;
+        }
+        let pods = self.path.join("pods");
+        match std::fs::remove_dir_all(&pods) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("remove {}", pods.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Held by the one supervisor of a data directory.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    pid_file: PathBuf,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.pid_file);
+    }
+}
+
+/// Ends the mesh of a data directory and everything that is left of it. Answers whether one ran.
+///
+/// Asks the supervisor first (SIGTERM), ends it by force if it does not follow, then sweeps. Blocks for up
+/// to 20 seconds.
+pub fn teardown(path: &Path) -> anyhow::Result<bool> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    let data = DataDir::open(path)?;
+    let supervisor = data.supervisor();
+    if let Some(supervisor) = &supervisor {
+        supervisor.signal(Signal::TERM);
+        if !wait_gone(supervisor, DOWN_PATIENCE) {
+            supervisor.signal(Signal::KILL);
+            wait_gone(supervisor, Duration::from_secs(5));
+        }
+    }
+    data.sweep()?;
+    let _ = std::fs::remove_file(data.pid_file());
+    Ok(supervisor.is_some())
+}
+
+fn wait_gone(process: &ProcessRef, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while process.is_alive() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+/// FNV-1a of the canonical path, folded to 24 bits: short enough for the names of namespaces.
+fn mesh_id(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    let hash = crate::hash::fnv1a(path.as_os_str().as_bytes());
+    format!("{:06x}", (hash ^ (hash >> 24) ^ (hash >> 48)) & 0xff_ffff)
+}
