@@ -153,7 +153,11 @@ mod tests {
             (Disable, Auto, false, Chain::PlainTcp),
         ];
         for (mode, class, is_http, expected) in rows {
-            assert_eq!(choose(mode, class, Transport::Raw { is_http }), expected, "{mode:?} {class:?} {is_http}");
+            assert_eq!(
+                choose(mode, class, Transport::Raw { is_http }),
+                expected,
+                "{mode:?} {class:?} {is_http}"
+            );
         }
     }
 

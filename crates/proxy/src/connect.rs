@@ -69,7 +69,9 @@ impl ConnectError {
         match self {
             Self::Tcp { reason, .. } => format!("delayed connect error: {reason}"),
             Self::Timeout { .. } => "connection timeout".to_owned(),
-            Self::Tls { .. } | Self::Setup { .. } => "TLS_error: handshake with the upstream failed".to_owned(),
+            Self::Tls { .. } | Self::Setup { .. } => {
+                "TLS_error: handshake with the upstream failed".to_owned()
+            }
         }
     }
 
@@ -86,7 +88,11 @@ impl ConnectError {
 }
 
 /// Connects, with TLS if the upstream wants it; both within their limits.
-pub(crate) async fn connect(worker: &Worker, to: &Upstream, alpn: ClientAlpn) -> Result<Connected, ConnectError> {
+pub(crate) async fn connect(
+    worker: &Worker,
+    to: &Upstream,
+    alpn: ClientAlpn,
+) -> Result<Connected, ConnectError> {
     let address = to.address;
     let limits = &worker.config.limits;
     let from = match to.security {

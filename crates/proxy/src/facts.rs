@@ -77,7 +77,8 @@ pub fn inbound(message: &wire::Inbound) -> Checked<Inbound> {
     }
     let mut ports = HashMap::with_capacity(message.ports.len());
     for declared in &message.ports {
-        let service = service_name(&declared.service_hostname, &declared.service_name, &declared.service_namespace);
+        let service =
+            service_name(&declared.service_hostname, &declared.service_name, &declared.service_namespace);
         let entry = InboundPort { protocol: protocol(declared.protocol), service };
         // PA-17: the oldest Service comes first and wins.
         ports.entry(port("ports.port", declared.port)?).or_insert(entry);
@@ -182,8 +183,9 @@ fn direct_workload(message: &wire::DirectWorkload) -> Checked<DirectWorkload> {
             port: port("workload.headless_ports.port", declared.port)?,
             protocol: protocol(declared.protocol),
             // Dropping the port here would turn it into a plaintext passthrough, hence an error.
-            tls: endpoint_tls(declared.tls)
-                .ok_or_else(|| wrong("workload.headless_ports.tls", format!("unknown value {}", declared.tls)))?,
+            tls: endpoint_tls(declared.tls).ok_or_else(|| {
+                wrong("workload.headless_ports.tls", format!("unknown value {}", declared.tls))
+            })?,
             service: service_name(hostname.as_str(), &declared.service_name, &declared.service_namespace),
             service_port,
             sni: sni_of(hostname.as_str(), service_port),
@@ -220,39 +222,35 @@ fn service_name(hostname: &str, name: &str, namespace: &str) -> Arc<ServiceName>
 }
 
 fn rule(message: &wire::Rule) -> istio::Rule {
-    let from = message.from.iter().map(|s| {
-        istio::From {
-            source: Some(istio::Source {
-                principals: s.principals.clone(),
-                not_principals: s.not_principals.clone(),
-                request_principals: s.request_principals.clone(),
-                not_request_principals: s.not_request_principals.clone(),
-                namespaces: s.namespaces.clone(),
-                not_namespaces: s.not_namespaces.clone(),
-                service_accounts: s.service_accounts.clone(),
-                not_service_accounts: s.not_service_accounts.clone(),
-                ip_blocks: s.ip_blocks.clone(),
-                not_ip_blocks: s.not_ip_blocks.clone(),
-                remote_ip_blocks: s.remote_ip_blocks.clone(),
-                not_remote_ip_blocks: s.not_remote_ip_blocks.clone(),
-                trust_domains: s.trust_domains.clone(),
-                not_trust_domains: s.not_trust_domains.clone(),
-            }),
-        }
+    let from = message.from.iter().map(|s| istio::From {
+        source: Some(istio::Source {
+            principals: s.principals.clone(),
+            not_principals: s.not_principals.clone(),
+            request_principals: s.request_principals.clone(),
+            not_request_principals: s.not_request_principals.clone(),
+            namespaces: s.namespaces.clone(),
+            not_namespaces: s.not_namespaces.clone(),
+            service_accounts: s.service_accounts.clone(),
+            not_service_accounts: s.not_service_accounts.clone(),
+            ip_blocks: s.ip_blocks.clone(),
+            not_ip_blocks: s.not_ip_blocks.clone(),
+            remote_ip_blocks: s.remote_ip_blocks.clone(),
+            not_remote_ip_blocks: s.not_remote_ip_blocks.clone(),
+            trust_domains: s.trust_domains.clone(),
+            not_trust_domains: s.not_trust_domains.clone(),
+        }),
     });
-    let to = message.to.iter().map(|o| {
-        istio::To {
-            operation: Some(istio::Operation {
-                hosts: o.hosts.clone(),
-                not_hosts: o.not_hosts.clone(),
-                ports: o.ports.clone(),
-                not_ports: o.not_ports.clone(),
-                methods: o.methods.clone(),
-                not_methods: o.not_methods.clone(),
-                paths: o.paths.clone(),
-                not_paths: o.not_paths.clone(),
-            }),
-        }
+    let to = message.to.iter().map(|o| istio::To {
+        operation: Some(istio::Operation {
+            hosts: o.hosts.clone(),
+            not_hosts: o.not_hosts.clone(),
+            ports: o.ports.clone(),
+            not_ports: o.not_ports.clone(),
+            methods: o.methods.clone(),
+            not_methods: o.not_methods.clone(),
+            paths: o.paths.clone(),
+            not_paths: o.not_paths.clone(),
+        }),
     });
     let when = message.when.iter().map(|c| istio::Condition {
         key: c.key.clone(),

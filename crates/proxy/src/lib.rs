@@ -12,6 +12,7 @@ mod chain;
 mod connect;
 mod destinations;
 pub mod facts;
+mod fixed;
 mod http;
 mod inbound;
 mod open;
@@ -29,4 +30,5 @@ mod worker;
 mod workers;
 
 pub use agent::{AppMetrics, ListenAddresses, LogControl, OptionError, Probe, ProxyOptions, run};
+pub use fixed::{FileError, StaticProxy, run_static};
 pub use workers::{StartError, Workers, start_workers};

@@ -236,7 +236,9 @@ impl OpenConnections {
     /// Ends the connections whose peer's certificate has expired: HTTP finishes its requests, streams are cut.
     pub(crate) fn expire(&self, now: SystemTime) {
         let all = self.all.borrow();
-        for open in all.values().filter(|open| open.facts.proof.as_ref().is_some_and(|proof| proof.expires <= now)) {
+        for open in
+            all.values().filter(|open| open.facts.proof.as_ref().is_some_and(|proof| proof.expires <= now))
+        {
             if matches!(*open.fate.borrow(), Fate::Lives) {
                 let reason = "the peer's certificate has expired; it must connect again with a renewed one";
                 open.end(Refused::new(RefusalKind::CertificateExpired, reason.to_owned()));

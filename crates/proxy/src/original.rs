@@ -16,8 +16,7 @@ pub(crate) fn destination(stream: &TcpStream, spec: &ListenerSpec) -> Option<Soc
         Target::Redirected => {
             let local = stream.local_addr().ok()?;
             let socket = SockRef::from(stream);
-            let original =
-                if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+            let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
             // Without an entry in the kernel's table, nobody redirected it.
             let original = original.ok()?.as_socket()?;
             (original != local && original.port() != spec.address.port()).then_some(original)

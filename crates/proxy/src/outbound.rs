@@ -202,7 +202,8 @@ pub(crate) fn no_endpoint(host: &str, port: u16) -> Refused {
 
 fn not_in_registry(dialled: &Dialled) -> Refused {
     let Dialled { name, port, .. } = dialled;
-    let reason = format!("{name} port {port} is not in the registry and the outbound policy is REGISTRY_ONLY");
+    let reason =
+        format!("{name} port {port} is not in the registry and the outbound policy is REGISTRY_ONLY");
     Refused::new(RefusalKind::UnknownDestination, reason)
 }
 

@@ -135,7 +135,11 @@ impl Pool {
     }
 
     /// Sends a request that fits the pool's version, opening a connection if none is free.
-    pub(crate) async fn send(self: &Rc<Self>, worker: &Worker, request: Request<Body>) -> Result<Answer, NotSent> {
+    pub(crate) async fn send(
+        self: &Rc<Self>,
+        worker: &Worker,
+        request: Request<Body>,
+    ) -> Result<Answer, NotSent> {
         if self.version == Version::HTTP_2 {
             self.send_http2(worker, request).await
         } else {
@@ -158,7 +162,11 @@ impl Pool {
         if self.upstream.is_mutual() { worker.shared.tls.generation() } else { 0 }
     }
 
-    async fn send_http1(self: &Rc<Self>, worker: &Worker, mut request: Request<Body>) -> Result<Answer, NotSent> {
+    async fn send_http1(
+        self: &Rc<Self>,
+        worker: &Worker,
+        mut request: Request<Body>,
+    ) -> Result<Answer, NotSent> {
         let generation = self.generation(worker);
         let mut lease = self.lease(worker, generation);
         loop {
@@ -208,7 +216,11 @@ impl Pool {
         }
     }
 
-    async fn send_http2(self: &Rc<Self>, worker: &Worker, mut request: Request<Body>) -> Result<Answer, NotSent> {
+    async fn send_http2(
+        self: &Rc<Self>,
+        worker: &Worker,
+        mut request: Request<Body>,
+    ) -> Result<Answer, NotSent> {
         let generation = self.generation(worker);
         let mut lease = self.lease(worker, generation);
         loop {
@@ -306,9 +318,9 @@ impl Pool {
     /// Drops connections that were not used for `idle` or belong to an older generation; says whether any are left.
     fn sweep(&self, idle: Duration, generation: u64) -> bool {
         let generation = if self.upstream.is_mutual() { generation } else { 0 };
-        self.idle.borrow_mut().retain(|c| {
-            c.generation == generation && !c.sender.is_closed() && c.since.elapsed() < idle
-        });
+        self.idle
+            .borrow_mut()
+            .retain(|c| c.generation == generation && !c.sender.is_closed() && c.since.elapsed() < idle);
         // Dropping the last handle of a shared connection lets streams under way finish.
         self.shared.borrow_mut().retain(|c| {
             let is_current = c.generation == generation && !c.sender.is_closed();
@@ -359,7 +371,12 @@ pub(crate) struct Pools {
 
 impl Pools {
     /// The pool of an upstream; `called` is asked only when the upstream is new.
-    pub(crate) fn pool(&self, upstream: Upstream, version: Version, called: impl FnOnce() -> Option<Called>) -> Rc<Pool> {
+    pub(crate) fn pool(
+        &self,
+        upstream: Upstream,
+        version: Version,
+        called: impl FnOnce() -> Option<Called>,
+    ) -> Rc<Pool> {
         let mut all = self.all.borrow_mut();
         let key = (upstream, version);
         if let Some(pool) = all.get(&key) {

@@ -127,7 +127,11 @@ impl Direction {
         })
     }
 
-    fn poll_write_kept<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+    fn poll_write_kept<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<io::Result<()>> {
         while let Some(rest) = self.kept.get(self.written..).filter(|rest| !rest.is_empty()) {
             let taken = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
             if taken == 0 {

@@ -96,7 +96,12 @@ pub(crate) fn candidates<'a>(service: &'a Service, port: u16) -> Vec<(&'a Endpoi
 }
 
 /// How one endpoint of a service is reached.
-pub(crate) fn to_endpoint(service: &Service, port: &ServicePort, endpoint: &Endpoint, at: &EndpointPort) -> Upstream {
+pub(crate) fn to_endpoint(
+    service: &Service,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+    at: &EndpointPort,
+) -> Upstream {
     Upstream {
         address: SocketAddr::new(endpoint.address, at.target_port),
         security: security(at.tls, &port.sni, &service.subject_alt_names),
@@ -162,16 +167,23 @@ mod tests {
             assert!(named("other", host), "{host}");
         }
         assert!(named("shop", "cart") && !named("other", "cart"));
-        for host in ["cart.other", "cart.shop.example.com", "cart.shop.svc.example.com", "10.96.0.8", "", "shop.cart"] {
+        for host in
+            ["cart.other", "cart.shop.example.com", "cart.shop.svc.example.com", "10.96.0.8", "", "shop.cart"]
+        {
             assert!(!named("shop", host), "{host}");
         }
     }
 
     #[test]
     fn ports_of_hosts_are_cut() {
-        for (authority, host) in
-            [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1"), ("a:", "a")]
-        {
+        for (authority, host) in [
+            ("a:80", "a"),
+            ("a", "a"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("::1", "::1"),
+            ("a:", "a"),
+        ] {
             assert_eq!(without_port(authority), host);
         }
         assert_eq!(host_address("[::1]"), "::1".parse().ok());

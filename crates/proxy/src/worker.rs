@@ -73,11 +73,16 @@ impl Worker {
     }
 
     /// Runs until told to stop.
-    pub(crate) async fn run(self: Rc<Self>, listeners: Vec<(TcpListener, ListenerSpec)>, mut phase: watch::Receiver<Phase>) {
+    pub(crate) async fn run(
+        self: Rc<Self>,
+        listeners: Vec<(TcpListener, ListenerSpec)>,
+        mut phase: watch::Receiver<Phase>,
+    ) {
         let mut accepting: Vec<(Direction, JoinHandle<()>)> = Vec::new();
         for (listener, spec) in listeners {
             let direction = spec.direction;
-            accepting.push((direction, tokio::task::spawn_local(self.clone().accept(listener, Rc::new(spec)))));
+            accepting
+                .push((direction, tokio::task::spawn_local(self.clone().accept(listener, Rc::new(spec)))));
         }
         let mut changes = self.shared.snapshot.watch();
         let mut tick = tokio::time::interval(HOUSEKEEPING);

@@ -109,10 +109,12 @@ impl Drop for Workers {
 pub fn start_workers(shared: Shared, config: DataPathConfig) -> Result<Workers, StartError> {
     let mut config = config;
     let count = config.workers.max(1);
-    let mut sockets: Vec<Vec<(std::net::TcpListener, ListenerSpec)>> = (0..count).map(|_| Vec::new()).collect();
+    let mut sockets: Vec<Vec<(std::net::TcpListener, ListenerSpec)>> =
+        (0..count).map(|_| Vec::new()).collect();
     for spec in &mut config.listeners {
         for of_worker in &mut sockets {
-            let socket = listen(spec.address).map_err(|error| StartError::Listen { address: spec.address, error })?;
+            let socket =
+                listen(spec.address).map_err(|error| StartError::Listen { address: spec.address, error })?;
             // The first chooses the port for all.
             spec.address =
                 socket.local_addr().map_err(|error| StartError::Listen { address: spec.address, error })?;

@@ -55,7 +55,9 @@ fn an_unknown_action_denies_everything_even_as_dry_run() {
 #[test]
 fn an_endpoint_of_unknown_security_is_not_used() {
     for tls in [0, 9] {
-        let Ok(Destination::Service(service)) = destination(&service_message(tls)) else { panic!("a service") };
+        let Ok(Destination::Service(service)) = destination(&service_message(tls)) else {
+            panic!("a service")
+        };
         assert!(service.endpoints[0].ports.is_empty(), "{tls}");
     }
     let Ok(Destination::Service(service)) = destination(&service_message(2)) else { panic!("a service") };

@@ -97,13 +97,20 @@ pub(crate) fn fail(
     let prefix = "upstream connect error or disconnect/reset before headers. reset reason:";
     let (status, text, kind, flags) = match error {
         SendError::Connect(error) => {
-            let text =
-                format!("{prefix} remote connection failure, transport failure reason: {}", error.for_caller());
+            let text = format!(
+                "{prefix} remote connection failure, transport failure reason: {}",
+                error.for_caller()
+            );
             (StatusCode::SERVICE_UNAVAILABLE, text, error.kind(), error.flags())
         }
         SendError::Reset(_) => {
             let text = format!("{prefix} connection termination");
-            (StatusCode::SERVICE_UNAVAILABLE, text, RefusalKind::UpstreamFailed, ResponseFlags::UpstreamClosed)
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                text,
+                RefusalKind::UpstreamFailed,
+                ResponseFlags::UpstreamClosed,
+            )
         }
         SendError::Protocol(_) => {
             let text = format!("{prefix} protocol error");

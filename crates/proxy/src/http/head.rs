@@ -9,12 +9,9 @@ use http::{Method, Request, StatusCode, Uri, Version};
 use maille_policy::HeaderLookup;
 use maille_policy::path::Normalization as PathNormalization;
 
-
 /// Envoy's exchange of telemetry between proxies; applications never see it (reference mtls 8.2).
-const PEER_METADATA: [HeaderName; 2] = [
-    HeaderName::from_static("x-envoy-peer-metadata"),
-    HeaderName::from_static("x-envoy-peer-metadata-id"),
-];
+const PEER_METADATA: [HeaderName; 2] =
+    [HeaderName::from_static("x-envoy-peer-metadata"), HeaderName::from_static("x-envoy-peer-metadata-id")];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -280,10 +277,16 @@ fn settle_authority<B>(request: &mut Request<B>, is_http2: bool) -> Result<(), M
 fn is_authority(text: &[u8]) -> bool {
     !text.is_empty()
         && text.len() <= 512
-        && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']' | b'%'))
+        && text.iter().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+        })
 }
 
-fn canonicalise<B>(request: &mut Request<B>, mode: PathNormalization, is_http2: bool) -> Result<(), Malformed> {
+fn canonicalise<B>(
+    request: &mut Request<B>,
+    mode: PathNormalization,
+    is_http2: bool,
+) -> Result<(), Malformed> {
     let target = request.uri().path_and_query().ok_or(Malformed::Path)?;
     if target.as_str() == "*" && request.method() == Method::OPTIONS {
         return Ok(());

@@ -125,7 +125,8 @@ fn http2_keeps_one_authority() {
 
 #[test]
 fn grpc_is_known_by_its_content_type() {
-    let with = |value: &'static str| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))]);
+    let with =
+        |value: &'static str| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))]);
     for (value, expected) in [
         ("application/grpc", true),
         ("application/grpc+proto", true),

@@ -84,7 +84,11 @@ impl OutboundHttp {
             Behind::Headless(workload, port) => {
                 let Some(address) = self.dialled.address else { return Err(self.unknown()) };
                 let upstream = route::to_headless(address.ip(), port);
-                let called = || Called { workload: workload.clone(), service: record::service(&port.service), address };
+                let called = || Called {
+                    workload: workload.clone(),
+                    service: record::service(&port.service),
+                    address,
+                };
                 Ok(self.worker.pools.pool(upstream, spoken(port.protocol, version), || Some(called())))
             }
             Behind::Undeclared(workload) => {
@@ -126,7 +130,9 @@ impl OutboundHttp {
         };
         let untried = |pool: &Rc<Pool>| !tried.contains(&pool.upstream);
         let chosen = match (pool_at(first), second) {
-            (Some(a), Some(b)) if untried(&a) && untried(&b) => Some(if a.active() <= b.active() { a } else { b }),
+            (Some(a), Some(b)) if untried(&a) && untried(&b) => {
+                Some(if a.active() <= b.active() { a } else { b })
+            }
             (Some(a), Some(b)) => Some(if untried(&a) { a } else { b }),
             (one, _) => one,
         };
@@ -140,7 +146,8 @@ impl OutboundHttp {
     /// OT-2 under REGISTRY_ONLY.
     fn unknown(&self) -> Refusal {
         let Dialled { name, port, .. } = &self.dialled;
-        let reason = format!("{name} port {port} is not in the registry and the outbound policy is REGISTRY_ONLY");
+        let reason =
+            format!("{name} port {port} is not in the registry and the outbound policy is REGISTRY_ONLY");
         Refusal {
             refused: Refused::new(RefusalKind::UnknownDestination, reason),
             status: StatusCode::BAD_GATEWAY,
@@ -193,7 +200,11 @@ impl Handler for OutboundHttp {
         if *request.method() == Method::CONNECT {
             let reason = "CONNECT to a service of the mesh: services are called, not tunnelled through";
             let refused = Refused::new(RefusalKind::BadRequest, reason.to_owned());
-            return self.refuse(&line, &Refusal { refused, status: StatusCode::NOT_FOUND, text: "" }, exchange);
+            return self.refuse(
+                &line,
+                &Refusal { refused, status: StatusCode::NOT_FOUND, text: "" },
+                exchange,
+            );
         }
         // XF-3: the application cannot vouch for anybody.
         request.headers_mut().remove(&XFCC);

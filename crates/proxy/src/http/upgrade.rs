@@ -24,7 +24,8 @@ impl Switching {
     /// Relays in the background as soon as both sides have switched.
     pub(crate) fn start(self, worker: Rc<Worker>, upstream: OnUpgrade) {
         tokio::task::spawn_local(async move {
-            let (Ok(downstream), Ok(upstream)) = futures::future::join(self.downstream, upstream).await else {
+            let (Ok(downstream), Ok(upstream)) = futures::future::join(self.downstream, upstream).await
+            else {
                 return;
             };
             let entry = self.judged_by.map(|(facts, request)| {

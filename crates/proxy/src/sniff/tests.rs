@@ -82,7 +82,9 @@ fn an_opaque_protocol_is_known_at_its_first_impossible_byte() {
 
 #[tokio::test]
 async fn the_http2_preface_is_told_from_http1() {
-    for (bytes, expected) in [(&b"GET / HTTP/1.1"[..], false), (H2_PREFACE, true), (b"PRI *", false), (b"", false)] {
+    for (bytes, expected) in
+        [(&b"GET / HTTP/1.1"[..], false), (H2_PREFACE, true), (b"PRI *", false), (b"", false)]
+    {
         let mut prefix = BytesMut::new();
         let mut io = bytes;
         assert_eq!(is_http2(&mut io, &mut prefix).await.expect("memory"), expected);

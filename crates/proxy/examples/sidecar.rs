@@ -1,0 +1,9 @@
+//! One sidecar from a file of facts, for measurements: `sidecar FILE`.
+
+use std::path::PathBuf;
+
+fn main() -> anyhow::Result<()> {
+    let path = std::env::args_os().nth(1).map(PathBuf::from);
+    let path = path.ok_or_else(|| anyhow::anyhow!("usage: sidecar FILE"))?;
+    maille_proxy::run_static(&path)
+}

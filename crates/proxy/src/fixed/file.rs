@@ -1,0 +1,484 @@
+//! The file's shape: the messages of `facts.proto` with their field names in camelCase and Istio's spelling of modes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use maille_config::istio::AuthorizationPolicySpec;
+use maille_core::TrustDomain;
+use maille_pki::{KeyPair, Svid, TrustBundles};
+use maille_proto::facts as wire;
+use maille_tls::Trust;
+use serde::Deserialize;
+
+use crate::facts;
+use crate::snapshot::{Destination, Direction, Inbound, Limits, ListenerSpec, MeshSettings, Target};
+
+/// What is wrong with a file of facts.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It, or a PEM file that it names, cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// It is not YAML of the right shape.
+    #[error("{path}: {message}")]
+    Shape {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column, field and what is wrong.
+        message: String,
+    },
+    /// A listener that makes no sense.
+    #[error("listeners[{index}]: {message}")]
+    Listener {
+        /// Which one.
+        index: usize,
+        /// What would be right.
+        message: String,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default = "one")]
+    pub(super) workers: usize,
+    /// Log refusals to standard output.
+    #[serde(default)]
+    pub(super) access_log: bool,
+    #[serde(default)]
+    pub(super) deliver_from: Option<IpAddr>,
+    identity: IdentityFiles,
+    /// Trust domain to PEM file of its roots.
+    trust: BTreeMap<String, PathBuf>,
+    #[serde(default)]
+    settings: Settings,
+    inbound: InboundFacts,
+    #[serde(default)]
+    authorizations: Vec<Authorization>,
+    #[serde(default)]
+    destinations: BTreeMap<String, DestinationFacts>,
+    listeners: Vec<Listener>,
+    /// Connections per worker whose protocol is unknown; for tests of the budget.
+    #[serde(default)]
+    undetected: Option<usize>,
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Settings {
+    trust_domain: String,
+    trust_domain_aliases: Vec<String>,
+    root_namespace: String,
+    outbound_policy: OutboundPolicy,
+    path_normalization: PathNormalization,
+    protocol_detection_timeout_ms: u32,
+    cluster_domain: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            trust_domain: maille_core::DEFAULT_TRUST_DOMAIN.to_owned(),
+            trust_domain_aliases: Vec::new(),
+            root_namespace: maille_core::ROOT_NAMESPACE.to_owned(),
+            outbound_policy: OutboundPolicy::AllowAny,
+            path_normalization: PathNormalization::Base,
+            protocol_detection_timeout_ms: 0,
+            cluster_domain: maille_core::CLUSTER_DOMAIN.to_owned(),
+        }
+    }
+}
+
+/// Names in YAML and the numbers of the messages.
+macro_rules! names {
+    ($(#[$meta:meta])* $name:ident { $($(#[$mark:meta])* $variant:ident = $text:literal => $value:expr),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, Deserialize)]
+        enum $name { $($(#[$mark])* #[serde(rename = $text)] $variant),+ }
+        impl $name {
+            fn proto(self) -> i32 {
+                match self { $(Self::$variant => $value as i32),+ }
+            }
+        }
+    };
+}
+
+names!(OutboundPolicy {
+    AllowAny = "ALLOW_ANY" => wire::mesh_settings::OutboundPolicy::AllowAny,
+    RegistryOnly = "REGISTRY_ONLY" => wire::mesh_settings::OutboundPolicy::RegistryOnly,
+});
+names!(PathNormalization {
+    None = "NONE" => wire::mesh_settings::PathNormalization::None,
+    Base = "BASE" => wire::mesh_settings::PathNormalization::Base,
+    MergeSlashes = "MERGE_SLASHES" => wire::mesh_settings::PathNormalization::MergeSlashes,
+    DecodeAndMergeSlashes = "DECODE_AND_MERGE_SLASHES" => wire::mesh_settings::PathNormalization::DecodeAndMergeSlashes,
+});
+names!(Mode {
+    Disable = "DISABLE" => wire::MtlsMode::Disable,
+    Permissive = "PERMISSIVE" => wire::MtlsMode::Permissive,
+    Strict = "STRICT" => wire::MtlsMode::Strict,
+});
+names!(#[derive(Default)] Protocol {
+    #[default] Auto = "AUTO" => wire::Protocol::Auto,
+    Http = "HTTP" => wire::Protocol::Http,
+    Http2 = "HTTP2" => wire::Protocol::Http2,
+    Tcp = "TCP" => wire::Protocol::Tcp,
+});
+names!(Tls {
+    Plaintext = "PLAINTEXT" => wire::EndpointTls::Plaintext,
+    IstioMutual = "ISTIO_MUTUAL" => wire::EndpointTls::IstioMutual,
+});
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Workload {
+    uid: String,
+    namespace: String,
+    workload_name: String,
+    identity: Option<Identity>,
+    addresses: Vec<String>,
+    canonical_name: String,
+    canonical_revision: String,
+    app: String,
+    meshed: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Identity {
+    trust_domain: String,
+    namespace: String,
+    service_account: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct InboundFacts {
+    workload: Workload,
+    mode: Mode,
+    #[serde(default)]
+    port_modes: BTreeMap<u16, Mode>,
+    #[serde(default)]
+    ports: Vec<InboundPort>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct InboundPort {
+    port: u16,
+    #[serde(default)]
+    protocol: Protocol,
+    #[serde(default)]
+    service_hostname: String,
+    #[serde(default)]
+    service_name: String,
+    #[serde(default)]
+    service_namespace: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Authorization {
+    namespace: String,
+    name: String,
+    #[serde(default)]
+    dry_run: bool,
+    /// As in an AuthorizationPolicy's YAML; selection has been done.
+    spec: AuthorizationPolicySpec,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+enum DestinationFacts {
+    Service(Service),
+    Workload(DirectWorkload),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Service {
+    namespace: String,
+    name: String,
+    hostname: String,
+    #[serde(default)]
+    addresses: Vec<String>,
+    ports: Vec<ServicePort>,
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+    #[serde(default)]
+    subject_alt_names: Vec<String>,
+    #[serde(default)]
+    headless: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServicePort {
+    number: u16,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    protocol: Protocol,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Endpoint {
+    #[serde(default)]
+    workload: Workload,
+    address: String,
+    ports: Vec<EndpointPort>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct EndpointPort {
+    service_port: u16,
+    target_port: u16,
+    tls: Tls,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DirectWorkload {
+    workload: Workload,
+    #[serde(default)]
+    headless_ports: Vec<HeadlessPort>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct HeadlessPort {
+    port: u16,
+    #[serde(default)]
+    protocol: Protocol,
+    tls: Tls,
+    service_hostname: String,
+    #[serde(default)]
+    service_name: String,
+    #[serde(default)]
+    service_namespace: String,
+    service_port: u16,
+    #[serde(default)]
+    subject_alt_names: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Listener {
+    direction: DirectionName,
+    listen: SocketAddr,
+    /// The address that was dialled; outbound also `host:port`.
+    stands_for: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DirectionName {
+    Inbound,
+    Outbound,
+}
+
+impl File {
+    pub(super) fn read(path: &Path) -> Result<Self, FileError> {
+        let text = read(path)?;
+        let mut file: Self = serde_saphyr::from_str(&text)
+            .map_err(|e| FileError::Shape { path: path.to_owned(), message: e.to_string() })?;
+        file.path = path.to_owned();
+        Ok(file)
+    }
+
+    /// A file that this one names; relative to it.
+    fn named(&self, path: &Path) -> Result<String, FileError> {
+        read(&self.path.parent().unwrap_or(Path::new(".")).join(path))
+    }
+
+    pub(super) fn credentials(&self) -> anyhow::Result<(Svid, Trust)> {
+        let chain = self.named(&self.identity.certificate)?;
+        let svid = Svid::from_pem(&[chain], KeyPair::from_pem(&self.named(&self.identity.key)?)?)?;
+        let settings = self.settings()?;
+        let mut bundles = TrustBundles::new();
+        for (domain, path) in &self.trust {
+            let domain = TrustDomain::parse(domain)?;
+            let roots = maille_pki::certificates_from_pem("roots", &self.named(path)?)?;
+            bundles.insert(domain, roots)?;
+        }
+        let trust = Trust::of_mesh(bundles, &settings.trust_domain, &settings.trust_domain_aliases)?;
+        Ok((svid, trust))
+    }
+
+    pub(super) fn settings(&self) -> Result<MeshSettings, facts::FactError> {
+        let settings = &self.settings;
+        facts::mesh_settings(&wire::MeshSettings {
+            trust_domain: settings.trust_domain.clone(),
+            trust_domain_aliases: settings.trust_domain_aliases.clone(),
+            root_namespace: settings.root_namespace.clone(),
+            outbound_policy: settings.outbound_policy.proto(),
+            path_normalization: settings.path_normalization.proto(),
+            protocol_detection_timeout_ms: settings.protocol_detection_timeout_ms,
+            cluster_domain: settings.cluster_domain.clone(),
+        })
+    }
+
+    pub(super) fn inbound(&self) -> Result<Inbound, facts::FactError> {
+        let ports = self.inbound.ports.iter().map(|p| wire::InboundPort {
+            port: p.port.into(),
+            protocol: p.protocol.proto(),
+            service_hostname: p.service_hostname.clone(),
+            service_name: p.service_name.clone(),
+            service_namespace: p.service_namespace.clone(),
+        });
+        facts::inbound(&wire::Inbound {
+            workload: Some(self.inbound.workload.message()),
+            mode: self.inbound.mode.proto(),
+            port_modes: self.inbound.port_modes.iter().map(|(p, m)| (u32::from(*p), m.proto())).collect(),
+            ports: ports.collect(),
+        })
+    }
+
+    pub(super) fn authorizations(&self) -> Vec<maille_policy::Authorization> {
+        let policies = self.authorizations.iter().map(|a| maille_policy::Authorization {
+            namespace: a.namespace.clone(),
+            name: a.name.clone(),
+            dry_run: a.dry_run,
+            spec: a.spec.clone(),
+        });
+        policies.collect()
+    }
+
+    pub(super) fn destinations(&self) -> Result<HashMap<String, Destination>, facts::FactError> {
+        let checked = self.destinations.iter().map(|(name, destination)| {
+            let kind = match destination {
+                DestinationFacts::Service(service) => wire::destination::Kind::Service(service.message()),
+                DestinationFacts::Workload(direct) => wire::destination::Kind::Workload(direct.message()),
+            };
+            Ok((name.to_ascii_lowercase(), facts::destination(&wire::Destination { kind: Some(kind) })?))
+        });
+        checked.collect()
+    }
+
+    pub(super) fn listeners(&self) -> Result<Vec<ListenerSpec>, FileError> {
+        let checked = self.listeners.iter().enumerate().map(|(index, listener)| {
+            let wrong = |message: &str| FileError::Listener { index, message: message.to_owned() };
+            let direction = match listener.direction {
+                DirectionName::Inbound => Direction::Inbound,
+                DirectionName::Outbound => Direction::Outbound,
+            };
+            let target = match listener.stands_for.parse::<SocketAddr>() {
+                Ok(address) => Target::Address(address),
+                Err(_) if direction == Direction::Inbound => {
+                    return Err(wrong(
+                        "standsFor must be the workload's address and port, such as 127.0.0.1:8080",
+                    ));
+                }
+                Err(_) => {
+                    let (host, port) = listener
+                        .stands_for
+                        .rsplit_once(':')
+                        .ok_or_else(|| wrong("standsFor must be address:port or host:port"))?;
+                    let port = port.parse().map_err(|_| wrong("the port of standsFor is no number"))?;
+                    Target::Host(host.to_ascii_lowercase().into(), port)
+                }
+            };
+            Ok(ListenerSpec { direction, address: listener.listen, target })
+        });
+        checked.collect()
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.undetected = self.undetected.unwrap_or(limits.undetected);
+        limits
+    }
+}
+
+fn read(path: &Path) -> Result<String, FileError> {
+    std::fs::read_to_string(path).map_err(|error| FileError::Read { path: path.to_owned(), error })
+}
+
+impl Workload {
+    fn message(&self) -> wire::Workload {
+        wire::Workload {
+            uid: self.uid.clone(),
+            namespace: self.namespace.clone(),
+            workload_name: self.workload_name.clone(),
+            identity: self.identity.as_ref().map(|id| wire::Identity {
+                trust_domain: id.trust_domain.clone(),
+                namespace: id.namespace.clone(),
+                service_account: id.service_account.clone(),
+            }),
+            addresses: self.addresses.clone(),
+            canonical_name: self.canonical_name.clone(),
+            canonical_revision: self.canonical_revision.clone(),
+            app: self.app.clone(),
+            meshed: self.meshed,
+        }
+    }
+}
+
+impl Service {
+    fn message(&self) -> wire::Service {
+        let ports = self.ports.iter().map(|p| wire::ServicePort {
+            number: p.number.into(),
+            name: p.name.clone(),
+            protocol: p.protocol.proto(),
+        });
+        let endpoints = self.endpoints.iter().map(|e| {
+            let ports = e.ports.iter().map(|p| wire::EndpointPort {
+                service_port: p.service_port.into(),
+                target_port: p.target_port.into(),
+                tls: p.tls.proto(),
+            });
+            wire::Endpoint {
+                workload: Some(e.workload.message()),
+                address: e.address.clone(),
+                ports: ports.collect(),
+            }
+        });
+        wire::Service {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            hostname: self.hostname.clone(),
+            addresses: self.addresses.clone(),
+            ports: ports.collect(),
+            endpoints: endpoints.collect(),
+            subject_alt_names: self.subject_alt_names.clone(),
+            headless: self.headless,
+        }
+    }
+}
+
+impl DirectWorkload {
+    fn message(&self) -> wire::DirectWorkload {
+        let ports = self.headless_ports.iter().map(|p| wire::HeadlessPort {
+            port: p.port.into(),
+            protocol: p.protocol.proto(),
+            tls: p.tls.proto(),
+            service_hostname: p.service_hostname.clone(),
+            service_name: p.service_name.clone(),
+            service_namespace: p.service_namespace.clone(),
+            service_port: p.service_port.into(),
+            subject_alt_names: p.subject_alt_names.clone(),
+        });
+        wire::DirectWorkload { workload: Some(self.workload.message()), headless_ports: ports.collect() }
+    }
+}

@@ -1,0 +1,148 @@
+//! A sidecar from a file: `maille proxy --static FILE`.
+//!
+//! For tests, benchmarks and bug reports: the facts that the control plane would send come from a YAML file,
+//! certificates from PEM files, and listeners stand for addresses in place of interception. The data path is the same.
+//! SIGHUP reads the file again; listeners stay as they are.
+
+mod file;
+mod resolver;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use maille_policy::{PolicySet, TrustContext};
+use maille_telemetry::access_log::Format;
+use maille_telemetry::{AccessLog, OwnWorkload, Registry};
+use maille_tls::TlsContext;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::snapshot::{DataPathConfig, Shared, Snapshot, SnapshotCell};
+use crate::workers::{Workers, start_workers};
+use file::File;
+use resolver::FixedResolver;
+
+pub use file::FileError;
+
+/// How long connections may take to finish after SIGTERM (reference mtls 7.7).
+const DRAIN: Duration = Duration::from_secs(5);
+const STOP: Duration = Duration::from_secs(2);
+
+/// One sidecar that lives by a file.
+pub struct StaticProxy {
+    path: PathBuf,
+    snapshot: Arc<SnapshotCell>,
+    resolver: Arc<FixedResolver>,
+    tls: Arc<TlsContext>,
+    telemetry: Arc<Registry>,
+    workers: Workers,
+}
+
+impl StaticProxy {
+    /// Reads the file and starts to serve.
+    pub fn start(path: &Path) -> anyhow::Result<Self> {
+        let file = File::read(path)?;
+        let (svid, trust) = file.credentials()?;
+        let tls = Arc::new(TlsContext::new(svid, trust)?);
+        let snapshot = Arc::new(SnapshotCell::new(snapshot(&file)?));
+        let resolver = Arc::new(FixedResolver::new(file.destinations()?));
+        let own =
+            OwnWorkload { cluster: "Kubernetes".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let access_log = match file.access_log {
+            true => AccessLog::to_stdout(Format::Text, "static")?,
+            false => AccessLog::disabled(),
+        };
+        let telemetry = Registry::new(own, access_log);
+        let shared = Shared {
+            snapshot: snapshot.clone(),
+            destinations: resolver.clone(),
+            tls: tls.clone(),
+            telemetry: telemetry.clone(),
+        };
+        let config = DataPathConfig {
+            workers: file.workers,
+            listeners: file.listeners()?,
+            deliver_from: file.deliver_from,
+            limits: file.limits(),
+        };
+        let workers = start_workers(shared, config)?;
+        Ok(Self { path: path.to_owned(), snapshot, resolver, tls, telemetry, workers })
+    }
+
+    /// Reads the file again: facts and certificates are replaced, or nothing is if anything in it is wrong.
+    pub fn reload(&self) -> anyhow::Result<()> {
+        let file = File::read(&self.path)?;
+        let (svid, trust) = file.credentials()?;
+        let next = snapshot(&file)?;
+        let destinations = file.destinations()?;
+        let current = self.tls.current();
+        if current.trust() != &trust {
+            self.tls.replace_trust(trust)?;
+        }
+        if current.svid().serial() != svid.serial() {
+            self.tls.replace_svid(svid)?;
+        }
+        self.resolver.replace(destinations);
+        self.snapshot.replace(next);
+        Ok(())
+    }
+
+    /// The workers, with the addresses they listen on in the file's order.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// What was seen, as Prometheus reads it.
+    pub fn metrics(&self) -> String {
+        self.telemetry.render_prometheus()
+    }
+
+    /// Lets inbound connections finish for as long as `drain`, then ends.
+    pub fn stop(self, drain: Duration) {
+        self.workers.drain();
+        std::thread::sleep(drain);
+        self.workers.stop(STOP);
+    }
+}
+
+/// Runs one sidecar from a file until SIGTERM or SIGINT. Prints one line per listener once it serves.
+pub fn run_static(path: &Path) -> anyhow::Result<()> {
+    let proxy = StaticProxy::start(path)?;
+    for address in proxy.workers().addresses() {
+        println!("listening on {address}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended_by_signal = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut look = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return anyhow::Ok(true),
+                _ = interrupt.recv() => return Ok(false),
+                _ = hangup.recv() => match proxy.reload() {
+                    Ok(()) => tracing::info!("facts were read again"),
+                    Err(error) => tracing::error!(%error, "the old facts stay in force"),
+                },
+                _ = look.tick() => anyhow::ensure!(!proxy.workers().has_failed(), "a worker has ended by itself"),
+            }
+        }
+    })?;
+    proxy.stop(if ended_by_signal { DRAIN } else { Duration::ZERO });
+    Ok(())
+}
+
+fn snapshot(file: &File) -> anyhow::Result<Snapshot> {
+    let settings = file.settings()?;
+    let context = TrustContext {
+        trust_domain: settings.trust_domain.clone(),
+        aliases: settings.trust_domain_aliases.clone(),
+        root_namespace: settings.root_namespace.clone(),
+    };
+    let (policy, problems) = PolicySet::compile(&file.authorizations(), &context);
+    if let Some(problem) = problems.first() {
+        anyhow::bail!("{problem}");
+    }
+    Ok(Snapshot { settings, inbound: Arc::new(file.inbound()?), policy: Arc::new(policy), generation: 0 })
+}
