@@ -118,19 +118,19 @@ pub fn direct_workload(world: &World, pod: &Pod) -> wire::DirectWorkload {
 enum TlsChoice<'w> {
     /// The same for every endpoint: steps A3 and A4.
     All(wire::EndpointTls),
-    /// By endpoint and port: step B.
-    Each { policies: &'w [PeerAuthentication], root_namespace: &'w str },
+    /// By endpoint and port: step B. The policies are those of the service's namespace.
+    Each { world: &'w World, namespace: &'w str, policies: &'w [PeerAuthentication] },
 }
 
 impl<'w> TlsChoice<'w> {
-    fn of(world: &'w World, service: &Service, policies: &'w [PeerAuthentication]) -> Self {
+    fn of(world: &'w World, service: &'w Service, policies: &'w [PeerAuthentication]) -> Self {
         let root_namespace = world.config().root_namespace.as_str();
         let namespace = &service.name.namespace;
         if mtls::namespace_mode(policies, root_namespace, namespace) == MtlsMode::Disable {
             return Self::All(Plaintext);
         }
         if !service.headless {
-            return Self::Each { policies, root_namespace };
+            return Self::Each { world, namespace, policies };
         }
         let mut endpoints = world.slices_of(&service.name).flat_map(|s| &s.endpoints).peekable();
         let none = endpoints.peek().is_none();
@@ -141,9 +141,13 @@ impl<'w> TlsChoice<'w> {
     fn for_endpoint(&self, pod: Option<&Pod>, port: u16) -> wire::EndpointTls {
         match self {
             Self::All(tls) => *tls,
-            Self::Each { policies, root_namespace } => {
+            Self::Each { world, namespace, policies } => {
                 let Some(pod) = pod.filter(|pod| pod.takes_mutual_tls()) else { return Plaintext };
-                let resolved = mtls::resolve(policies, root_namespace, &pod.name.namespace, &pod.labels);
+                let own = &pod.name.namespace;
+                let elsewhere = (own != namespace).then(|| world.peer_authentications_for(own));
+                let policies = elsewhere.as_deref().unwrap_or(policies);
+                let root_namespace = &world.config().root_namespace;
+                let resolved = mtls::resolve(policies, root_namespace, own, &pod.labels);
                 if resolved.for_port(port) == MtlsMode::Disable { Plaintext } else { IstioMutual }
             }
         }

@@ -22,6 +22,9 @@ pub use mesh::{SETTINGS_NAME, mesh_settings, trust_bundle};
 
 use crate::world::{MeshConfig, Pod};
 
+#[cfg(test)]
+mod tests;
+
 /// A derived message in its wire form, with the version of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fact {

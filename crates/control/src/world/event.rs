@@ -110,6 +110,8 @@ impl World {
         let addresses: Vec<_> = addresses.copied().collect();
         for service in self.services_before(name, &addresses) {
             self.touch_service(&service, changes);
+            // Whether a headless service's endpoints take mutual TLS depends on all of them (step A3).
+            self.touch_endpoints(&service, false, changes);
         }
     }
 
@@ -205,11 +207,14 @@ impl World {
         let services: Vec<_> = self.services.keys().filter(|n| concerned(n)).cloned().collect();
         for service in services {
             self.touch_service(&service, changes);
+            self.touch_endpoints(&service, false, changes);
         }
         for pod in self.pods.values().filter(|p| concerned(&p.name)) {
             changes.add(Key::Workload(pod.name.clone()));
-            // A pod called directly answers as the headless services before it do.
-            pod.addresses.iter().for_each(|a| changes.add(Key::Address(*a)));
+            // Endpoints written by hand may be pods of another namespace than their service's.
+            for service in self.services_before(&pod.name, &pod.addresses) {
+                self.touch_service(&service, changes);
+            }
         }
     }
 
@@ -243,11 +248,21 @@ impl World {
         if !is_direct && !was_direct {
             return;
         }
+        let touch = |name: &NamespacedName, changes: &mut ChangeSet| {
+            changes.add(Key::Workload(name.clone()));
+            for address in self.pods.get(name).iter().flat_map(|pod| &pod.addresses) {
+                changes.add(Key::Address(*address));
+            }
+        };
         for endpoint in self.slices_of(service).flat_map(|slice| &slice.endpoints) {
+            if let Some(pod) = &endpoint.pod {
+                touch(&NamespacedName::new(service.namespace.clone(), pod.clone()), changes);
+                continue;
+            }
             for address in &endpoint.addresses {
                 changes.add(Key::Address(*address));
-                if let Some(pod) = self.pod_at(*address) {
-                    changes.add(Key::Workload(pod.name.clone()));
+                for pod in self.pods_by_address.get(address).into_iter().flatten() {
+                    touch(pod, changes);
                 }
             }
         }
