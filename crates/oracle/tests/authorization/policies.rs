@@ -75,8 +75,67 @@ pub(crate) fn trust(random: &mut Random) -> TrustContext {
 }
 
 pub(crate) fn policies(random: &mut Random) -> Vec<Authorization> {
-    let count = if random.once_in(40) { 30 + random.below(90) } else { random.below(7) };
-    (0..count).map(|index| policy(random, index)).collect()
+    let mut all: Vec<_> = match random.below(50) {
+        0 => (0..30 + random.below(90)).map(|index| policy(random, index)).collect(),
+        1 => crowd(random),
+        _ => (0..random.below(7)).map(|index| policy(random, index)).collect(),
+    };
+    if random.once_in(2) {
+        share(random, &mut all);
+    }
+    all
+}
+
+/// Rules that have a part in common, since what is equal is compiled once.
+fn share(random: &mut Random, policies: &mut [Authorization]) {
+    let mut rules: Vec<&mut Rule> = policies.iter_mut().flat_map(|p| &mut p.spec.rules).collect();
+    for _ in 0..rules.len() / 2 {
+        let from = random.one(&rules);
+        let (from, to, when) = (from.from.clone(), from.to.clone(), from.when.clone());
+        let target = random.below(rules.len());
+        let Some(rule) = rules.get_mut(target) else { return };
+        match random.below(4) {
+            0 => rule.from = from,
+            1 => rule.to = to,
+            2 => (rule.to, rule.when) = (to, when),
+            _ => (rule.from, rule.when) = (from, when),
+        }
+    }
+}
+
+/// Many policies of one kind whose values meet each other everywhere, so that no attribute alone tells them apart.
+fn crowd(random: &mut Random) -> Vec<Authorization> {
+    let (hosts, paths, header) = (!random.once_in(4), !random.once_in(4), random.once_in(2));
+    let action = *random.one(&[Action::Allow, Action::Deny]);
+    let one = |random: &mut Random| {
+        let mut operation = Operation { methods: values(random, method), ..Operation::default() };
+        if hosts {
+            operation.hosts = values(random, host);
+        }
+        if paths {
+            operation.paths = values(random, path);
+        }
+        let mut rule = Rule { to: vec![To { operation: Some(operation) }], ..Rule::default() };
+        if header {
+            let key = "request.headers[x-tier]".to_owned();
+            rule.when.push(Condition { key, values: values(random, header_value), ..Condition::default() });
+        }
+        if random.once_in(2) {
+            rule.from.push(From { source: Some(source(random)) });
+        }
+        rule
+    };
+    let crowd = (0..60 + random.below(120)).map(|index| Authorization {
+        namespace: "a".to_owned(),
+        name: format!("p{index}"),
+        dry_run: false,
+        spec: AuthorizationPolicySpec {
+            action,
+            rules: vec![one(random)],
+            ..AuthorizationPolicySpec::default()
+        },
+    });
+    crowd.collect()
 }
 
 fn policy(random: &mut Random, index: usize) -> Authorization {
