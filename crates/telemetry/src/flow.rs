@@ -95,7 +95,7 @@ impl FlowReading {
 pub(crate) fn message(
     labels: &ConnectionLabels,
     outcome: &Outcome,
-    reason: &str,
+    reason: String,
     delta: &FlowReading,
     first_seen: SystemTime,
     last_seen: SystemTime,
@@ -118,7 +118,7 @@ pub(crate) fn message(
         decision: outcome.decision.into(),
         policy: outcome.policy.clone(),
         rule: outcome.rule,
-        reason: reason.to_owned(),
+        reason,
         connections: delta.connections,
         requests: delta.requests,
         bytes_sent: delta.bytes_sent,

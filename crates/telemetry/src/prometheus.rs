@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::histogram::{BOUNDS, HistogramReading};
 use crate::labels::{Reporter, ResponseFlags, Security, WorkloadLabels};
-use crate::recorder::{Losses, RefusalKey, SeriesKey, Tables};
+use crate::recorder::{Losses, RefusalKey, SeriesKey};
 use crate::registry::{GaugeReading, OwnWorkload};
 use crate::series::{RequestKey, Series};
 
@@ -35,12 +35,16 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    pub(crate) fn add_worker(&mut self, tables: &Tables) {
-        for (key, series) in &tables.series {
+    pub(crate) fn add_worker(
+        &mut self,
+        series: &[(SeriesKey, Arc<Series>)],
+        refusals: impl IntoIterator<Item = (RefusalKey, u64)>,
+    ) {
+        for (key, series) in series {
             self.add_series(key, series);
         }
-        for (key, count) in &tables.refusals {
-            *self.refusals.entry(key.clone()).or_default() += count;
+        for (key, count) in refusals {
+            *self.refusals.entry(key).or_default() += count;
         }
     }
 

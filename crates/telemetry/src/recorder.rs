@@ -156,22 +156,38 @@ impl Tables {
         *self.refusals.entry(key).or_default() += 1;
     }
 
-    /// Every flow that moved since the last call, at most a few of them per pair and outcome; forgets idle ones.
-    pub(crate) fn take_flows(&mut self, now: SystemTime, out: &mut Vec<flows::Flow>) {
+    /// Every flow that moved since the last call; forgets idle ones. Only copies handles and names, since the worker
+    /// waits meanwhile; [`MovedFlow::message`] does the rest.
+    pub(crate) fn take_flows(&mut self, now: SystemTime, out: &mut Vec<MovedFlow>) {
         self.flows.retain(|(labels, outcome), cell| {
             let reading = cell.counters.reading();
             let delta = reading.since(&cell.reported);
+            let since = std::mem::replace(&mut cell.since, now);
             if delta.is_zero() {
-                cell.since = now;
                 cell.idle_reports = cell.idle_reports.saturating_add(1);
                 return cell.idle_reports < IDLE_REPORTS || Arc::strong_count(&cell.counters) > 1;
             }
-            out.push(flow::message(labels, outcome, &cell.reason, &delta, cell.since, now));
+            let (labels, outcome, reason) = (labels.clone(), outcome.clone(), cell.reason.clone());
+            out.push(MovedFlow { labels, outcome, reason, delta, since });
             cell.reported = reading;
             cell.idle_reports = 0;
-            cell.since = now;
             true
         });
+    }
+}
+
+/// One flow's part since the report before.
+pub(crate) struct MovedFlow {
+    labels: ConnectionLabels,
+    outcome: Outcome,
+    reason: String,
+    delta: FlowReading,
+    since: SystemTime,
+}
+
+impl MovedFlow {
+    pub(crate) fn message(self, now: SystemTime) -> flows::Flow {
+        flow::message(&self.labels, &self.outcome, self.reason, &self.delta, self.since, now)
     }
 }
 

@@ -151,8 +151,14 @@ impl Registry {
     /// The page for Prometheus, in text format 0.0.4.
     pub fn render_prometheus(&self) -> String {
         let mut page = prometheus::Page::default();
-        for worker in self.workers.lock().iter() {
-            page.add_worker(&worker.lock());
+        for worker in self.workers() {
+            // Handles are copied and summed afterwards: the worker may wait for this lock.
+            let (series, refusals) = {
+                let tables = worker.lock();
+                let series: Vec<_> = tables.series.iter().map(|(k, s)| (k.clone(), s.clone())).collect();
+                (series, tables.refusals.clone())
+            };
+            page.add_worker(&series, refusals);
         }
         page.render(&self.own, &self.gauges.reading(), &self.losses, self.access_log.dropped())
     }
@@ -160,10 +166,14 @@ impl Registry {
     /// The flows that moved since the last call. Only one reader may exist: what it took is gone.
     pub fn take_flows(&self) -> Vec<flows::Flow> {
         let now = SystemTime::now();
-        let mut out = Vec::new();
-        for worker in self.workers.lock().iter() {
-            worker.lock().take_flows(now, &mut out);
+        let mut moved = Vec::new();
+        for worker in self.workers() {
+            worker.lock().take_flows(now, &mut moved);
         }
-        out
+        moved.into_iter().map(|flow| flow.message(now)).collect()
+    }
+
+    fn workers(&self) -> Vec<Arc<Mutex<Tables>>> {
+        self.workers.lock().clone()
     }
 }
