@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -12,11 +13,16 @@ use maille_tls::control::{Credential, discovery_client};
 use maille_xds::{BoxError, configure_endpoint};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::options::host_of;
+
+/// For the TCP connection alone. A virtual address without endpoints swallows packets, and the kernel would go on
+/// knocking after there are some.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Largest root bundle that is read.
 const MAX_ROOTS: u64 = 1 << 20;
@@ -94,7 +100,10 @@ impl tower::Service<Uri> for Dial {
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { address, name, tls } = self.clone();
         Box::pin(async move {
-            let stream = TcpStream::connect(&address).await.map_err(|e| format!("{address}: {e}"))?;
+            let stream = timeout(DIAL_TIMEOUT, TcpStream::connect(&address))
+                .await
+                .map_err(|_| format!("{address}: no connection within {DIAL_TIMEOUT:?}"))?
+                .map_err(|e| format!("{address}: {e}"))?;
             stream.set_nodelay(true)?;
             let stream = tls.connect(name, stream).await.map_err(|e| format!("{address}: TLS: {e}"))?;
             Ok(TokioIo::new(stream))

@@ -275,6 +275,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_prefetched_is_there_for_the_next_one_and_never_pushes_others_out() {
+        let held = destinations(10);
+        held.prefetch("10.0.0.9");
+        assert!(held.lookup("10.0.0.9").is_none());
+        held.update("10.0.0.9", Destination::Unknown);
+        assert!(held.lookup("10.0.0.9").is_some());
+        for n in 0..MAX_DESTINATIONS {
+            held.prefetch(&format!("stranger-{n}"));
+        }
+        assert_eq!(held.len(), MAX_DESTINATIONS / 2);
+    }
+
+    #[test]
     fn unused_destinations_are_given_up_and_their_cells_retired() {
         let held = destinations(10);
         for name in ["used", "idle"] {

@@ -27,7 +27,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// One call, connection included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait between attempts without a certificate, and with one (reference mtls 5.7).
-const MAX_WAIT_WITHOUT: Duration = Duration::from_secs(5);
+const MAX_WAIT_WITHOUT: Duration = Duration::from_secs(3);
 const MAX_WAIT_WITH: Duration = Duration::from_secs(150);
 /// A ServiceAccount token has about a kilobyte.
 const MAX_TOKEN: u64 = 64 << 10;
