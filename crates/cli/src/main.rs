@@ -6,8 +6,10 @@ mod client;
 mod commands;
 mod demo;
 mod output;
+mod progress;
 mod roles;
 mod shop;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -31,6 +33,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    People(People),
+    #[command(flatten)]
+    Role(Role),
+}
+
+/// What people call.
+#[derive(Debug, Subcommand)]
+enum People {
     /// Start a mesh on this machine
     Up(commands::up::UpArgs),
     /// Stop the mesh on this machine, and leave nothing behind
@@ -51,6 +62,11 @@ enum Command {
     Flows(commands::flows::FlowsArgs),
     /// Print the version
     Version(commands::version::VersionArgs),
+}
+
+/// What the supervisor or Kubernetes starts.
+#[derive(Debug, Subcommand)]
+enum Role {
     /// Role: the control plane
     ControlPlane(roles::ControlPlaneArgs),
     /// Role: the sidecar in front of one workload
@@ -66,24 +82,25 @@ enum Command {
 }
 
 /// What a command found (design, "The public contract").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Outcome {
     /// Exit code 0.
     Fine,
     /// The thing asked about is not fine: exit code 1.
     NotFine,
     /// What an executed command ended with.
-    Code(u8),
+    Exit(ExitCode),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // One provider, chosen here: every TLS configuration of the process uses it.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(cli.command) {
+    let outcome = match Cli::parse().command {
+        Command::People(command) => run(command),
+        Command::Role(role) => play(role),
+    };
+    match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::NotFine) => ExitCode::from(1),
-        Ok(Outcome::Code(code)) => ExitCode::from(code),
+        Ok(Outcome::Exit(code)) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("maille: {error:#}");
@@ -92,26 +109,39 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<Outcome> {
+fn run(command: People) -> anyhow::Result<Outcome> {
     use commands::{apply, delete, down, exec, flows, get, logs, status, up, version};
+    choose_crypto();
     match command {
-        Command::Up(args) => up::run(args),
-        Command::Down(args) => down::run(&args),
-        Command::Status(args) => on_runtime(status::run(args)),
-        Command::Apply(args) => on_runtime(apply::run(args)),
-        Command::Get(args) => on_runtime(get::run(args)),
-        Command::Delete(args) => on_runtime(delete::run(args)),
-        Command::Exec(args) => exec::run(args),
-        Command::Logs(args) => on_runtime(logs::run(args)),
-        Command::Flows(args) => on_runtime(flows::run(args)),
-        Command::Version(args) => version::run(&args),
-        Command::ControlPlane(args) => roles::control_plane(args).map(|()| Outcome::Fine),
-        Command::Proxy(args) => roles::proxy(args).map(|()| Outcome::Fine),
-        Command::Intercept(args) => roles::intercept(args).map(|()| Outcome::Fine),
-        Command::Shop(args) => shop::run(args).map(|()| Outcome::Fine),
-        Command::ApiServer(args) => roles::api_server(args).map(|()| Outcome::Fine),
-        Command::Sandbox(args) => roles::sandbox(args).map(|()| Outcome::Fine),
+        People::Up(args) => up::run(args),
+        People::Down(args) => down::run(&args),
+        People::Status(args) => on_runtime(status::run(args)),
+        People::Apply(args) => on_runtime(apply::run(args)),
+        People::Get(args) => on_runtime(get::run(args)),
+        People::Delete(args) => on_runtime(delete::run(args)),
+        People::Exec(args) => exec::run(args),
+        People::Logs(args) => on_runtime(logs::run(args)),
+        People::Flows(args) => on_runtime(flows::run(args)),
+        People::Version(args) => version::run(&args),
     }
+}
+
+fn play(role: Role) -> anyhow::Result<Outcome> {
+    match role {
+        // Becomes a container: nothing of this process may be set up before.
+        Role::Sandbox(args) => return Ok(Outcome::Exit(roles::sandbox(args))),
+        Role::Intercept(args) => roles::intercept(args),
+        Role::Shop(args) => shop::run(args),
+        Role::ControlPlane(args) => roles::control_plane(args),
+        Role::Proxy(args) => roles::proxy(args),
+        Role::ApiServer(args) => roles::api_server(args),
+    }
+    .map(|()| Outcome::Fine)
+}
+
+/// One provider, chosen here, for what asks the process and not us (the Kubernetes client).
+pub(crate) fn choose_crypto() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 /// Runs a command of people: one thread is enough.

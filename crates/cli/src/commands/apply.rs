@@ -52,7 +52,11 @@ pub(crate) async fn run(args: ApplyArgs) -> Result<Outcome> {
 /// Checks every document of every source; the error is text for people that names
 /// file, line, column, object, field and what would be right.
 pub(crate) fn check(sources: &[(String, String)]) -> Result<Vec<Document>, String> {
-    maille_config::load(sources).map_err(|diagnostics| {
+    let checked = maille_config::load(sources);
+    for warning in checked.iter().flatten().flat_map(Document::warnings) {
+        eprintln!("{warning}");
+    }
+    checked.map_err(|diagnostics| {
         let mut text = String::new();
         for diagnostic in &diagnostics {
             text.push_str(&format!("{diagnostic}\n"));

@@ -47,20 +47,7 @@ pub(crate) fn run(args: ShopArgs) -> anyhow::Result<()> {
         for call in args.calls {
             tokio::spawn(caller::repeat(call, interval));
         }
-        shutdown_signal().await;
+        crate::signals::shutdown().await;
         Ok(())
     })
-}
-
-async fn shutdown_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        },
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
 }

@@ -1,0 +1,216 @@
+//! `maille up`: a mesh on this machine, until Ctrl-C.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use maille_config::yaml::Document;
+use maille_standalone::{DataDir, Ready, SupervisorOptions, run_supervisor};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{apply, objects};
+use crate::Outcome;
+use crate::client::Api;
+use crate::output::{colour, out, write_out};
+use crate::progress::Progress;
+use crate::{demo, signals};
+
+/// Exists while everything that was asked for at the start is applied and ready.
+pub(crate) const STARTED: &str = "started";
+
+/// What `--detach` waits for at most.
+const DETACH_LIMIT: Duration = Duration::from_secs(180);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// File or folder of objects to apply once the mesh runs; may be given several times.
+    #[arg(short = 'f', long = "filename", value_name = "FILE_OR_DIR")]
+    files: Vec<PathBuf>,
+    /// Run the demo shop, and show who talks to whom.
+    #[arg(long)]
+    demo: bool,
+    /// Stop once all is ready and, with --demo, the table is printed; exit code 0 only if all is as expected.
+    #[arg(long, conflicts_with = "detach")]
+    check: bool,
+    /// Return once all is ready; `maille down` stops the mesh.
+    #[arg(long)]
+    detach: bool,
+    /// Folder of the mesh's state.
+    #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// Begun by --detach: leave the terminal.
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+pub(crate) fn run(args: UpArgs) -> Result<Outcome> {
+    let documents = match read(&args.files)? {
+        Ok(documents) => documents,
+        Err(problem) => {
+            eprint!("{problem}");
+            return Ok(Outcome::NotFine);
+        }
+    };
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "`maille up` needs root: it gives each workload a network namespace and redirect rules of its own; \
+         try it with sudo"
+    );
+    for (program, package) in [("ip", "iproute2"), ("nft", "nftables")] {
+        ensure!(on_path(program), "`maille up` needs the program `{program}`: install the Debian package {package}");
+    }
+    if args.detach {
+        return detach(&args);
+    }
+    if args.detached {
+        let _ = rustix::process::setsid();
+    }
+    let outcome = crate::on_runtime(live(&args, &documents));
+    let _ = std::fs::remove_file(args.data_dir.join(STARTED));
+    outcome
+}
+
+/// Reads and checks the files before anything is started.
+fn read(files: &[PathBuf]) -> Result<Result<Vec<Document>, String>> {
+    if files.is_empty() {
+        return Ok(Ok(Vec::new()));
+    }
+    Ok(apply::check(&objects::read_sources(files)?))
+}
+
+/// Runs the supervisor, and beside it what people asked for.
+async fn live(args: &UpArgs, documents: &[Document]) -> Result<Outcome> {
+    let shutdown = CancellationToken::new();
+    let (ready, is_ready) = oneshot::channel();
+    let mut supervisor = tokio::spawn(run_supervisor(SupervisorOptions {
+        data_dir: args.data_dir.clone(),
+        binary: std::env::current_exe().context("cannot tell where this program is")?,
+        api_port: 0,
+        api_command: None,
+        builtin: true,
+        ready: Some(ready),
+        shutdown: shutdown.clone(),
+    }));
+    let asked = tokio::select! {
+        outcome = start(args, documents, is_ready) => outcome,
+        () = signals::shutdown() => {
+            eprintln!("stopping");
+            Ok(Outcome::Fine)
+        }
+        ended = &mut supervisor => {
+            ended.context("the supervisor broke down")??;
+            bail!("the mesh ended by itself; its log is in {}", args.data_dir.display());
+        }
+    };
+    shutdown.cancel();
+    supervisor.await.context("the supervisor broke down")??;
+    asked
+}
+
+/// Waits for the mesh, applies what was asked for, and stays until a signal unless told to stop before.
+async fn start(args: &UpArgs, documents: &[Document], is_ready: oneshot::Receiver<Ready>) -> Result<Outcome> {
+    let mut progress = Progress::new();
+    progress.show("starting the API");
+    let Ok(ready) = is_ready.await else {
+        // The supervisor ended, and its own error is the one to show.
+        return std::future::pending().await;
+    };
+    progress.done("the API answers");
+    let api = Api::from_file(&ready.kubeconfig).await?;
+    if args.demo {
+        demo::apply_shop(&api).await?;
+    }
+    if !documents.is_empty() {
+        let lines = apply::apply_all(&api, documents, "default", false).await;
+        for line in lines.map_err(|problem| anyhow!("{problem}"))? {
+            progress.done(&line);
+        }
+    }
+    demo::wait_until_ready(&api, &mut progress).await?;
+    let mut outcome = Outcome::Fine;
+    if args.demo {
+        let rows = demo::watch_pairs(&api, &mut progress).await?;
+        out!("");
+        write_out(&demo::render(&rows, colour()));
+        out!("");
+        let wrong = rows.iter().filter(|row| !row.as_expected).count();
+        if wrong > 0 {
+            out!("{wrong} of {} pairs are not as expected", rows.len());
+            outcome = Outcome::NotFine;
+        } else {
+            out!("All {} pairs are as expected.", rows.len());
+        }
+    }
+    if args.check {
+        return Ok(outcome);
+    }
+    File::create(args.data_dir.join(STARTED)).context("cannot write to the data folder")?;
+    announce(args, &ready.kubeconfig);
+    std::future::pending().await
+}
+
+fn announce(args: &UpArgs, kubeconfig: &Path) {
+    let maille = std::env::current_exe().map_or_else(|_| "maille".to_owned(), |path| path.display().to_string());
+    out!("");
+    out!("The mesh runs. kubeconfig: {}", kubeconfig.display());
+    if args.demo {
+        out!("");
+        write_out(&demo::next_steps(&args.data_dir, &maille));
+    }
+    if !args.detached {
+        out!("");
+        out!("Ctrl-C stops it and leaves nothing behind.");
+    }
+}
+
+/// Starts the same command without this terminal, and waits until it is ready.
+fn detach(args: &UpArgs) -> Result<Outcome> {
+    DataDir::create(&args.data_dir)?;
+    let log_path = args.data_dir.join("up.log");
+    let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("cannot tell where this program is")?);
+    command.args(["up", "--detached", "--data-dir"]).arg(&args.data_dir);
+    if args.demo {
+        command.arg("--demo");
+    }
+    for file in &args.files {
+        command.arg("-f").arg(file);
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut child = command.spawn().context("cannot start the mesh")?;
+    let mut progress = Progress::new();
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            bail!("the mesh did not start ({status}):\n{}", log.trim_end());
+        }
+        if args.data_dir.join(STARTED).exists() {
+            progress.done("the mesh is ready");
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            let printed: Vec<&str> = log.lines().skip_while(|line| line.starts_with("  ")).collect();
+            out!("{}", printed.join("\n").trim());
+            out!("");
+            out!("`maille down` stops it.");
+            return Ok(Outcome::Fine);
+        }
+        ensure!(
+            started.elapsed() < DETACH_LIMIT,
+            "the mesh is not ready after {} s; it goes on starting, see {} and `maille status`",
+            DETACH_LIMIT.as_secs(),
+            log_path.display()
+        );
+        progress.show("starting");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .any(|folder| folder.join(program).is_file())
+}

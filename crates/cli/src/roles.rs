@@ -1,0 +1,153 @@
+//! The roles that processes of a mesh play. People do not call these; the supervisor, or Kubernetes, does.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use maille_core::TrustDomain;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ControlPlaneArgs {
+    /// Trust domain of every identity.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = maille_core::DEFAULT_TRUST_DOMAIN)]
+    trust_domain: String,
+}
+
+/// Runs the control plane until SIGTERM.
+pub(crate) fn control_plane(args: ControlPlaneArgs) -> Result<()> {
+    log_to_stdout();
+    crate::choose_crypto();
+    let trust_domain = TrustDomain::parse(&args.trust_domain)?;
+    let options = maille_kube::ControlPlaneOptions::new(trust_domain);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(maille_kube::run_control_plane(options))
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProxyArgs {
+    /// Run one sidecar from this file of facts instead of from a control plane.
+    #[arg(long = "static", value_name = "FILE")]
+    static_file: Option<PathBuf>,
+}
+
+/// Runs a sidecar until SIGTERM; what it is comes from the environment that injection gives it.
+pub(crate) fn proxy(args: ProxyArgs) -> Result<()> {
+    log_to_stdout();
+    match args.static_file {
+        Some(file) => maille_proxy::run_static(&file),
+        None => {
+            let options = maille_proxy::ProxyOptions::from_env(|name| std::env::var(name).ok())?;
+            maille_proxy::run(options)
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InterceptArgs {
+    /// istio-iptables' arguments, e.g. -p 15001 -z 15006 -u 1337 -x 10.0.0.0/8
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// Installs the redirect rules of this network namespace.
+pub(crate) fn intercept(args: InterceptArgs) -> Result<()> {
+    Ok(maille_net::intercept::apply(&args.arguments)?)
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ApiServerArgs {
+    /// Folder of the store.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Port on the host's 127.0.0.1; 0 for any that is free.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Network namespace of the mesh's node.
+    #[arg(long, value_name = "NAME")]
+    node_namespace: String,
+}
+
+/// Serves the embedded API and cluster DNS until SIGTERM.
+///
+/// The process begins in the host's network namespace, where it keeps one listener on 127.0.0.1 and one socket
+/// towards the host's resolvers; then it moves into the node's, before it has a second thread.
+pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
+    use maille_standalone::address::{API_PORT, DNS_PORT, NODE_ADDRESS};
+
+    log_to_stdout();
+    crate::choose_crypto();
+    let local = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port))
+        .with_context(|| format!("cannot listen on 127.0.0.1:{}", args.port))?;
+    let resolvers = host_resolvers();
+    let upstream = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot open a socket for DNS")?;
+    maille_net::NetNs::named(args.node_namespace.as_str()).enter()?;
+    let node = TcpListener::bind((NODE_ADDRESS, API_PORT)).context("cannot listen on the node's address")?;
+    let udp = UdpSocket::bind((NODE_ADDRESS, DNS_PORT)).context("cannot serve DNS on the node's address")?;
+    let tcp = TcpListener::bind((NODE_ADDRESS, DNS_PORT)).context("cannot serve DNS on the node's address")?;
+    let dns = maille_standalone::dns::DnsOptions { udp, tcp, upstream: Some((upstream, resolvers)) };
+
+    let mut options = maille_apiserver::Options::new(&args.data_dir, vec![local, node]);
+    options.advertise = SocketAddr::from((NODE_ADDRESS, API_PORT));
+    options.certificate_addresses = vec![NODE_ADDRESS.into()];
+    options.service_cidr = maille_standalone::address::SERVICE_NETWORK;
+    options.node_name = maille_standalone::address::NODE_NAME.to_owned();
+    options.binary = std::env::current_exe().context("cannot tell where this program is")?;
+    for listener in &options.listeners {
+        listener.set_nonblocking(true)?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async move {
+        let kubeconfig = args.data_dir.join("kubeconfig");
+        let (ready, answers) = tokio::sync::oneshot::channel();
+        let names = async move {
+            let _ = answers.await;
+            let client = node_client(&kubeconfig).await?;
+            Ok::<_, anyhow::Error>(maille_standalone::dns::serve(dns, client).await?)
+        };
+        let api = async { Ok(maille_apiserver::serve(options, ready).await?) };
+        tokio::select! {
+            outcome = async { tokio::try_join!(api, names) } => outcome.map(|_| ()),
+            () = crate::signals::shutdown() => Ok(()),
+        }
+    })
+}
+
+/// The administrator's client, by the address that the node's namespace knows.
+async fn node_client(kubeconfig: &std::path::Path) -> Result<kube::Client> {
+    use maille_standalone::address::{API_PORT, NODE_ADDRESS};
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig)?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
+    config.cluster_url = format!("https://{NODE_ADDRESS}:{API_PORT}").parse()?;
+    Ok(kube::Client::try_from(config)?)
+}
+
+/// The `nameserver` lines of the host's resolv.conf.
+fn host_resolvers() -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("nameserver"))
+        .filter_map(|address| address.trim().parse().ok())
+        .map(|address| SocketAddr::new(address, 53))
+        .filter(|address| address.is_ipv4())
+        .collect()
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SandboxArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Becomes a container's process.
+pub(crate) fn sandbox(args: SandboxArgs) -> ExitCode {
+    maille_net::sandbox::main(args.arguments)
+}
+
+/// Logs of a role: lines on standard output, where the Pod's log collects them.
+pub(crate) fn log_to_stdout() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MAILLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false).init();
+}
