@@ -1,4 +1,5 @@
-//! The admin port (15000): what this proxy lives by, for people and `maille proxy-config`. Loopback only, and no secrets.
+//! The admin port (15000): what this proxy lives by, for people and `maille proxy-config`. No secrets; loopback only,
+//! and there only for root and the proxy's own user, not for the application.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,8 +33,9 @@ pub(crate) struct AdminPages {
 impl Pages for AdminPages {
     fn answer(&self, asked: Asked) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>> {
         Box::pin(async move {
-            if !asked.is_local() {
-                return text(StatusCode::FORBIDDEN, "only from this host, addressed as localhost\n");
+            if !asked.is_operator().await {
+                let whom = "only for root and the proxy's own user, addressed as localhost\n";
+                return text(StatusCode::FORBIDDEN, whom);
             }
             match (&asked.method, asked.path.as_str()) {
                 (&Method::GET, "/config_dump") => page(&self.config()),

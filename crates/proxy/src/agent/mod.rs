@@ -13,6 +13,7 @@ mod facts_in_force;
 mod flows;
 mod identity;
 mod options;
+mod peer_user;
 mod probes;
 mod run;
 mod server;

@@ -1,7 +1,8 @@
 //! The proxy's own small HTTP/1.1 servers: bounded in connections, header size and time.
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +15,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
+use super::peer_user::peer_user;
+
 /// Open connections per server: a kubelet, a scraper or two, a person.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 128;
+/// Open connections per server and caller, so that one cannot keep the kubelet out.
+const CONNECTIONS_PER_CALLER: usize = 16;
 /// From accept, or the end of the previous request, to the end of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest life of a connection; scrapers reconnect.
@@ -36,7 +42,8 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
-    pub(crate) peer: IpAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
 }
 
 /// An answer.
@@ -80,6 +87,7 @@ fn is_no_ipv6(error: &std::io::Error) -> bool {
 /// Serves until dropped.
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<dyn Pages>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let callers = Callers::default();
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
@@ -91,25 +99,71 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<dyn Pages>) {
                 continue;
             }
         };
+        let Some(caller) = callers.admit(peer.ip()) else { continue };
         let pages = pages.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            let service = service_fn(move |request: Request<Incoming>| {
-                let pages = pages.clone();
-                async move { Ok::<_, std::convert::Infallible>(handle(&*pages, request, peer.ip()).await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(MAX_HEAD)
-                .serve_connection(TokioIo::new(stream), service);
-            // Broken connections are the scraper's business.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+            let _held = (permit, caller);
+            serve_connection(stream, peer, pages).await;
         });
     }
 }
 
-async fn handle(pages: &dyn Pages, request: Request<Incoming>, peer: IpAddr) -> Answer {
+/// Open connections by caller.
+#[derive(Debug, Clone, Default)]
+struct Callers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection's place; dropping it frees it.
+#[derive(Debug)]
+struct Place {
+    callers: Callers,
+    address: IpAddr,
+}
+
+impl Callers {
+    fn admit(&self, address: IpAddr) -> Option<Place> {
+        let mut open = self.0.lock();
+        let count = open.entry(address).or_default();
+        if *count >= CONNECTIONS_PER_CALLER {
+            return None;
+        }
+        *count += 1;
+        Some(Place { callers: self.clone(), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.callers.0.lock();
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, pages: Arc<dyn Pages>) {
+    let Ok(local) = stream.local_addr() else { return };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let pages = pages.clone();
+        async move { Ok::<_, std::convert::Infallible>(handle(&*pages, request, peer, local).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    // Broken connections are the scraper's business.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+}
+
+async fn handle(
+    pages: &dyn Pages,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Answer {
     let (head, body) = request.into_parts();
     let drained = tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
     if !matches!(drained, Ok(Ok(_))) {
@@ -121,7 +175,8 @@ async fn handle(pages: &dyn Pages, request: Request<Incoming>, peer: IpAddr) -> 
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers,
-        peer: peer.to_canonical(),
+        peer,
+        local,
     };
     pages.answer(asked).await
 }
@@ -150,10 +205,17 @@ impl Asked {
     /// with a rebound name in somebody's browser gets in. 127.0.0.6 is not such a caller: the data path delivers
     /// from there what came over the network.
     pub(crate) fn is_local(&self) -> bool {
-        let is_loopback = self.peer == IpAddr::from([127, 0, 0, 1])
-            || self.peer == IpAddr::from(std::net::Ipv6Addr::LOCALHOST);
+        let peer = self.peer.ip().to_canonical();
+        let is_loopback =
+            peer == IpAddr::from(Ipv4Addr::LOCALHOST) || peer == IpAddr::from(Ipv6Addr::LOCALHOST);
         let host = self.headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
         is_loopback && is_local_host(host)
+    }
+
+    /// Whether the caller is root or the proxy's own user on this host: not the application.
+    pub(crate) async fn is_operator(&self) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        self.is_local() && peer_user(self.local, self.peer).await.is_some_and(|user| user == 0 || user == own)
     }
 
     /// The value of a query parameter.
@@ -183,8 +245,9 @@ mod tests {
         let asked = |peer: &str, host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(HOST, HeaderValue::from_str(host).expect("a header value"));
-            let peer = peer.parse().expect("an address");
-            Asked { method: Method::GET, path: "/".into(), query: "level=debug".into(), headers, peer }
+            let peer = SocketAddr::new(peer.parse().expect("an address"), 1);
+            let local = SocketAddr::from(([127, 0, 0, 1], 2));
+            Asked { method: Method::GET, path: "/".into(), query: "level=debug".into(), headers, peer, local }
         };
         for (peer, host) in
             [("127.0.0.1", "localhost:15000"), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]:15000")]
@@ -200,5 +263,16 @@ mod tests {
             assert!(!asked(peer, host).is_local(), "{peer} {host}");
         }
         assert_eq!(asked("::1", "").parameter("level"), Some("debug"));
+    }
+
+    #[test]
+    fn one_caller_cannot_take_every_place() {
+        let callers = Callers::default();
+        let (greedy, kubelet) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let held: Vec<_> = std::iter::from_fn(|| callers.admit(greedy)).collect();
+        assert_eq!(held.len(), CONNECTIONS_PER_CALLER);
+        assert!(callers.admit(kubelet).is_some());
+        drop(held);
+        assert!(callers.admit(greedy).is_some() && callers.0.lock().is_empty());
     }
 }
