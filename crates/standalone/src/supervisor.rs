@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::address::{API_PORT, DNS_SERVICE, KUBERNETES_SERVICE, NODE_ADDRESS};
+use crate::address::{DNS_SERVICE, NODE_ADDRESS};
 use crate::builtin::{self, BuiltinOptions};
 use crate::cluster::{self, Cluster};
 use crate::controllers;
@@ -146,8 +146,6 @@ async fn run_mesh(
         let wanted = BuiltinOptions {
             binary: &options.binary,
             node_address: NODE_ADDRESS,
-            api_port: API_PORT,
-            api_service: KUBERNETES_SERVICE,
             dns_service: DNS_SERVICE,
         };
         builtin::apply(&client, &wanted).await?;

@@ -1,8 +1,8 @@
 //! The objects that every mesh begins with.
 //!
-//! Namespaces, the Services `kubernetes` and `kube-dns` (whose endpoints are the API process on the
-//! node), and the control plane: an ordinary Deployment, so that it is restarted, shown and read
-//! like everything else.
+//! The API itself makes its namespaces, its Service and the node. Here are the Service `kube-dns`, whose endpoint
+//! is the API process on the node, and the control plane: an ordinary Deployment, so that it is restarted,
+//! shown and read like everything else.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -24,10 +24,6 @@ pub struct BuiltinOptions<'a> {
     pub binary: &'a Path,
     /// The node's address on the bridge.
     pub node_address: Ipv4Addr,
-    /// Port of the API there.
-    pub api_port: u16,
-    /// Virtual address of the Service `kubernetes`.
-    pub api_service: Ipv4Addr,
     /// Virtual address of the Service `kube-dns`.
     pub dns_service: Ipv4Addr,
 }
@@ -37,16 +33,10 @@ pub struct BuiltinOptions<'a> {
 /// # Errors
 /// What the API refuses, with the object's name.
 pub async fn apply(client: &Client, options: &BuiltinOptions<'_>) -> Result<(), BuiltinError> {
-    for name in ["default", "kube-system", ROOT_NAMESPACE] {
-        ensure::<Namespace>(Api::all(client.clone()), json!({"metadata": {"name": name}})).await?;
-    }
-    for (namespace, object) in [("default", api_service(options)), ("kube-system", dns_service(options))] {
-        ensure::<Service>(Api::namespaced(client.clone(), namespace), object).await?;
-    }
-    for (namespace, object) in [("default", api_endpoints(options)), ("kube-system", dns_endpoints(options))]
-    {
-        ensure::<EndpointSlice>(Api::namespaced(client.clone(), namespace), object).await?;
-    }
+    let namespace = json!({"metadata": {"name": ROOT_NAMESPACE}});
+    ensure::<Namespace>(Api::all(client.clone()), namespace).await?;
+    ensure::<Service>(Api::namespaced(client.clone(), "kube-system"), dns_service(options)).await?;
+    ensure::<EndpointSlice>(Api::namespaced(client.clone(), "kube-system"), dns_endpoints(options)).await?;
     let account = json!({"metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE}});
     ensure::<ServiceAccount>(Api::namespaced(client.clone(), ROOT_NAMESPACE), account).await?;
     ensure::<Service>(Api::namespaced(client.clone(), ROOT_NAMESPACE), control_service()).await?;
@@ -55,11 +45,11 @@ pub async fn apply(client: &Client, options: &BuiltinOptions<'_>) -> Result<(), 
 
 /// The API refused one of the objects.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot create the built-in {kind} '{name}': {source}")]
+#[error("cannot create the built-in {kind} '{name}'")]
 pub struct BuiltinError {
     kind: String,
     name: String,
-    source: kube::Error,
+    source: Box<kube::Error>,
 }
 
 async fn ensure<K>(api: Api<K>, object: Value) -> Result<(), BuiltinError>
@@ -67,39 +57,23 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let failed = |source| BuiltinError { kind: K::kind(&()).into_owned(), name: name.clone(), source };
+    let failed = |error| BuiltinError {
+        kind: K::kind(&()).into_owned(),
+        name: name.clone(),
+        source: Box::new(error),
+    };
     let typed: K =
         serde_json::from_value(object.clone()).map_err(|error| failed(kube::Error::SerdeError(error)))?;
-    match api.create(&PostParams::default(), &typed).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            let patch = Patch::Merge(object);
-            api.patch(&typed.name_any(), &PatchParams::default(), &patch).await.map(|_| ()).map_err(failed)
+    // Asked first: creating a Service again is refused for its address, before its name is looked at.
+    if api.get_opt(&name).await.map_err(&failed)?.is_none() {
+        match api.create(&PostParams::default(), &typed).await {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(failed(error)),
         }
-        Err(error) => Err(failed(error)),
     }
-}
-
-fn api_service(options: &BuiltinOptions<'_>) -> Value {
-    json!({
-        "metadata": {
-            "name": "kubernetes", "namespace": "default",
-            "labels": {"component": "apiserver", "provider": "kubernetes"}
-        },
-        "spec": {
-            "clusterIP": options.api_service,
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": options.api_port}]
-        }
-    })
-}
-
-fn api_endpoints(options: &BuiltinOptions<'_>) -> Value {
-    endpoints(
-        "kubernetes",
-        "default",
-        options,
-        &json!([{"name": "https", "port": options.api_port, "protocol": "TCP"}]),
-    )
+    let patch = Patch::Merge(object);
+    api.patch(&typed.name_any(), &PatchParams::default(), &patch).await.map(|_| ()).map_err(failed)
 }
 
 fn dns_service(options: &BuiltinOptions<'_>) -> Value {
@@ -120,14 +94,9 @@ fn dns_endpoints(options: &BuiltinOptions<'_>) -> Value {
         {"name": "dns", "port": 53, "protocol": "UDP"},
         {"name": "dns-tcp", "port": 53, "protocol": "TCP"}
     ]);
-    endpoints("kube-dns", "kube-system", options, &ports)
-}
-
-/// The slice of a Service that the node itself answers.
-fn endpoints(service: &str, namespace: &str, options: &BuiltinOptions<'_>, ports: &Value) -> Value {
     json!({
         "metadata": {
-            "name": service, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}
+            "name": "kube-dns", "namespace": "kube-system", "labels": {"kubernetes.io/service-name": "kube-dns"}
         },
         "addressType": "IPv4",
         "endpoints": [{
@@ -192,16 +161,12 @@ mod tests {
         let options = BuiltinOptions {
             binary: Path::new("/bin/maille"),
             node_address: Ipv4Addr::new(10, 244, 0, 1),
-            api_port: 6443,
-            api_service: Ipv4Addr::new(10, 96, 0, 1),
             dns_service: Ipv4Addr::new(10, 96, 0, 10),
         };
-        for service in [api_service(&options), dns_service(&options), control_service()] {
+        for service in [dns_service(&options), control_service()] {
             serde_json::from_value::<Service>(service).expect("a Service");
         }
-        for slice in [api_endpoints(&options), dns_endpoints(&options)] {
-            serde_json::from_value::<EndpointSlice>(slice).expect("an EndpointSlice");
-        }
+        serde_json::from_value::<EndpointSlice>(dns_endpoints(&options)).expect("an EndpointSlice");
         let deployment: Deployment =
             serde_json::from_value(control_plane(options.binary)).expect("a Deployment");
         let template = deployment.spec.template.spec.expect("a template");
