@@ -111,7 +111,7 @@ impl Departure<'_> {
     }
 
     async fn http(self, stream: Prefixed<TcpStream>, is_http2: bool) {
-        let handler = Rc::new(OutboundHttp::new(self.worker.clone(), self.dialled, self.known));
+        let handler = Rc::new(OutboundHttp::new(self.worker.clone(), self.dialled));
         let stream = Prefixed::new(BytesMut::new(), Stream::Plain(stream));
         serve_http(self.worker, stream, is_http2, None, handler).await;
     }

@@ -58,6 +58,10 @@ impl Refused {
         Refusal { kind: self.kind, policy, reason: &self.reason, flags: self.flags }
     }
 
+    pub(crate) fn kind(&self) -> RefusalKind {
+        self.kind
+    }
+
     pub(crate) fn flags(&self) -> ResponseFlags {
         self.flags
     }

@@ -406,7 +406,7 @@ pub struct Limits {
     pub handshake: Duration,
     /// To connect to an upstream (reference mtls 10: 10 s).
     pub connect: Duration,
-    /// From the first byte of a request to the end of its head.
+    /// How long a caller's HTTP/1.1 connection may go without the end of a request's head, unused ones included.
     pub request_head: Duration,
     /// Size of a request or response head.
     pub head_bytes: usize,
@@ -427,7 +427,8 @@ impl Default for Limits {
             undetected: 2_000,
             handshake: Duration::from_secs(10),
             connect: Duration::from_secs(10),
-            request_head: Duration::from_secs(60),
+            // Longer than `idle`, so that of two proxies the caller's lets go first.
+            request_head: Duration::from_secs(300),
             // Envoy: max_request_headers_kb 60, max_headers_count 100.
             head_bytes: 60 * 1024,
             headers: 100,

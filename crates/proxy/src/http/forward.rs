@@ -131,7 +131,12 @@ pub(crate) fn refuse(
     status: StatusCode,
     text: &str,
 ) -> Response<Body> {
-    let response = reply::local(exchange.is_grpc, status, text);
+    let mut response = reply::local(exchange.is_grpc, status, text);
+    if refused.kind() == RefusalKind::BadRequest {
+        // Who sends one malformed request is not trusted to agree with us where the next begins. hyper leaves the
+        // field out of HTTP/2.
+        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
     exchange.code = response.status().as_u16();
     exchange.flags = refused.flags();
     exchange.note_grpc_status(response.headers());

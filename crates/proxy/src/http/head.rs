@@ -250,6 +250,10 @@ fn settle_authority<B>(request: &mut Request<B>, is_http2: bool) -> Result<(), M
             request.headers_mut().remove(header::HOST);
             Ok(())
         }
+        // A bare authority is a target for CONNECT only (RFC 9112 section 3.2.3).
+        (Some(_), _) if request.method() != Method::CONNECT && request.uri().scheme().is_none() => {
+            Err(Malformed::Path)
+        }
         (Some(authority), _) if request.method() != Method::CONNECT => {
             let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Malformed::Authority)?;
             request.headers_mut().insert(header::HOST, host);

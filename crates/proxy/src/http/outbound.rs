@@ -1,7 +1,6 @@
 //! Requests of the own workload.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode, Version};
@@ -20,7 +19,7 @@ use crate::outbound::{Dialled, no_endpoint, pass_through, refused_destination, u
 use crate::pool::Pool;
 use crate::record::{self, Called, Refused};
 use crate::route::{self, Behind};
-use crate::snapshot::{Destination, DestinationCell, ResolveError, Service, ServicePort};
+use crate::snapshot::{Destination, ResolveError, Service, ServicePort};
 use crate::worker::Worker;
 
 /// Further endpoints tried when one cannot be connected to; nothing was sent then (Istio's default: 2 retries).
@@ -30,7 +29,6 @@ const RETRIES: usize = 2;
 pub(crate) struct OutboundHttp {
     worker: Rc<Worker>,
     dialled: Dialled,
-    known: Result<Arc<DestinationCell>, ResolveError>,
     /// Counts what never reached anybody.
     nowhere: std::cell::OnceCell<Rc<Edge>>,
 }
@@ -43,12 +41,8 @@ struct Refusal {
 }
 
 impl OutboundHttp {
-    pub(crate) fn new(
-        worker: Rc<Worker>,
-        dialled: Dialled,
-        known: Result<Arc<DestinationCell>, ResolveError>,
-    ) -> Self {
-        Self { worker, dialled, known, nowhere: std::cell::OnceCell::new() }
+    pub(crate) fn new(worker: Rc<Worker>, dialled: Dialled) -> Self {
+        Self { worker, dialled, nowhere: std::cell::OnceCell::new() }
     }
 
     /// The pool that a request with this authority goes to; `tried` endpoints are avoided if others are left.
@@ -56,7 +50,9 @@ impl OutboundHttp {
     /// The Host chooses the service if it is one with this port, else the address that was dialled (SE-9).
     async fn pool(&self, authority: &str, version: Version, tried: &[Upstream]) -> Result<Rc<Pool>, Refusal> {
         let host = route::without_port(authority);
-        let by_address = self.known.as_ref().ok().map(|cell| cell.load());
+        // Asked for with every request, which keeps the agent from forgetting it while the connection lives.
+        let known = self.worker.destinations.find(&self.dialled.name).await;
+        let by_address = known.as_ref().ok().map(|cell| cell.load());
         if let Some(Destination::Service(service)) = by_address.as_deref().map(|d| &**d)
             && let Some(port) = service.port(self.dialled.port)
             && (self.dialled.address.is_none() || self.is_named(service, host))
@@ -77,7 +73,7 @@ impl OutboundHttp {
                 return self.to_service(service, port, version, tried);
             }
         }
-        let cell = self.known.as_ref().map_err(cannot_be_asked)?;
+        let cell = known.as_ref().map_err(cannot_be_asked)?;
         let by_address = cell.load();
         match route::behind(&by_address, self.dialled.port) {
             Behind::Service(service, port) => self.to_service(service, port, version, tried),

@@ -56,7 +56,6 @@ pub(crate) async fn serve_http<H: Handler>(
             .max_headers(limits.headers)
             .max_header_size(limits.head_bytes)
             .pipeline_flush(true)
-            .half_close(true)
             .serve_connection(io, service)
             .with_upgrades();
         drive(pin!(connection), open, |c| c.graceful_shutdown()).await;

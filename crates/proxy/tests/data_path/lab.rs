@@ -217,15 +217,28 @@ pub fn line_backend() -> SocketAddr {
 
 pub fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the proxy listens");
+    stream.set_nodelay(true).expect("a socket");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     stream
 }
 
-/// Sends bytes, closes the sending half and reads to the end; a reset counts as an end.
+/// Sends bytes and reads to the end; a reset counts as an end.
 pub fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+    talk(address, bytes, false)
+}
+
+/// The same, closing the sending half first.
+pub fn exchange_half_closed(address: SocketAddr, bytes: &[u8]) -> String {
+    talk(address, bytes, true)
+}
+
+fn talk(address: SocketAddr, bytes: &[u8], half_close: bool) -> String {
     let mut stream = dial(address);
-    stream.write_all(bytes).expect("the proxy reads");
-    let _ = stream.shutdown(Shutdown::Write);
+    // A proxy that refuses may close before it has read everything.
+    let _ = stream.write_all(bytes);
+    if half_close {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()

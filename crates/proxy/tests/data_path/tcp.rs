@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 
 use maille_proxy::StaticProxy;
 
-use crate::lab::{ALLOW_WEB, Lab, Server, at, dial, exchange, read_until, tcp_backend};
+use crate::lab::{ALLOW_WEB, Lab, Server, at, dial, exchange_half_closed, read_until, tcp_backend};
 
 fn server(lab: &Lab, backend: SocketAddr, protocol: &str) -> StaticProxy {
     lab.server(&Server { backend, protocol, policy: Some(ALLOW_WEB), ..Default::default() })
@@ -35,7 +35,7 @@ fn another_identity_gets_not_a_byte() {
     let lab = Lab::new();
     let server = server(&lab, tcp_backend(b"greeting"), "TCP");
     let thief = lab.client("thief", at(&server), "TCP", "ISTIO_MUTUAL");
-    assert_eq!(exchange(at(&thief), b"hello"), "");
+    assert_eq!(exchange_half_closed(at(&thief), b"hello"), "");
     assert!(server.metrics().contains("maille_refusals_total"), "{}", server.metrics());
 }
 
@@ -53,8 +53,8 @@ fn auto_ports_carry_what_is_not_http() {
     let lab = Lab::new();
     let server = server(&lab, tcp_backend(b""), "AUTO");
     let web = lab.client("web", at(&server), "AUTO", "ISTIO_MUTUAL");
-    assert_eq!(exchange(at(&web), b"hello"), "hello");
-    assert_eq!(exchange(at(&web), b"GET / HTTP/1.0\r\n\r\n"), "GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(exchange_half_closed(at(&web), b"hello"), "hello");
+    assert_eq!(exchange_half_closed(at(&web), b"GET / HTTP/1.0\r\n\r\n"), "GET / HTTP/1.0\r\n\r\n");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_policy_of_methods_allows_no_opaque_connection() {
         ..Default::default()
     });
     let web = lab.client("web", at(&server), "TCP", "ISTIO_MUTUAL");
-    assert_eq!(exchange(at(&web), b"hello"), "");
+    assert_eq!(exchange_half_closed(at(&web), b"hello"), "");
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn plaintext_is_served_under_permissive_and_cut_under_strict() {
         policy: None,
         ..Default::default()
     });
-    assert_eq!(exchange(at(&permissive), b"naked"), "naked");
+    assert_eq!(exchange_half_closed(at(&permissive), b"naked"), "naked");
     let strict = lab.server(&Server { backend, protocol: "TCP", policy: None, ..Default::default() });
-    assert_eq!(exchange(at(&strict), b"naked"), "");
+    assert_eq!(exchange_half_closed(at(&strict), b"naked"), "");
 }
