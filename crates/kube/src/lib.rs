@@ -11,6 +11,8 @@ mod objects;
 mod policies;
 mod root;
 mod run;
+#[cfg(test)]
+mod tests;
 mod token_review;
 mod watch;
 

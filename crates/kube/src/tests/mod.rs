@@ -1,0 +1,191 @@
+mod fake_api;
+mod objects;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fake_api::FakeApi;
+use maille_control::{ReviewError, TokenReviewer};
+use maille_core::{SystemClock, TrustDomain};
+use maille_pki::Authority;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::run::run_with;
+use crate::token_review::ApiTokenReviewer;
+use crate::{ControlPlaneOptions, bundle, root};
+
+struct Running {
+    api: FakeApi,
+    monitoring: SocketAddr,
+    discovery: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+fn namespace(name: &str) -> Value {
+    json!({ "metadata": { "name": name } })
+}
+
+fn pod(name: &str, ip: &str) -> Value {
+    json!({
+        "metadata": { "namespace": "shop", "name": name, "uid": name, "labels": { "app": "cart" } },
+        "spec": { "serviceAccountName": "cart", "containers": [{ "name": "app" }, { "name": "istio-proxy" }] },
+        "status": { "phase": "Running", "podIP": ip, "hostIP": "192.0.2.1" },
+    })
+}
+
+async fn start(api: FakeApi) -> Running {
+    let bind = || TcpListener::bind("127.0.0.1:0");
+    let (discovery, monitoring) = (bind().await.expect("bind"), bind().await.expect("bind"));
+    let address = |l: &TcpListener| l.local_addr().expect("address");
+    let (discovery_address, monitoring_address) = (address(&discovery), address(&monitoring));
+    let (stop, stopped) = watch::channel(false);
+    let options = ControlPlaneOptions::new(TrustDomain::parse("cluster.local").expect("valid"));
+    let running = run_with(api.client(), options, Arc::new(SystemClock), discovery, monitoring, stopped);
+    let task = tokio::spawn(running);
+    Running { api, monitoring: monitoring_address, discovery: discovery_address, stop, task }
+}
+
+impl Running {
+    async fn http(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.monitoring).await.expect("connects");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("read");
+        let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("status");
+        (status, text)
+    }
+
+    async fn metric(&self, name: &str) -> Option<u64> {
+        let (_, text) = self.http("/metrics").await;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    async fn ready(&self) {
+        eventually("ready", async || (self.http("/ready").await.0 == 200).then_some(())).await;
+    }
+}
+
+async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    for _ in 0..1000 {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("within ten seconds: {what}");
+}
+
+fn bundle_of(api: &FakeApi, namespace: &str) -> Option<String> {
+    api.get("configmaps", namespace, bundle::NAME)?["data"][bundle::KEY].as_str().map(str::to_owned)
+}
+
+#[tokio::test]
+async fn the_world_is_followed_and_outlives_the_api_server() {
+    let api = FakeApi::new();
+    api.put("pods", pod("cart-1", "10.0.0.1"));
+    let running = start(api.clone()).await;
+    running.ready().await;
+    let workloads = async |n: u64| (running.metric("maille_workloads").await == Some(n)).then_some(());
+    eventually("the listed pod", async || workloads(1).await).await;
+    api.put("pods", pod("cart-2", "10.0.0.2"));
+    eventually("the new pod", async || workloads(2).await).await;
+    api.set_away(true);
+    assert_eq!(running.http("/ready").await.0, 200, "the last world stays in force");
+    workloads(2).await.expect("and is whole");
+    TcpStream::connect(running.discovery).await.expect("discovery goes on");
+    api.delete("pods", "shop", "cart-1");
+    api.set_away(false);
+    eventually("what happened meanwhile", async || workloads(1).await).await;
+    running.stop.send_replace(true);
+    tokio::time::timeout(Duration::from_secs(3), running.task)
+        .await
+        .expect("quickly")
+        .expect("joins")
+        .expect("fine");
+}
+
+#[tokio::test]
+async fn without_an_api_server_it_waits_and_says_so() {
+    let api = FakeApi::new();
+    api.set_away(true);
+    let running = start(api.clone()).await;
+    assert_eq!(running.http("/healthz").await.0, 200);
+    assert_eq!(running.http("/ready").await.0, 503);
+    api.set_away(false);
+    running.ready().await;
+}
+
+#[tokio::test]
+async fn every_namespace_but_two_has_the_bundle_and_an_edit_is_undone() {
+    let api = FakeApi::new();
+    for name in ["shop", "istio-system", "kube-public", "kube-node-lease"] {
+        api.put("namespaces", namespace(name));
+    }
+    let running = start(api.clone()).await;
+    running.ready().await;
+    let good = eventually("the bundle", async || bundle_of(&api, "shop")).await;
+    assert!(good.starts_with("-----BEGIN CERTIFICATE-----"));
+    api.put("namespaces", namespace("new"));
+    for name in ["istio-system", "new"] {
+        eventually(name, async || (bundle_of(&api, name)? == good).then_some(())).await;
+    }
+    let edited = json!({
+        "metadata": { "namespace": "shop", "name": bundle::NAME },
+        "data": { bundle::KEY: "another root" },
+    });
+    api.put("configmaps", edited);
+    eventually("restored", async || (bundle_of(&api, "shop")? == good).then_some(())).await;
+    api.delete("configmaps", "new", bundle::NAME);
+    eventually("made again", async || (bundle_of(&api, "new")? == good).then_some(())).await;
+    assert_eq!(bundle_of(&running.api, "kube-public"), None);
+    assert_eq!(bundle_of(&running.api, "kube-node-lease"), None);
+}
+
+#[tokio::test]
+async fn the_root_is_made_once_and_found_again() {
+    let api = FakeApi::new();
+    let domain = TrustDomain::parse("cluster.local").expect("valid");
+    let load = async || root::load_or_create(&api.client(), "istio-system", &domain, &SystemClock).await;
+    let first = load().await.expect("made");
+    let secret = api.get("secrets", "istio-system", root::SELF_SIGNED).expect("stored");
+    assert_eq!(secret["type"], "istio.io/ca-root");
+    assert_eq!(load().await.expect("found").roots_pem(), first.roots_pem());
+    // A replica that is slower takes the faster one's.
+    api.delete("secrets", "istio-system", root::SELF_SIGNED);
+    api.lose_race_against(secret.clone());
+    assert_eq!(load().await.expect("the other's").roots_pem(), first.roots_pem());
+    // What an operator plugs in comes first.
+    let own = Authority::self_signed(&domain, std::time::SystemTime::now(), Duration::from_secs(3600))
+        .expect("root");
+    let mut plugged = secret;
+    plugged["metadata"]["name"] = json!(root::PLUGGED_IN);
+    for (key, text) in own.to_secret() {
+        plugged["data"][key] = json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
+    }
+    api.put("secrets", plugged.clone());
+    assert_eq!(load().await.expect("plugged in").roots_pem(), own.roots_pem());
+    plugged["data"]["ca-key.pem"] = json!("");
+    api.put("secrets", plugged);
+    let error = load().await.expect_err("unusable");
+    assert!(!error.is_temporary(), "{error}");
+    assert!(error.to_string().contains("istio-system/cacerts"), "{error}");
+}
+
+#[tokio::test]
+async fn tokens_are_reviewed_by_the_api_server() {
+    let api = FakeApi::new();
+    let reviewer = ApiTokenReviewer(api.client());
+    let reviewed = reviewer.review("shop:cart", "istio-ca").await.expect("good");
+    assert_eq!(reviewed.service_account, "cart");
+    assert!(matches!(reviewer.review("nonsense", "istio-ca").await, Err(ReviewError::Rejected(_))));
+    assert!(matches!(reviewer.review("", "istio-ca").await, Err(ReviewError::Rejected(_))));
+    assert!(matches!(reviewer.review(&"x".repeat(20_000), "istio-ca").await, Err(ReviewError::Rejected(_))));
+    api.set_away(true);
+    assert!(matches!(reviewer.review("shop:cart", "istio-ca").await, Err(ReviewError::Unavailable(_))));
+}

@@ -1,0 +1,145 @@
+use std::net::IpAddr;
+
+use maille_config::istio::{Action, MutualTlsMode};
+use maille_control::world::{TLS_MODE_LABEL, TargetPort};
+use maille_core::PortProtocol;
+use serde_json::{Value, json};
+
+use crate::{objects, policies};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("address")
+}
+
+fn pod(change: impl FnOnce(&mut Value)) -> Option<maille_control::world::Pod> {
+    let mut object = json!({
+        "metadata": {
+            "namespace": "shop", "name": "cart-5d4f-x", "uid": "u",
+            "labels": { "app": "cart", "pod-template-hash": "5d4f", TLS_MODE_LABEL: "istio" },
+            "ownerReferences": [
+                { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "cart-5d4f", "uid": "r", "controller": true }
+            ],
+            "managedFields": [{ "manager": "x" }],
+        },
+        "spec": {
+            "serviceAccountName": "cart",
+            "containers": [
+                { "name": "istio-proxy" },
+                { "name": "app", "env": [{ "name": "A", "value": "b" }], "ports": [
+                    { "name": "web", "containerPort": 8080 },
+                    { "name": "dns", "containerPort": 53, "protocol": "UDP" },
+                ] },
+            ],
+        },
+        "status": { "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.1" }, { "ip": "fd00::1" }], "hostIP": "192.0.2.1" },
+    });
+    change(&mut object);
+    objects::pod(&serde_json::from_value(object).expect("a pod"))
+}
+
+#[test]
+fn a_pod_is_reduced_to_what_the_mesh_needs() {
+    let found = pod(|_| {}).expect("part of the world");
+    assert_eq!(found.addresses, [ip("10.0.0.1"), ip("fd00::1")]);
+    assert_eq!((found.workload_name.as_str(), found.service_account.as_str()), ("cart", "cart"));
+    assert!(found.meshed && found.takes_mutual_tls() && !found.terminating);
+    assert_eq!(found.named_ports, [("web".to_owned(), 8080)]);
+    let bare = pod(|p| {
+        p["metadata"]["ownerReferences"] = Value::Null;
+        p["spec"]["serviceAccountName"] = Value::Null;
+        p["spec"]["containers"][0]["name"] = json!("other");
+        p["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    });
+    let bare = bare.expect("part of the world");
+    assert_eq!((bare.workload_name.as_str(), bare.service_account.as_str()), ("cart-5d4f-x", "default"));
+    assert!(!bare.meshed && bare.terminating);
+}
+
+#[test]
+fn pods_without_an_address_of_their_own_are_not_part_of_the_world() {
+    assert!(pod(|p| p["spec"]["hostNetwork"] = json!(true)).is_none());
+    assert!(pod(|p| p["status"] = json!({ "phase": "Pending" })).is_none());
+    assert!(pod(|p| p["status"]["phase"] = json!("Succeeded")).is_none());
+    assert!(pod(|p| p["status"]["phase"] = json!("Failed")).is_none());
+    assert!(pod(|p| p["status"]["hostIP"] = json!("10.0.0.1")).is_none());
+    assert!(
+        pod(|p| p["status"]["phase"] = json!("Pending")).is_some(),
+        "with an address it can call already"
+    );
+}
+
+#[test]
+fn services_have_tcp_ports_with_their_protocols() {
+    let read = |spec: Value| {
+        let object = json!({ "metadata": { "namespace": "shop", "name": "cart" }, "spec": spec });
+        objects::service(&serde_json::from_value(object).expect("a service"))
+    };
+    let found = read(json!({
+        "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::2"], "selector": { "app": "cart" },
+        "ports": [
+            { "name": "http", "port": 80, "targetPort": "web" },
+            { "name": "tcp-x", "port": 81 },
+            { "name": "g", "appProtocol": "grpc", "port": 82, "targetPort": 8082 },
+            { "name": "dns", "port": 53, "protocol": "UDP" },
+        ],
+    }));
+    let found = found.expect("part of the world");
+    assert_eq!(found.addresses, [ip("10.96.0.1"), ip("fd00::2")]);
+    let ports: Vec<_> = found.ports.iter().map(|p| (p.number, p.protocol, p.target.clone())).collect();
+    assert_eq!(
+        ports,
+        [
+            (80, PortProtocol::Http, TargetPort::Name("web".into())),
+            (81, PortProtocol::Tcp, TargetPort::Number(81)),
+            (82, PortProtocol::Http2, TargetPort::Number(8082)),
+        ]
+    );
+    let headless = read(json!({ "clusterIP": "None", "clusterIPs": ["None"] })).expect("part of the world");
+    assert!(headless.headless && headless.addresses.is_empty() && headless.selector.is_none());
+    assert!(read(json!({ "type": "ExternalName", "externalName": "x.example.com" })).is_none());
+    let pending = read(json!({ "ports": [{ "port": 80 }] })).expect("part of the world");
+    assert!(!pending.headless && pending.addresses.is_empty());
+}
+
+#[test]
+fn slices_say_which_endpoints_are_ready() {
+    let object = json!({
+        "metadata": { "namespace": "shop", "name": "cart-1", "labels": { "kubernetes.io/service-name": "cart" } },
+        "addressType": "IPv4",
+        "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }, { "name": "u", "port": 1, "protocol": "UDP" }],
+        "endpoints": [
+            { "addresses": ["10.0.0.1"], "conditions": { "ready": true }, "targetRef": { "kind": "Pod", "name": "a" } },
+            { "addresses": ["10.0.0.2"], "conditions": { "ready": false } },
+            { "addresses": ["10.0.0.3"] },
+        ],
+    });
+    let slice =
+        objects::slice(&serde_json::from_value(object.clone()).expect("a slice")).expect("of a service");
+    assert_eq!(slice.ports, [("http".to_owned(), 8080)]);
+    assert_eq!(slice.endpoints.iter().map(|e| e.ready).collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!(slice.endpoints[0].pod.as_deref(), Some("a"));
+    let mut names = object;
+    names["addressType"] = json!("FQDN");
+    assert!(objects::slice(&serde_json::from_value(names).expect("a slice")).is_none());
+}
+
+#[test]
+fn an_unreadable_policy_is_enforced_in_its_strictest_sense() {
+    let read = |spec: Value| {
+        let object = json!({ "metadata": { "namespace": "shop", "name": "p" }, "spec": spec });
+        policies::authorization_policy(serde_json::from_value(object).expect("an object"))
+    };
+    let selector = json!({ "matchLabels": { "app": "cart" } });
+    let broken = read(json!({ "selector": selector, "action": "PERHAPS", "rules": [{}] }));
+    assert_eq!(broken.spec.action, Action::Deny);
+    assert_eq!(broken.spec.rules.len(), 1);
+    assert!(broken.spec.selector.is_some(), "for those it selects only");
+    let fine = read(json!({ "selector": selector, "action": "ALLOW" }));
+    assert_eq!((fine.spec.action, fine.spec.rules.len()), (Action::Allow, 0));
+    assert_eq!(read(Value::Null).spec.action, Action::Allow, "no spec is the empty one");
+
+    let object =
+        json!({ "metadata": { "namespace": "shop", "name": "p" }, "spec": { "mtls": { "mode": "??" } } });
+    let strict = policies::peer_authentication(serde_json::from_value(object).expect("an object"));
+    assert_eq!(strict.spec.mtls.map(|m| m.mode), Some(MutualTlsMode::Strict));
+}
