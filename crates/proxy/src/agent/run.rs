@@ -1,5 +1,6 @@
 //! The life of a sidecar's process.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,14 +152,32 @@ async fn quit(agent: &mut Agent) {
 }
 
 fn data_path(options: &ProxyOptions) -> DataPathConfig {
-    let listener = |direction, address| ListenerSpec { direction, address, target: Target::Redirected };
+    let listeners = |direction, address| {
+        every_family(address).into_iter().map(move |address| ListenerSpec {
+            direction,
+            address,
+            target: Target::Redirected,
+        })
+    };
     DataPathConfig {
         workers: options.workers,
-        listeners: vec![
-            listener(Direction::Inbound, options.listen.inbound),
-            listener(Direction::Outbound, options.listen.outbound),
-        ],
+        listeners: listeners(Direction::Inbound, options.listen.inbound)
+            .chain(listeners(Direction::Outbound, options.listen.outbound))
+            .collect(),
         deliver_from: Some(INBOUND_SOURCE_V4.into()),
         limits: Limits::default(),
     }
+}
+
+/// "Every address" is a listener of each family that the kernel has: an IPv4 peer of an IPv6 socket
+/// would have a mapped address, which matches no IPv4 block of a policy.
+fn every_family(address: SocketAddr) -> Vec<SocketAddr> {
+    if address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        return vec![address];
+    }
+    let mut addresses = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))];
+    if std::path::Path::new("/proc/net/if_inet6").exists() {
+        addresses.push(address);
+    }
+    addresses
 }
