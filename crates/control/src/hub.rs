@@ -134,7 +134,7 @@ impl Hub {
         for event in events {
             world.apply(event, &mut changes);
         }
-        if changes.is_empty() {
+        if changes.is_empty() && world.listed() == before.world.listed() {
             return;
         }
         self.current.store(Arc::new(before.next(world, &changes)));
@@ -163,6 +163,15 @@ impl Hub {
                 }
             }
             self.apply(batch);
+        }
+    }
+
+    /// Waits until the world is complete ([`World::is_complete`]).
+    pub async fn complete(&self) {
+        let mut generation = self.generation.subscribe();
+        while !self.snapshot().world.is_complete() {
+            // The sender is in `self`, so it does not go away.
+            let _ = generation.changed().await;
         }
     }
 

@@ -57,8 +57,10 @@ pub(crate) async fn load_or_create(
     let api_error =
         |name, source| RootError::Api { namespace: namespace.to_owned(), name, source: Box::new(source) };
     for name in [PLUGGED_IN, SELF_SIGNED] {
-        if let Some(secret) = secrets.get_opt(name).await.map_err(|e| api_error(name, e))? {
-            return read(&secret, namespace, name);
+        match secrets.get(name).await {
+            Ok(secret) => return read(&secret, namespace, name),
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(api_error(name, error)),
         }
     }
     let authority = Authority::self_signed(trust_domain, clock.now(), ROOT_TTL).map_err(RootError::Make)?;

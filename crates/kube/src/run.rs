@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::token_review::ApiTokenReviewer;
-use crate::watch::{Synced, WORLD_WATCHES, feed_world};
+use crate::watch::feed_world;
 use crate::{bundle, root};
 
 /// How the control plane runs.
@@ -96,17 +96,15 @@ pub(crate) async fn run_with(
         }
     });
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
-    let synced = Synced::default();
-    tasks.spawn(feed_world(client.clone(), sender, synced.clone()));
-    tasks.spawn(async move { hub.run(events).await });
+    tasks.spawn(feed_world(client.clone(), sender));
+    let world = Arc::clone(&hub);
+    tasks.spawn(async move { world.run(events).await });
     let serving = async {
         let authority = authority(&client, &options.mesh, clock.as_ref()).await?;
         let roots_pem = authority.roots_pem();
         control.set_authority(authority);
         tasks.spawn(bundle::distribute(client.clone(), roots_pem));
-        synced.wait(WORLD_WATCHES).await;
-        // The last lists are applied within the debounce.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        hub.complete().await;
         ready.set();
         tracing::info!(port = options.discovery_port, "the world is complete; serving");
         control.serve(vec![discovery], stop(stopped.clone())).await?;

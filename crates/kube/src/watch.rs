@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -12,32 +11,10 @@ use kube::{Api, Client, Resource};
 use maille_control::world::{Change, Event};
 use maille_core::NamespacedName;
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::objects::{self, name_of};
 use crate::policies;
-
-/// How many watches have seen all there is.
-#[derive(Debug, Clone)]
-pub(crate) struct Synced(Arc<watch::Sender<usize>>);
-
-impl Default for Synced {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(0)))
-    }
-}
-
-impl Synced {
-    fn one(&self) {
-        self.0.send_modify(|n| *n += 1);
-    }
-
-    /// Waits until this many are.
-    pub(crate) async fn wait(&self, all: usize) {
-        // The sender lives as long as this does.
-        let _ = self.0.subscribe().wait_for(|n| *n >= all).await;
-    }
-}
 
 /// Waits between attempts to watch: short, since the world ages meanwhile; the API server is one of a kind, and
 /// this is one of its few clients that matter.
@@ -74,26 +51,22 @@ pub(crate) fn config() -> watcher::Config {
     watcher::Config::default().timeout(120)
 }
 
-/// The number of watches that [`feed_world`] starts.
-pub(crate) const WORLD_WATCHES: usize = 5;
-
 /// Watches everything the world is made of, for ever.
-pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>, synced: Synced) {
+pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>) {
     tokio::join!(
-        feed(client.clone(), &events, &synced, Event::Pod, |o: objects::Pod| objects::pod(&o)),
-        feed(client.clone(), &events, &synced, Event::Service, |o: objects::Service| objects::service(&o)),
-        feed(client.clone(), &events, &synced, Event::Slice, |o: objects::EndpointSlice| objects::slice(&o)),
-        feed(client.clone(), &events, &synced, Event::PeerAuthentication, |o| {
+        feed(client.clone(), &events, Event::Pod, |o: objects::Pod| objects::pod(&o)),
+        feed(client.clone(), &events, Event::Service, |o: objects::Service| objects::service(&o)),
+        feed(client.clone(), &events, Event::Slice, |o: objects::EndpointSlice| objects::slice(&o)),
+        feed(client.clone(), &events, Event::PeerAuthentication, |o| {
             Some(policies::peer_authentication(o))
         }),
-        feed(client, &events, &synced, Event::Authorization, |o| Some(policies::authorization_policy(o))),
+        feed(client, &events, Event::Authorization, |o| Some(policies::authorization_policy(o))),
     );
 }
 
 async fn feed<K, T>(
     client: Client,
     events: &mpsc::Sender<Event>,
-    synced: &Synced,
     event: fn(Change<T>) -> Event,
     read: impl Fn(K) -> Option<T>,
 ) where
@@ -102,7 +75,6 @@ async fn feed<K, T>(
     let kind = K::kind(&());
     let mut stream = std::pin::pin!(watcher(Api::<K>::all(client), config()).backoff(Retry::default()));
     let mut listed: HashMap<NamespacedName, T> = HashMap::new();
-    let mut first = true;
     while let Some(seen) = stream.next().await {
         let change = match seen {
             Err(error) => {
@@ -130,13 +102,8 @@ async fn feed<K, T>(
             }
             Ok(watcher::Event::Delete(object)) => Change::Delete(name_of(object.meta())),
         };
-        let is_list = matches!(change, Change::Replace(_));
         if events.send(event(change)).await.is_err() {
             return;
-        }
-        if is_list && first {
-            first = false;
-            synced.one();
         }
     }
 }

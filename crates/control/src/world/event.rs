@@ -42,6 +42,7 @@ impl World {
     /// Applies what happened, and adds what it changes to `changes`. An event that changes nothing costs
     /// nothing.
     pub fn apply(&mut self, event: Event, changes: &mut ChangeSet) {
+        self.note_listed(&event);
         match event {
             Event::Pod(change) => {
                 for (name, new) in steps(change, |p| p.name.clone(), self.pods.keys()) {
@@ -82,6 +83,17 @@ impl World {
                     changes.add(Key::Trust);
                 }
             }
+        }
+    }
+
+    fn note_listed(&mut self, event: &Event) {
+        match event {
+            Event::Pod(Change::Replace(_)) => self.listed.pods = true,
+            Event::Service(Change::Replace(_)) => self.listed.services = true,
+            Event::Slice(Change::Replace(_)) => self.listed.slices = true,
+            Event::PeerAuthentication(Change::Replace(_)) => self.listed.peer_authentications = true,
+            Event::Authorization(Change::Replace(_)) => self.listed.policies = true,
+            _ => {}
         }
     }
 

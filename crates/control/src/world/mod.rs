@@ -49,6 +49,17 @@ pub struct World {
     /// By namespace, then name.
     peer_authentications: Arc<BTreeMap<String, BTreeMap<String, PeerAuthentication>>>,
     policies: Arc<BTreeMap<String, BTreeMap<String, Arc<Policy>>>>,
+    listed: Listed,
+}
+
+/// Kinds of which all objects have been told at least once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pods: bool,
+    services: bool,
+    slices: bool,
+    peer_authentications: bool,
+    policies: bool,
 }
 
 impl World {
@@ -67,7 +78,19 @@ impl World {
             slices_by_address: Arc::default(),
             peer_authentications: Arc::default(),
             policies: Arc::default(),
+            listed: Listed::default(),
         }
+    }
+
+    /// Whether all there is has been told, of every kind. Before that, absence means nothing, and nobody may be told
+    /// that something does not exist.
+    pub fn is_complete(&self) -> bool {
+        let Listed { pods, services, slices, peer_authentications, policies } = self.listed;
+        pods && services && slices && peer_authentications && policies
+    }
+
+    pub(crate) fn listed(&self) -> Listed {
+        self.listed
     }
 
     /// What holds for the whole mesh.
