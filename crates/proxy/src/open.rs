@@ -112,11 +112,6 @@ impl Open {
         }
     }
 
-    /// The policy in force, evaluated as far as the connection goes.
-    pub(crate) fn policy(&self) -> ConnectionPolicy {
-        self.policy.borrow().clone()
-    }
-
     /// Runs `decide` with the policy in force; it must not wait.
     pub(crate) fn with_policy<T>(&self, decide: impl FnOnce(&ConnectionPolicy) -> T) -> T {
         decide(&self.policy.borrow())

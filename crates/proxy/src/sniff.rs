@@ -190,10 +190,6 @@ impl<S> Prefixed<S> {
     pub(crate) fn new(prefix: BytesMut, io: S) -> Self {
         Self { prefix, io }
     }
-
-    pub(crate) fn get_ref(&self) -> &S {
-        &self.io
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {

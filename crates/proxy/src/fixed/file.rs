@@ -287,7 +287,7 @@ struct HeadlessPort {
 struct Listener {
     direction: DirectionName,
     listen: SocketAddr,
-    /// The address that was dialled; outbound also `host:port`.
+    /// The address that was dialled; outbound also `host:port`; `redirected` asks the kernel.
     stands_for: String,
 }
 
@@ -384,6 +384,7 @@ impl File {
                 DirectionName::Outbound => Direction::Outbound,
             };
             let target = match listener.stands_for.parse::<SocketAddr>() {
+                Err(_) if listener.stands_for == "redirected" => Target::Redirected,
                 Ok(address) => Target::Address(address),
                 Err(_) if direction == Direction::Inbound => {
                     return Err(wrong(

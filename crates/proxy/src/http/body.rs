@@ -18,9 +18,9 @@ use crate::pool::Lease;
 pub(crate) struct Body(Kind);
 
 enum Kind {
-    /// Nothing, or nothing left. An exchange that ends without a body ends when the response has been handed over.
-    Empty(Option<Box<Exchange>>),
-    Full(Bytes, Option<Box<Exchange>>),
+    /// Nothing, or nothing left.
+    Empty,
+    Full(Bytes),
     Request(Incoming, Rc<Cell<u64>>),
     Response(Box<FromUpstream>),
 }
@@ -33,11 +33,11 @@ struct FromUpstream {
 
 impl Body {
     pub(crate) fn empty() -> Self {
-        Self(Kind::Empty(None))
+        Self(Kind::Empty)
     }
 
     pub(crate) fn full(text: String) -> Self {
-        Self(Kind::Full(text.into(), None))
+        Self(Kind::Full(text.into()))
     }
 
     /// A request's body; its bytes are added to `count` as they pass.
@@ -46,32 +46,18 @@ impl Body {
     }
 
     /// A response's body. At its end the upstream connection goes back to its pool and the exchange is recorded.
-    pub(crate) fn response(incoming: Incoming, lease: Lease, mut exchange: Exchange) -> Self {
+    pub(crate) fn response(incoming: Incoming, lease: Lease, exchange: Exchange) -> Self {
         if incoming.is_end_stream() {
             lease.give_back();
-            exchange.is_complete = true;
-            drop(exchange);
+            exchange.complete();
             return Self::empty();
         }
         Self(Kind::Response(Box::new(FromUpstream { incoming, lease: Some(lease), exchange })))
     }
 
-    /// Records `exchange` when this body of the proxy's own has been sent.
-    pub(crate) fn recorded(self, mut exchange: Exchange) -> Self {
-        exchange.is_complete = true;
-        match self.0 {
-            Kind::Empty(_) => Self(Kind::Empty(Some(Box::new(exchange)))),
-            Kind::Full(bytes, _) => {
-                exchange.response_bytes += bytes.len() as u64;
-                Self(Kind::Full(bytes, Some(Box::new(exchange))))
-            }
-            other => Self(other),
-        }
-    }
-
     /// Whether it is empty by construction, so that a request with it can be sent twice.
     pub(crate) fn is_empty(&self) -> bool {
-        matches!(self.0, Kind::Empty(_))
+        matches!(self.0, Kind::Empty)
     }
 }
 
@@ -84,11 +70,10 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.0 {
-            Kind::Empty(_) => Poll::Ready(None),
-            Kind::Full(bytes, exchange) => {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
-                let exchange = exchange.take();
-                self.0 = Kind::Empty(exchange);
+                self.0 = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Request(incoming, count) => {
@@ -104,8 +89,8 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Empty(_) => true,
-            Kind::Full(bytes, _) => bytes.is_empty(),
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_empty(),
             Kind::Request(incoming, _) => incoming.is_end_stream(),
             Kind::Response(upstream) => upstream.incoming.is_end_stream(),
         }
@@ -113,8 +98,8 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Empty(_) => SizeHint::with_exact(0),
-            Kind::Full(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Request(incoming, _) => incoming.size_hint(),
             Kind::Response(upstream) => upstream.incoming.size_hint(),
         }
@@ -219,6 +204,11 @@ impl Exchange {
             request_bytes: self.request_head + self.request_body.as_ref().map_or(0, |count| count.get()),
             response_bytes: self.response_bytes,
         }
+    }
+
+    /// Records it as finished.
+    pub(crate) fn complete(mut self) {
+        self.is_complete = true;
     }
 
     /// Somebody else has recorded it.

@@ -78,7 +78,8 @@ pub(crate) async fn send(
         };
         switching.start(worker.clone(), hyper::upgrade::on(&mut response));
         head::clean_response(response.headers_mut(), true, false);
-        return Ok(response.map(|_| Body::empty().recorded(exchange)));
+        exchange.complete();
+        return Ok(response.map(|_| Body::empty()));
     }
     let is_http2 = downstream == Version::HTTP_2;
     head::clean_response(response.headers_mut(), false, is_http2);

@@ -17,26 +17,26 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use maille_proxy::StaticProxy;
 use maille_testkit::{PemFiles, TestAuthority};
 
-pub const HOST: &str = "cart.shop.svc.cluster.local";
+pub(crate) const HOST: &str = "cart.shop.svc.cluster.local";
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// ALLOW `web` and nobody else, in the YAML of AuthorizationPolicy.
-pub const ALLOW_WEB: &str =
+pub(crate) const ALLOW_WEB: &str =
     "{action: ALLOW, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}";
 
-pub struct Lab {
+pub(crate) struct Lab {
     dir: tempfile::TempDir,
-    pub authority: TestAuthority,
+    pub(crate) authority: TestAuthority,
 }
 
 /// What differs between servers.
-pub struct Server<'a> {
-    pub mode: &'a str,
-    pub protocol: &'a str,
-    pub policy: Option<&'a str>,
-    pub backend: SocketAddr,
-    pub extra: &'a str,
+pub(crate) struct Server<'a> {
+    pub(crate) mode: &'a str,
+    pub(crate) protocol: &'a str,
+    pub(crate) policy: Option<&'a str>,
+    pub(crate) backend: SocketAddr,
+    pub(crate) extra: &'a str,
 }
 
 impl Default for Server<'_> {
@@ -47,15 +47,15 @@ impl Default for Server<'_> {
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().expect("a directory"), authority: TestAuthority::new() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn pem(&self, account: &str) -> PemFiles {
+    pub(crate) fn pem(&self, account: &str) -> PemFiles {
         let svid = self.authority.svid("shop", account);
         self.authority.write_svid(self.dir.path(), account, &svid)
     }
@@ -71,7 +71,7 @@ impl Lab {
         )
     }
 
-    pub fn server_file(&self, server: &Server<'_>) -> PathBuf {
+    pub(crate) fn server_file(&self, server: &Server<'_>) -> PathBuf {
         let Server { mode, protocol, policy, backend, extra } = server;
         let mut text = self.header("cart");
         let _ = write!(
@@ -90,16 +90,22 @@ impl Lab {
         path
     }
 
-    pub fn server(&self, server: &Server<'_>) -> StaticProxy {
+    pub(crate) fn server(&self, server: &Server<'_>) -> StaticProxy {
         StaticProxy::start(&self.server_file(server)).expect("the inbound proxy starts")
     }
 
     /// An outbound proxy whose listener stands for the service's port 80 at `endpoint`.
-    pub fn client(&self, account: &str, endpoint: SocketAddr, protocol: &str, tls: &str) -> StaticProxy {
+    pub(crate) fn client(
+        &self,
+        account: &str,
+        endpoint: SocketAddr,
+        protocol: &str,
+        tls: &str,
+    ) -> StaticProxy {
         self.client_expecting(account, endpoint, protocol, tls, "spiffe://cluster.local/ns/shop/sa/cart")
     }
 
-    pub fn client_expecting(
+    pub(crate) fn client_expecting(
         &self,
         account: &str,
         endpoint: SocketAddr,
@@ -125,12 +131,12 @@ impl Lab {
     }
 }
 
-pub fn at(proxy: &StaticProxy) -> SocketAddr {
+pub(crate) fn at(proxy: &StaticProxy) -> SocketAddr {
     proxy.workers().addresses()[0]
 }
 
 /// An application: `/big/N` answers N bytes, anything else says what arrived and echoes the body.
-pub fn http_backend() -> SocketAddr {
+pub(crate) fn http_backend() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     listener.set_nonblocking(true).expect("a socket");
@@ -182,7 +188,7 @@ async fn answer(
 }
 
 /// An application that reads to the end and then sends everything back, prefixed by a greeting at once.
-pub fn tcp_backend(greeting: &'static [u8]) -> SocketAddr {
+pub(crate) fn tcp_backend(greeting: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
@@ -200,7 +206,7 @@ pub fn tcp_backend(greeting: &'static [u8]) -> SocketAddr {
 }
 
 /// An application that echoes line by line.
-pub fn line_backend() -> SocketAddr {
+pub(crate) fn line_backend() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
@@ -215,7 +221,7 @@ pub fn line_backend() -> SocketAddr {
     address
 }
 
-pub fn dial(address: SocketAddr) -> TcpStream {
+pub(crate) fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the proxy listens");
     stream.set_nodelay(true).expect("a socket");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
@@ -223,12 +229,12 @@ pub fn dial(address: SocketAddr) -> TcpStream {
 }
 
 /// Sends bytes and reads to the end; a reset counts as an end.
-pub fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     talk(address, bytes, false)
 }
 
 /// The same, closing the sending half first.
-pub fn exchange_half_closed(address: SocketAddr, bytes: &[u8]) -> String {
+pub(crate) fn exchange_half_closed(address: SocketAddr, bytes: &[u8]) -> String {
     talk(address, bytes, true)
 }
 
@@ -245,12 +251,12 @@ fn talk(address: SocketAddr, bytes: &[u8], half_close: bool) -> String {
 }
 
 /// One request on an own connection.
-pub fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     exchange(address, format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n").as_bytes())
 }
 
 /// Reads until `end` has been seen.
-pub fn read_until(stream: &mut TcpStream, end: &str) -> String {
+pub(crate) fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut all = Vec::new();
     let mut buffer = [0; 4096];
     while !all.windows(end.len()).any(|window| window == end.as_bytes()) {
@@ -263,7 +269,7 @@ pub fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 /// Waits until the peer has closed; false if it has not in time.
-pub fn is_closed_soon(stream: &mut TcpStream) -> bool {
+pub(crate) fn is_closed_soon(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 4096];
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -277,7 +283,7 @@ pub fn is_closed_soon(stream: &mut TcpStream) -> bool {
 }
 
 /// Runs a program to its end and gives back standard output and error together.
-pub fn run(program: &str, arguments: &[&str], input: &str) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str], input: &str) -> String {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
