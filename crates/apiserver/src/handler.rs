@@ -24,7 +24,7 @@ use crate::status::{ApiError, ApiResult};
 use crate::verbs::watch::Watch;
 use crate::verbs::write::{self, PatchKind, Written};
 use crate::verbs::{delete, read};
-use crate::{connect, discovery, json, logs, openapi, scale};
+use crate::{connect, discovery, json, logs, openapi, protobuf, scale};
 
 /// The largest body, as in apiserver (`MaxRequestBodyBytes`).
 const MAX_BODY: usize = 3 << 20;
@@ -381,6 +381,10 @@ fn decode(bytes: &[u8], content_type: &str) -> ApiResult<Value> {
                 _ => Err(bad("it must hold exactly one YAML document".into())),
             }
         }
-        other => Err(ApiError::unsupported_media_type(other, "application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(bytes).map_err(bad),
+        other => Err(ApiError::unsupported_media_type(
+            other,
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }

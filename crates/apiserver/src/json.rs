@@ -57,9 +57,10 @@ pub(crate) fn at_mut<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut 
     path.iter().try_fold(value, |v, key| v.get_mut(*key))
 }
 
-/// Sets `key` unless it is there with a value other than null.
+/// Sets `key` unless it is there with a value other than null or the empty text, which is "not given" to
+/// Kubernetes' defaults.
 pub(crate) fn default_to(map: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
-    if map.get(key).is_none_or(Value::is_null) {
+    if map.get(key).is_none_or(|v| v.is_null() || v.as_str() == Some("")) {
         map.insert(key.to_owned(), value.into());
     }
 }

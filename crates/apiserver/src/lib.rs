@@ -31,6 +31,7 @@ mod negotiate;
 mod openapi;
 mod options;
 mod patch;
+mod protobuf;
 mod request;
 mod resources;
 mod respond;

@@ -76,6 +76,7 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
             json::default_to(reference, "apiVersion", "v1");
         }
     }
+    quantities(container);
     // A limit without a request is a request of the same size.
     let limits = container.get("resources").and_then(|r| r.get("limits")).cloned();
     if let Some(Value::Object(limits)) = limits {
@@ -83,6 +84,20 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
         let requests = json::object_mut(resources, "requests");
         for (name, limit) in limits {
             json::default_to(requests, &name, limit);
+        }
+    }
+}
+
+/// Quantities are texts; YAML makes numbers of the plain ones.
+fn quantities(container: &mut Map<String, Value>) {
+    let Some(Value::Object(resources)) = container.get_mut("resources") else { return };
+    for kind in ["limits", "requests"] {
+        for amount in
+            resources.get_mut(kind).and_then(Value::as_object_mut).into_iter().flatten().map(|(_, v)| v)
+        {
+            if amount.is_number() {
+                *amount = amount.to_string().into();
+            }
         }
     }
 }
