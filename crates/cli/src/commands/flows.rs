@@ -101,6 +101,7 @@ pub(crate) struct Flow {
     pub(crate) destination: End,
     pub(crate) port: u64,
     pub(crate) mtls: bool,
+    pub(crate) protocol: String,
     pub(crate) decision: String,
     pub(crate) policy: String,
     pub(crate) rule: i64,
@@ -120,6 +121,7 @@ impl Flow {
             destination: End::read(&raw["destination"]),
             port: number(&raw["port"]),
             mtls: raw["mtls"].as_bool().unwrap_or(false),
+            protocol: text("protocol"),
             decision: text("decision"),
             policy: text("policy"),
             rule: raw["rule"].as_i64().unwrap_or(-1),
@@ -130,6 +132,12 @@ impl Flow {
             last_seen_ms: number(&raw["lastSeenMs"]),
             raw: raw.clone(),
         }
+    }
+
+    /// Whether it says what became of a call. A connection that carries HTTP is let in before its requests are
+    /// judged one by one, so that its own flow says nothing yet.
+    pub(crate) fn is_verdict(&self) -> bool {
+        self.decision != "ALLOWED" || self.protocol != "HTTP" || self.requests > 0
     }
 
     /// Refused by policy, or below it.
@@ -158,7 +166,7 @@ pub(crate) async fn fetch(api: &Api) -> Result<Vec<Flow>, ApiError> {
 
 fn table(flows: &[Flow]) -> String {
     let mut lines = vec![
-        ["FROM", "TO", "PORT", "TRANSPORT", "DECISION", "BY", "CONNECTIONS", "REQUESTS", "REPORTER"]
+        ["FROM", "TO", "PORT", "TRANSPORT", "DECISION", "CONNECTIONS", "REQUESTS", "REPORTER", "BY"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -169,10 +177,10 @@ fn table(flows: &[Flow]) -> String {
             flow.port.to_string(),
             if flow.mtls { "mTLS" } else { "plaintext" }.to_owned(),
             flow.decision.to_lowercase(),
-            by(flow),
             flow.connections.to_string(),
             flow.requests.to_string(),
             flow.reporter.to_lowercase(),
+            by(flow),
         ]);
     }
     aligned(&lines)

@@ -29,7 +29,7 @@ struct Seen {
 ///
 /// A pair seen both allowed and refused counts as neither: it is not as expected.
 pub(crate) fn compare(flows: &[Flow], expectations: &[Expectation]) -> Vec<Row> {
-    let inbound: Vec<&Flow> = flows.iter().filter(|flow| flow.reporter == "DESTINATION").collect();
+    let inbound: Vec<&Flow> = flows.iter().filter(|flow| flow.reporter == "DESTINATION" && flow.is_verdict()).collect();
     let mut rows: Vec<Row> = expectations
         .iter()
         .map(|expected| {
@@ -137,7 +137,7 @@ mod tests {
             "reporter": "DESTINATION",
             "source": {"namespace": "a", "workloadName": "x"},
             "destination": {"namespace": "b", "workloadName": "y"},
-            "port": 80, "mtls": mtls, "decision": decision, "policy": "b/p", "rule": 0
+            "port": 80, "mtls": mtls, "decision": decision, "policy": "b/p", "rule": 0, "requests": 1
         }))
     }
 
