@@ -1,6 +1,9 @@
 //! Policy holds for the whole life of a connection.
 
 use std::io::Write;
+use std::time::Duration;
+
+use maille_testkit::TestAuthority;
 
 use crate::lab::{
     ALLOW_WEB, HOST, Lab, Server, at, dial, http_backend, is_closed_soon, line_backend, read_until,
@@ -112,6 +115,35 @@ fn a_renewed_certificate_does_not_drop_connections() {
     let mut fresh = dial(at(&web));
     fresh.write_all(b"three\n").expect("open");
     assert_eq!(read_until(&mut fresh, "\n"), "three\n");
+}
+
+#[test]
+fn a_connection_does_not_outlive_its_peers_certificate() {
+    let mut lab = Lab::new();
+    let facts = Server { backend: line_backend(), protocol: "TCP", ..Default::default() };
+    let server = lab.server(&facts);
+    lab.ttl = Duration::from_secs(4);
+    let web = lab.client("web", at(&server), "TCP", "ISTIO_MUTUAL");
+    let mut stream = dial(at(&web));
+    stream.write_all(b"one\n").expect("open");
+    assert_eq!(read_until(&mut stream, "\n"), "one\n");
+    assert!(is_closed_soon(&mut stream), "the connection outlives the certificate");
+    assert!(server.metrics().contains("certificate_expired"), "{}", server.metrics());
+}
+
+#[test]
+fn a_connection_does_not_outlive_the_trust_in_its_peers_root() {
+    let mut lab = Lab::new();
+    let facts = Server { backend: line_backend(), protocol: "TCP", ..Default::default() };
+    let server = lab.server(&facts);
+    let web = lab.client("web", at(&server), "TCP", "ISTIO_MUTUAL");
+    let mut stream = dial(at(&web));
+    stream.write_all(b"one\n").expect("open");
+    assert_eq!(read_until(&mut stream, "\n"), "one\n");
+    lab.authority = TestAuthority::new();
+    lab.server_file(&facts);
+    server.reload().expect("good facts");
+    assert!(is_closed_soon(&mut stream), "the connection outlives the trust");
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub(crate) const ALLOW_WEB: &str =
 pub(crate) struct Lab {
     dir: tempfile::TempDir,
     pub(crate) authority: TestAuthority,
+    /// How long certificates live that are issued from now on.
+    pub(crate) ttl: Duration,
 }
 
 /// What differs between servers.
@@ -48,7 +50,11 @@ impl Default for Server<'_> {
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a directory"), authority: TestAuthority::new() }
+        Self {
+            dir: tempfile::tempdir().expect("a directory"),
+            authority: TestAuthority::new(),
+            ttl: Duration::from_secs(3600),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -56,7 +62,7 @@ impl Lab {
     }
 
     pub(crate) fn pem(&self, account: &str) -> PemFiles {
-        let svid = self.authority.svid("shop", account);
+        let svid = self.authority.svid_for(&self.authority.identity("shop", account), self.ttl);
         self.authority.write_svid(self.dir.path(), account, &svid)
     }
 
@@ -126,6 +132,21 @@ impl Lab {
             endpoint.port()
         );
         let path = self.path(&format!("client-{account}.yaml"));
+        std::fs::write(&path, text).expect("writable");
+        StaticProxy::start(&path).expect("the outbound proxy starts")
+    }
+}
+
+impl Lab {
+    /// An outbound proxy that knows nobody; its listener stands for `address`.
+    pub(crate) fn stranger(&self, address: SocketAddr, policy: &str) -> StaticProxy {
+        let mut text = self.header("web");
+        let _ = write!(
+            text,
+            "settings: {{outboundPolicy: {policy}}}\ninbound: {{mode: STRICT, workload: {{uid: shop/web-1, namespace: \
+             shop}}}}\nlisteners:\n- {{direction: outbound, listen: '127.0.0.1:0', standsFor: '{address}'}}\n"
+        );
+        let path = self.path("stranger.yaml");
         std::fs::write(&path, text).expect("writable");
         StaticProxy::start(&path).expect("the outbound proxy starts")
     }

@@ -6,3 +6,4 @@ mod http;
 mod lab;
 mod mode;
 mod tcp;
+mod unknown;
