@@ -1,5 +1,7 @@
 //! Bridge, guard, Services and interception, with real packets between real namespaces.
 
+#![allow(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+
 mod common;
 
 use std::io::{Read as _, Write as _};

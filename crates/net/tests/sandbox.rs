@@ -1,5 +1,7 @@
 //! What a container can and cannot do, tried by real programs inside one.
 
+#![allow(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+
 mod common;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -143,11 +143,8 @@ async fn run_mesh(
         () = shutdown.cancelled() => return Ok(()),
     };
     if options.builtin {
-        let wanted = BuiltinOptions {
-            binary: &options.binary,
-            node_address: NODE_ADDRESS,
-            dns_service: DNS_SERVICE,
-        };
+        let wanted =
+            BuiltinOptions { binary: &options.binary, node_address: NODE_ADDRESS, dns_service: DNS_SERVICE };
         builtin::apply(&client, &wanted).await?;
     }
     let mut tasks = JoinSet::new();

@@ -90,19 +90,20 @@ fn show_top_level(root: &Path, name: &str) -> Result<(), NetError> {
 fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), NetError> {
     let describe = || format!("mount {} at {}", source.display(), target.display());
     mount_bind_recursive(source, target).map_err(NetError::sys(describe()))?;
-    lock(target, read_only)
+    let resolved = target.canonicalize().map_err(NetError::io(target.display().to_string()))?;
+    for point in mount_points()?.into_iter().filter(|point| point.starts_with(&resolved)) {
+        lock(&point, read_only)?;
+    }
+    Ok(())
 }
 
+/// Takes away from one mount what nobody needs.
 fn lock(target: &Path, read_only: bool) -> Result<(), NetError> {
     let mut flags = LOCKED | MountFlags::BIND;
     if read_only {
         flags |= MountFlags::RDONLY;
     }
-    let resolved = target.canonicalize().map_err(NetError::io(target.display().to_string()))?;
-    for point in mount_points()?.into_iter().filter(|point| point.starts_with(&resolved)) {
-        mount_remount(&point, flags, "").map_err(NetError::sys(format!("lock {}", point.display())))?;
-    }
-    Ok(())
+    mount_remount(target, flags, "").map_err(NetError::sys(format!("lock {}", target.display())))
 }
 
 fn tmpfs(target: &Path, options: &str) -> Result<(), NetError> {

@@ -57,11 +57,8 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let failed = |error| BuiltinError {
-        kind: K::kind(&()).into_owned(),
-        name: name.clone(),
-        source: Box::new(error),
-    };
+    let failed =
+        |error| BuiltinError { kind: K::kind(&()).into_owned(), name: name.clone(), source: Box::new(error) };
     let typed: K =
         serde_json::from_value(object.clone()).map_err(|error| failed(kube::Error::SerdeError(error)))?;
     // Asked first: creating a Service again is refused for its address, before its name is looked at.

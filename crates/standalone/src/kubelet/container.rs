@@ -306,7 +306,7 @@ impl Runner {
                 }
             };
             if let Some(probe) = &container.startup_probe {
-                let healthy = watch_probe(probe, |probe| check("Startup", probe), |healthy| healthy);
+                let healthy = watch_probe(probe, EARLY_TRIES, |probe| check("Startup", probe), |_| true);
                 if !healthy.await {
                     unhealthy.send_replace(true);
                     return;
@@ -321,11 +321,11 @@ impl Runner {
                     changed.notify_one();
                     false
                 };
-                watch_probe(probe, |probe| check("Readiness", probe), set).await;
+                watch_probe(probe, EARLY_TRIES, |probe| check("Readiness", probe), set).await;
             };
             let liveness = async {
                 let Some(probe) = &container.liveness_probe else { return };
-                watch_probe(probe, |probe| check("Liveness", probe), |healthy| !healthy).await;
+                watch_probe(probe, 0, |probe| check("Liveness", probe), |healthy| !healthy).await;
                 unhealthy.send_replace(true);
             };
             tokio::join!(readiness, liveness);
@@ -436,48 +436,70 @@ async fn failure(failed: &mut watch::Receiver<bool>) {
 
 /// Repeats a probe at its period and tells `verdict` each change; ends with the verdict for which that answers
 /// true.
+///
+/// A program takes a moment to listen. Up to `early` failures right after the start do not count, and
+/// looking again soon shows it ready sooner than the period would.
 async fn watch_probe<F: Future<Output = bool>>(
     probe: &Probe,
+    mut early: u32,
     check: impl Fn(Probe) -> F,
     mut verdict: impl FnMut(bool) -> bool,
 ) -> bool {
     let number =
         |value: Option<i32>, default: u64| value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default);
     let period = Duration::from_secs(number(probe.period_seconds, 10).max(1));
-    let failures_needed = number(probe.failure_threshold, 3).max(1);
-    let successes_needed = number(probe.success_threshold, 1).max(1);
+    let mut streak = Streak::new(number(probe.success_threshold, 1), number(probe.failure_threshold, 3));
     tokio::time::sleep(Duration::from_secs(number(probe.initial_delay_seconds, 0))).await;
-    let (mut successes, mut failures) = (0, 0);
-    let mut told = None;
-    let mut early = EARLY_TRIES;
     loop {
-        if check(probe.clone()).await {
-            (successes, failures) = (successes + 1, 0);
-        } else {
-            (successes, failures) = (0, failures + 1);
-        }
-        let now = if successes >= successes_needed {
-            Some(true)
-        } else if failures >= failures_needed {
-            Some(false)
-        } else {
-            None
-        };
-        if now.is_some() && now != told {
-            told = now;
-            if verdict(now == Some(true)) {
-                return now == Some(true);
-            }
-        }
-        // A program takes a moment to listen; looking again soon shows it ready sooner than the period would, and
-        // failures of that moment do not count.
-        if told != Some(true) && early > 0 {
+        let success = check(probe.clone()).await;
+        if !success && early > 0 {
             early -= 1;
-            failures = 0;
             tokio::time::sleep(EARLY_PERIOD.min(period)).await;
-        } else {
-            tokio::time::sleep(period).await;
+            continue;
         }
+        early = 0;
+        if let Some(healthy) = streak.note(success)
+            && verdict(healthy)
+        {
+            return healthy;
+        }
+        tokio::time::sleep(period).await;
+    }
+}
+
+/// Successes and failures in a row, against a probe's thresholds.
+struct Streak {
+    successes: u64,
+    failures: u64,
+    successes_needed: u64,
+    failures_needed: u64,
+    told: Option<bool>,
+}
+
+impl Streak {
+    fn new(successes_needed: u64, failures_needed: u64) -> Self {
+        Self {
+            successes: 0,
+            failures: 0,
+            successes_needed: successes_needed.max(1),
+            failures_needed: failures_needed.max(1),
+            told: None,
+        }
+    }
+
+    /// Takes a result; answers the verdict if it is a new one.
+    fn note(&mut self, success: bool) -> Option<bool> {
+        if success {
+            (self.successes, self.failures) = (self.successes + 1, 0);
+        } else {
+            (self.successes, self.failures) = (0, self.failures + 1);
+        }
+        let verdict = match (self.successes >= self.successes_needed, self.failures >= self.failures_needed) {
+            (true, _) => true,
+            (_, true) => false,
+            _ => return None,
+        };
+        (self.told.replace(verdict) != Some(verdict)).then_some(verdict)
     }
 }
 
@@ -512,23 +534,13 @@ mod tests {
         assert_eq!(seconds, [0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_needs_its_thresholds_in_a_row() {
-        let answers = Mutex::new([false, true, true, false, true, false, false, false].into_iter());
-        let probe = Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Default::default() };
-        let mut told = Vec::new();
-        let last = watch_probe(
-            &probe,
-            |_| {
-                let answer = answers.lock().next().unwrap();
-                async move { answer }
-            },
-            |verdict| {
-                told.push(verdict);
-                !verdict
-            },
-        );
-        assert!(!last.await);
-        assert_eq!(told, [true, false]);
+    #[test]
+    fn a_probe_needs_its_thresholds_in_a_row() {
+        let mut streak = Streak::new(2, 3);
+        let answers = [false, true, true, true, false, true, false, false, false, false];
+        let told: Vec<_> = answers.into_iter().map(|answer| streak.note(answer)).collect();
+        let mut expected = vec![None; 10];
+        (expected[2], expected[8]) = (Some(true), Some(false));
+        assert_eq!(told, expected);
     }
 }

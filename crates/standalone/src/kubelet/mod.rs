@@ -94,6 +94,9 @@ impl Kubelet {
         match pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) {
             None | Some("") => self.schedule(&pod).await,
             Some(NODE_NAME) => {
+                if pod.status.as_ref().is_none_or(|status| status.start_time.is_none()) {
+                    self.tell_scheduled(&pod);
+                }
                 let updates = watch::Sender::new(Some(pod.clone()));
                 let worker = PodWorker::new(self.clone(), pod.clone());
                 tasks.spawn(worker.run(updates.subscribe()));
@@ -103,7 +106,7 @@ impl Kubelet {
         }
     }
 
-    /// There is one node, so every Pod goes there.
+    /// There is one node, so every Pod goes there. The API binds Pods as it admits them; this is for those it did not.
     async fn schedule(&self, pod: &Pod) {
         if pod.metadata.deletion_timestamp.is_some() {
             return;
@@ -112,22 +115,24 @@ impl Kubelet {
         let patch = serde_json::json!({"metadata": {"uid": pod.uid()}, "spec": {"nodeName": NODE_NAME}});
         let api = self.cluster.api::<Pod>(&namespace);
         match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Ok(scheduled) => {
-                let message = format!("Successfully assigned {namespace}/{name} to {NODE_NAME}");
-                let object = ObjectReference {
-                    api_version: Some("v1".to_owned()),
-                    kind: Some("Pod".to_owned()),
-                    namespace: Some(namespace),
-                    name: Some(name),
-                    uid: pod.uid(),
-                    ..Default::default()
-                };
-                self.events.record(object, false, "Scheduled", message, "default-scheduler");
-                self.cluster.pods.note(scheduled);
-            }
+            Ok(scheduled) => self.cluster.pods.note(scheduled),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(error) => tracing::warn!(%namespace, %name, %error, "Pod not scheduled"),
         }
+    }
+
+    fn tell_scheduled(&self, pod: &Pod) {
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let message = format!("Successfully assigned {namespace}/{name} to {NODE_NAME}");
+        let object = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(namespace),
+            name: Some(name),
+            uid: pod.uid(),
+            ..Default::default()
+        };
+        self.events.record(object, false, "Scheduled", message, "default-scheduler");
     }
 
     /// Where a container's output goes; the API serves it from there.
