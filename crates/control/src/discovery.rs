@@ -88,6 +88,8 @@ impl AggregatedDiscoveryService for DiscoveryService {
         tracing::debug!(pod = %peer.pod().name, identity = %peer.identity(), "proxy connected");
         let end = StreamEnd { expires, stopping: self.stopping.clone() };
         let view = PeerView::new(&self.hub, peer, end, record, Arc::clone(&self.metrics));
+        // From here on the view is told when its pod ends; it may have ended just before.
+        view.check()?;
         Ok(Response::new(Box::pin(serve_stream(request.into_inner(), view))))
     }
 }

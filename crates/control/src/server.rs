@@ -35,7 +35,7 @@ use crate::proxies::Proxies;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes under way at a time, over all addresses.
-const MAX_HANDSHAKES: usize = 256;
+const MAX_HANDSHAKES: usize = 512;
 /// Connections one address may have open: a proxy has one or two, and a restarted one its predecessor's.
 const MAX_CONNECTIONS_PER_ADDRESS: usize = 16;
 /// Lifetime of the serving certificate; it is renewed at half of it.

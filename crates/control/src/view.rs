@@ -55,6 +55,15 @@ impl PeerView {
         Self { peer, own, uid, subscription, asked: BTreeMap::new(), end, record, metrics }
     }
 
+    /// Whether the peer's right still holds.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        if self.peer.still_holds(&self.subscription.snapshot().world) {
+            return Ok(());
+        }
+        tracing::info!(pod = %self.own, identity = %self.peer.identity(), "proxy's pod is gone; its stream ends");
+        Err(Status::permission_denied("the pod of this proxy is gone"))
+    }
+
     fn asked(&self, name: &str) -> Asked {
         let snapshot = self.subscription.snapshot();
         Asked::read(name, &self.own.namespace, &snapshot.world.config().cluster_domain)
@@ -139,10 +148,7 @@ impl View for PeerView {
             keys = self.subscription.changed() => keys,
             status = self.end.wait() => return Err(status),
         };
-        if !self.peer.still_holds(&self.subscription.snapshot().world) {
-            tracing::info!(pod = %self.own, identity = %self.peer.identity(), "proxy's pod is gone; its stream ends");
-            return Err(Status::permission_denied("the pod of this proxy is gone"));
-        }
+        self.check()?;
         self.metrics.woken.inc();
         Ok(keys.iter().flat_map(|key| self.dirty_by(key)).collect())
     }

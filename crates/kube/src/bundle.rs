@@ -61,7 +61,8 @@ pub(crate) async fn distribute(client: Client, roots_pem: String) {
                     state.owed.insert(namespace);
                 }
                 Err(error) => {
-                    tracing::warn!(%namespace, %error, "root bundle not written; trying again");
+                    let error = crate::brief(&error);
+                    tracing::warn!(%namespace, error, "root bundle not written; trying again");
                     state.owed.insert(namespace);
                 }
             }

@@ -19,3 +19,11 @@ mod watch;
 pub use maille_control::IssueRules;
 pub use maille_control::world::MeshConfig;
 pub use run::{ControlPlaneOptions, run_control_plane};
+
+/// What went wrong, in a line: the client prints an API server's answer in full.
+fn brief(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({} {})", status.message, status.code, status.reason),
+        other => other.to_string(),
+    }
+}

@@ -150,7 +150,6 @@ struct ServicePort {
 pub(crate) struct Endpoint {
     addresses: Vec<String>,
     conditions: Conditions,
-    hostname: Option<String>,
     target_ref: Option<TargetRef>,
 }
 
@@ -310,7 +309,6 @@ pub(crate) fn slice(slice: &EndpointSlice) -> Option<world::EndpointSlice> {
         // Kubernetes: an unknown state is to be taken as ready.
         ready: e.conditions.ready.unwrap_or(true),
         pod: e.target_ref.as_ref().filter(|t| t.kind == "Pod").map(|t| t.name.clone()),
-        hostname: e.hostname.clone(),
     });
     Some(world::EndpointSlice {
         name: name_of(&slice.metadata),

@@ -19,7 +19,7 @@ pub(crate) const PLUGGED_IN: &str = "cacerts";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RootError {
     /// The API server cannot be asked; trying again may help.
-    #[error("cannot read or write Secret {namespace}/{name}: {source}")]
+    #[error("cannot read or write Secret {namespace}/{name}: {}", crate::brief(.source))]
     Api {
         namespace: String,
         name: &'static str,

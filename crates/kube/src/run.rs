@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use kube::Client;
 use maille_control::world::{MeshConfig, World};
 use maille_control::{ControlPlane, Hub, IssueRules, Readiness, serve_monitoring};
@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::token_review::ApiTokenReviewer;
 use crate::watch::feed_world;
@@ -43,6 +44,9 @@ impl ControlPlaneOptions {
 
 /// Events between the watches and the world.
 const EVENT_QUEUE: usize = 1024;
+
+/// How long streams may take to end when the control plane stops.
+const STOP_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Runs the control plane of a cluster until SIGTERM or SIGINT.
 ///
@@ -88,36 +92,57 @@ pub(crate) async fn run_with(
         // An error is a dropped sender: stop as well.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let mut tasks = tokio::task::JoinSet::new();
-    let monitored = serve_monitoring(monitoring, control.clone(), ready.clone(), stop(stopped.clone()));
-    tasks.spawn(async move {
-        if let Err(error) = monitored.await {
-            tracing::error!(%error, "monitoring port failed");
-        }
-    });
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
-    tasks.spawn(feed_world(client.clone(), sender));
+    let mut tasks = JoinSet::new();
+    let monitored = serve_monitoring(monitoring, control.clone(), ready.clone(), stop(stopped.clone()));
+    tasks.spawn(async move { monitored.await.context("monitoring port") });
+    let feeding = feed_world(client.clone(), sender);
+    tasks.spawn(async move {
+        feeding.await;
+        Err(anyhow!("the watches have ended"))
+    });
     let world = Arc::clone(&hub);
-    tasks.spawn(async move { world.run(events).await });
+    tasks.spawn(async move {
+        world.run(events).await;
+        Err(anyhow!("the world is fed no more"))
+    });
     let serving = async {
         let authority = authority(&client, &options.mesh, clock.as_ref()).await?;
         let roots_pem = authority.roots_pem();
         control.set_authority(authority);
-        tasks.spawn(bundle::distribute(client.clone(), roots_pem));
-        hub.complete().await;
-        ready.set();
-        tracing::info!(port = options.discovery_port, "the world is complete; serving");
-        control.serve(vec![discovery], stop(stopped.clone())).await?;
-        anyhow::Ok(())
+        let serve = async {
+            hub.complete().await;
+            ready.set();
+            tracing::info!(port = options.discovery_port, "the world is complete; serving");
+            control.serve(vec![discovery], stop(stopped.clone())).await
+        };
+        tokio::select! {
+            served = serve => Ok(served?),
+            () = bundle::distribute(client.clone(), roots_pem) => Err(anyhow!("the bundle's watches have ended")),
+        }
     };
     tokio::select! {
         served = serving => served,
+        // A control plane that goes on without one of its parts would serve an old world for ever.
+        failed = first_failure(&mut tasks) => Err(failed),
         () = stop(stopped.clone()) => {
             // Streams get a moment to hear of it.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(STOP_PATIENCE).await;
             Ok(())
         }
     }
+}
+
+/// Waits until a task fails or panics.
+async fn first_failure(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Error {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(panic) => return panic.into(),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Loads or makes the authority, however long it takes to reach the API server.

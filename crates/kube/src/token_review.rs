@@ -37,7 +37,7 @@ impl TokenReviewer for ApiTokenReviewer {
             let answer = timeout(PATIENCE, api.create(&parameters, &review)).await;
             let unavailable = |reason: String| ReviewError::Unavailable(reason);
             let answer = answer.map_err(|_| unavailable(format!("no answer within {PATIENCE:?}")))?;
-            let answer = answer.map_err(|e| unavailable(e.to_string()))?;
+            let answer = answer.map_err(|e| unavailable(crate::brief(&e)))?;
             read(&answer.status.unwrap_or_default(), audience)
         })
     }

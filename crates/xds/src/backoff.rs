@@ -28,11 +28,11 @@ impl Backoff {
     }
 }
 
-/// 100 ms doubling to 15 s: a control plane that restarts is found again within a moment,
-/// one that is gone for an hour costs four dials a minute.
+/// 100 ms doubling to 5 s: a control plane that restarts is found again within a moment, and one
+/// that is gone for an hour costs a dial every few seconds, most of which are refused at once.
 impl Default for Backoff {
     fn default() -> Self {
-        Self::new(Duration::from_millis(100), Duration::from_secs(15))
+        Self::new(Duration::from_millis(100), Duration::from_secs(5))
     }
 }
 

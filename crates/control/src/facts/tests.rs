@@ -82,7 +82,6 @@ impl Mesh {
                     addresses: pod.addresses.clone(),
                     ready: true,
                     pod: Some(pod.name.name.clone()),
-                    hostname: None,
                 })
                 .collect(),
         };

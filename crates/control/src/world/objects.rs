@@ -121,8 +121,6 @@ pub struct SliceEndpoint {
     pub ready: bool,
     /// The name of the Pod it is, if the slice says so.
     pub pod: Option<String>,
-    /// Its own name within a headless service's domain.
-    pub hostname: Option<String>,
 }
 
 /// What holds for the whole mesh, from the control plane's settings.

@@ -65,7 +65,6 @@ fn slice(n: u8, service: u8, address: u8, pod: Option<u8>, ready: bool) -> Endpo
             addresses: vec![ip(address)],
             ready,
             pod: pod.map(|p| name(p).name),
-            hostname: None,
         }],
     }
 }

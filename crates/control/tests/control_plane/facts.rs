@@ -1,5 +1,6 @@
 //! What reaches a proxy over a real stream, and what does not.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use maille_config::istio::{Action, MutualTlsMode};
@@ -191,4 +192,44 @@ async fn stopping_ends_streams_quickly_and_clients_hear_of_it() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     eventually("the loss", || proxy.seen.errors.lock().expect("lock").first().cloned()).await;
     assert!(proxy.seen.get::<wire::Inbound>(INBOUND, "shop/cart-1").is_some(), "facts outlive the stream");
+}
+
+#[tokio::test]
+async fn a_proxy_resumes_when_the_control_plane_returns() {
+    let mut lab = Lab::new().await;
+    for name in ["keep", "change", "remove"] {
+        lab.apply(Event::Authorization(Change::Put(policy("shop", name, None, Action::Allow))));
+    }
+    let proxy = cart_proxy(&lab).await;
+    proxy.client.subscribe(DESTINATION, "new").expect("subscribes");
+    eventually("all", || (proxy.seen.names(AUTHORIZATION).len() == 3).then_some(())).await;
+    eventually("unknown", || proxy.seen.get::<wire::Destination>(DESTINATION, "new")).await;
+    lab.stop.send_replace(true);
+    lab.server.take().expect("running").await.expect("ends");
+    let before = proxy.seen.received.load(Ordering::SeqCst);
+
+    lab.apply(Event::Authorization(Change::Delete(NamespacedName::new("shop", "remove"))));
+    lab.apply(Event::Authorization(Change::Put(policy("shop", "change", None, Action::Deny))));
+    let mut new = cart_service();
+    new.name = NamespacedName::new("shop", "new");
+    lab.apply(Event::Service(Change::Put(new)));
+    // Asked for while nobody listens.
+    proxy.client.subscribe(DESTINATION, "cart").expect("subscribes");
+    lab.restart().await;
+
+    eventually("the change", || {
+        let changed: wire::Authorization = proxy.seen.get(AUTHORIZATION, "shop/change")?;
+        let deny = changed.action() == wire::authorization::Action::Deny;
+        (deny && proxy.seen.names(AUTHORIZATION) == ["shop/change", "shop/keep"]).then_some(())
+    })
+    .await;
+    for name in ["new", "cart"] {
+        eventually(name, || {
+            let found: wire::Destination = proxy.seen.get(DESTINATION, name)?;
+            matches!(found.kind, Some(Kind::Service(_))).then_some(())
+        })
+        .await;
+    }
+    let again = proxy.seen.received.load(Ordering::SeqCst) - before;
+    assert_eq!(again, 3, "only what differs is sent: one policy, two destinations");
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -104,6 +105,23 @@ impl Lab {
 
     pub(crate) fn apply(&self, event: Event) {
         self.control.hub.apply([event]);
+    }
+
+    /// Serves again at the same port, as a new process of the same mesh would.
+    pub(crate) async fn restart(&mut self) {
+        let mut successor =
+            ControlPlane::new(self.control.hub.clone(), Arc::new(Reviewer), Arc::new(SystemClock));
+        successor.authority = Arc::clone(&self.control.authority);
+        let listener = TcpListener::bind(self.address).await.expect("bind again");
+        self.stop = tokio::sync::watch::Sender::new(false);
+        let mut stopped = self.stop.subscribe();
+        let serving = successor.clone();
+        let until = async move {
+            let _ = stopped.wait_for(|s| *s).await;
+        };
+        self.server =
+            Some(tokio::spawn(async move { serving.serve(vec![listener], until).await.expect("serve") }));
+        self.control = successor;
     }
 
     /// A connection from an address, showing an SVID if there is one.
@@ -215,6 +233,8 @@ pub(crate) struct Seen {
     pub(crate) removed: Mutex<Vec<String>>,
     pub(crate) errors: Mutex<Vec<String>>,
     pub(crate) reject: Mutex<Option<String>>,
+    /// How many resources were sent.
+    pub(crate) received: AtomicUsize,
 }
 
 impl Seen {
@@ -241,6 +261,7 @@ impl Handler for Collect {
         let reject = self.0.reject.lock().expect("lock").clone();
         let mut rejections = Vec::new();
         let mut resources = self.0.resources.lock().expect("lock");
+        self.0.received.fetch_add(update.resources.len(), Ordering::SeqCst);
         for resource in update.resources {
             if Some(&resource.name) == reject.as_ref() {
                 rejections.push(Rejection::new(resource.name, "told to"));
@@ -310,7 +331,6 @@ pub(crate) fn cart_slice(ready: bool) -> EndpointSlice {
             addresses: vec![CART.parse().expect("address")],
             ready,
             pod: Some("cart-1".into()),
-            hostname: None,
         }],
     }
 }
