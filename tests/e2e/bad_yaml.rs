@@ -65,7 +65,7 @@ const CASES: &[Case] = &[
     Case {
         what: "a duplicate key",
         yaml: "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: bad\n  namespace: default\nspec:\n  mtls:\n    mode: STRICT\n  mtls:\n    mode: DISABLE\n",
-        says: &[":9:3", "mtls", "duplicate"],
+        says: &[":9:3", "PeerAuthentication", "default/bad", "spec.mtls", "twice", "line 7"],
     },
     Case { what: "no YAML", yaml: "apiVersion: v1\nkind: [unclosed\n  x: {\n", says: &["not valid YAML"] },
     Case {

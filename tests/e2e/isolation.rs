@@ -24,7 +24,9 @@ pub(crate) fn secrets_and_sidecar(mesh: &Mesh) -> Result<()> {
 
     // Only its own processes: neither the sidecar's nor another Pod's.
     let seen = shell("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")?.stdout;
-    ensure!(!seen.contains("proxy") && !seen.contains("payment"), "it sees foreign processes: {seen}");
+    let foreign = ["maille proxy", "--name=cart", "sandbox", "api-server"];
+    ensure!(seen.contains("--name=frontend"), "it does not see itself: {seen}");
+    ensure!(!foreign.iter().any(|name| seen.contains(name)), "it sees foreign processes: {seen}");
     ensure!(shell("ls /var/lib/maille/* 2>/dev/null")?.stdout.is_empty(), "it sees the sidecar's state");
     let tokens = shell("find / -xdev -name '*token*' -path '*secrets*' -readable 2>/dev/null")?.stdout;
     ensure!(!tokens.contains("istio-token"), "it sees the sidecar's token: {tokens}");

@@ -101,7 +101,6 @@ pub(crate) struct Flow {
     pub(crate) destination: End,
     pub(crate) port: u64,
     pub(crate) mtls: bool,
-    pub(crate) protocol: String,
     pub(crate) decision: String,
     pub(crate) policy: String,
     pub(crate) rule: i64,
@@ -121,7 +120,6 @@ impl Flow {
             destination: End::read(&raw["destination"]),
             port: number(&raw["port"]),
             mtls: raw["mtls"].as_bool().unwrap_or(false),
-            protocol: text("protocol"),
             decision: text("decision"),
             policy: text("policy"),
             rule: raw["rule"].as_i64().unwrap_or(-1),
@@ -132,12 +130,6 @@ impl Flow {
             last_seen_ms: number(&raw["lastSeenMs"]),
             raw: raw.clone(),
         }
-    }
-
-    /// Whether it says what became of a call. A connection that carries HTTP is let in before its requests are
-    /// judged one by one, so that its own flow says nothing yet.
-    pub(crate) fn is_verdict(&self) -> bool {
-        self.decision != "ALLOWED" || self.protocol != "HTTP" || self.requests > 0
     }
 
     /// Refused by policy, or below it.

@@ -29,12 +29,11 @@ struct Seen {
 ///
 /// A pair seen both allowed and refused counts as neither: it is not as expected.
 pub(crate) fn compare(flows: &[Flow], expectations: &[Expectation]) -> Vec<Row> {
-    let inbound: Vec<&Flow> = flows.iter().filter(|flow| flow.reporter == "DESTINATION" && flow.is_verdict()).collect();
+    let inbound: Vec<&Flow> = flows.iter().filter(|flow| flow.reporter == "DESTINATION").collect();
     let mut rows: Vec<Row> = expectations
         .iter()
         .map(|expected| {
-            let of_pair: Vec<&Flow> =
-                inbound.iter().copied().filter(|flow| is_pair(flow, expected)).collect();
+            let of_pair = verdicts(inbound.iter().copied().filter(|flow| is_pair(flow, expected)).collect());
             let seen = latest(&of_pair);
             let as_expected = !of_pair.is_empty()
                 && of_pair.iter().all(|flow| is_allowed(flow) == expected.allowed && flow.mtls == expected.mtls);
@@ -52,17 +51,21 @@ pub(crate) fn compare(flows: &[Flow], expectations: &[Expectation]) -> Vec<Row> 
         let (from, to) = (flow.source.label(), flow.destination.label());
         let known = rows.iter().any(|row| row.from == from && row.to == to && row.port == flow.port);
         if !known {
-            let of_pair: Vec<&Flow> = inbound
-                .iter()
-                .copied()
-                .filter(|other| {
-                    other.source.label() == from && other.destination.label() == to && other.port == flow.port
-                })
-                .collect();
+            let same = |other: &&Flow| {
+                other.source.label() == from && other.destination.label() == to && other.port == flow.port
+            };
+            let of_pair = verdicts(inbound.iter().copied().filter(same).collect());
             rows.push(Row { from, to, port: flow.port, seen: latest(&of_pair), expected: None, as_expected: false });
         }
     }
     rows
+}
+
+/// The flows of a pair that say what became of its calls. A connection that carries HTTP is let in before its requests
+/// are judged one by one; where there were requests, that a connection was let in says nothing.
+fn verdicts(of_pair: Vec<&Flow>) -> Vec<&Flow> {
+    let judged: Vec<&Flow> = of_pair.iter().copied().filter(|flow| flow.requests > 0 || flow.is_refused()).collect();
+    if judged.is_empty() { of_pair } else { judged }
 }
 
 fn is_pair(flow: &Flow, expected: &Expectation) -> bool {
@@ -150,6 +153,18 @@ mod tests {
         assert!(!compare(&[flow("ALLOWED", false)], EXPECTED)[0].as_expected);
         assert!(!compare(&[flow("ALLOWED", true), flow("DENIED", true)], EXPECTED)[0].as_expected);
         assert!(!compare(&[], EXPECTED)[0].as_expected);
+    }
+
+    #[test]
+    fn an_opened_connection_is_no_verdict_where_requests_were_judged() {
+        let connection = Flow::read(&json!({
+            "reporter": "DESTINATION",
+            "source": {"namespace": "a", "workloadName": "x"},
+            "destination": {"namespace": "b", "workloadName": "y"},
+            "port": 80, "mtls": true, "decision": "ALLOWED", "connections": 1
+        }));
+        let refused = &[Expectation { allowed: false, ..EXPECTED[0] }];
+        assert!(compare(&[connection, flow("DENIED", true)], refused)[0].as_expected);
     }
 
     #[test]
