@@ -1,6 +1,8 @@
 //! Who gets which certificate (reference mtls 5.2, CA-1 to CA-12).
 
-use maille_pki::{create_csr, generate_key, peer_identity};
+use std::time::{Duration, SystemTime};
+
+use maille_pki::{Authority, create_csr, generate_key, peer_identity};
 use maille_proto::ca::IstioCertificateRequest;
 use maille_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use tonic::{Code, Request};
@@ -134,4 +136,28 @@ async fn too_many_requests_of_one_address_are_put_off() {
     }
     assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
     lab.sign(WEB, Some("shop:web"), request()).await.expect("others are not concerned");
+}
+
+/// CA-6, CA-7.
+#[tokio::test]
+async fn a_certificate_does_not_outlive_its_authority_and_an_expired_one_signs_nothing() {
+    let lab = Lab::new().await;
+    // Once it has answered, it serves with a certificate of the authority it began with.
+    lab.svid(WEB, "shop:web").await;
+    let domain = maille_core::TrustDomain::parse("cluster.local").expect("valid");
+    let authority = |made: SystemTime| {
+        let made = Authority::self_signed(&domain, made, Duration::from_secs(3600)).expect("root");
+        lab.control.authority.store(Some(made.into()));
+    };
+    authority(SystemTime::now());
+    let key = generate_key().expect("key");
+    let csr = create_csr(&key, &identity("shop", "web")).expect("csr");
+    let asked = IstioCertificateRequest { csr, validity_duration: 86_400, ..Default::default() };
+    let chain = lab.sign(WEB, Some("shop:web"), asked).await.expect("issued").into_inner().cert_chain;
+    let svid = maille_pki::Svid::from_pem(&chain[..chain.len() - 1], key).expect("an SVID");
+    assert!(svid.not_after() <= SystemTime::now() + Duration::from_secs(3600));
+
+    authority(SystemTime::now() - Duration::from_secs(7200));
+    let status = lab.sign(WEB, Some("shop:web"), request()).await.expect_err("refused");
+    assert_eq!(status.code(), Code::Internal);
 }
