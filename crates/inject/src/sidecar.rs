@@ -72,6 +72,8 @@ pub(crate) fn proxy_container(
         value("DISCOVERY_ADDRESS", &settings.discovery_address),
         value("CA_ADDR", &settings.discovery_address),
         value("TRUST_DOMAIN", settings.trust_domain.as_str()),
+        // The allocator takes memory before any code of ours runs; in huge pages an idle sidecar would be 5.6 MB larger.
+        value("MIMALLOC_ALLOW_THP", "0"),
     ];
     env.extend(wishes.env.iter().map(|(name, text)| value(name, text)));
     env.extend(extra_env);
