@@ -102,6 +102,16 @@ pub(crate) fn pseudo_service(name: &str, host: String) -> Arc<ServiceLabels> {
     Arc::new(ServiceLabels { host, name: name.to_owned(), namespace: String::new() })
 }
 
+/// The caller, as the registry has it at its address; nobody if the identity it proved is another one.
+pub(crate) fn caller(
+    workload: &Workload,
+    proved: Option<&Identity>,
+    address: Option<IpAddr>,
+) -> Option<Peer> {
+    let fits = proved.is_none() || workload.identity.as_ref() == proved;
+    fits.then(|| peer(workload, proved, address))
+}
+
 /// Labels of a connection that reached this workload. `own` is the identity that this proxy shows, `caller` the
 /// workload that the registry has at the caller's address; a proved identity that is not its own is believed instead.
 pub(crate) fn inbound_labels(
@@ -113,9 +123,9 @@ pub(crate) fn inbound_labels(
     identity: Option<&Identity>,
     protocol: Protocol,
 ) -> ConnectionLabels {
-    let caller = caller.filter(|caller| identity.is_none() || caller.identity.as_ref() == identity);
-    let source = match (caller, identity) {
-        (Some(caller), _) => peer(caller, identity, Some(from.ip())),
+    let named = caller.and_then(|workload| self::caller(workload, identity, Some(from.ip())));
+    let source = match (named, identity) {
+        (Some(named), _) => named,
         (None, Some(identity)) => Peer::of_identity(identity, Some(from.ip())),
         (None, None) => Peer::of_address(from.ip()),
     };

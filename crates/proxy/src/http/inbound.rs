@@ -1,5 +1,6 @@
 //! Requests to the own workload.
 
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -8,7 +9,7 @@ use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use maille_policy::RequestAttributes;
-use maille_telemetry::{Connection, Edge, RefusalKind};
+use maille_telemetry::{Connection, ConnectionLabels, Edge, RefusalKind};
 
 use crate::connect::{Security, Upstream};
 use crate::http::body::{Body, Exchange};
@@ -18,14 +19,19 @@ use crate::http::serve::Handler;
 use crate::http::upgrade::Switching;
 use crate::http::{reply, xfcc};
 use crate::open::{Open, UpgradeRequest};
-use crate::record::Refused;
+use crate::record::{self, Refused};
 use crate::worker::Worker;
+
+/// Requests of a connection that ask the registry for a caller it did not know.
+const LOOKS_FOR_CALLER: u8 = 16;
 
 /// One inbound connection that carries HTTP.
 pub(crate) struct InboundHttp {
     worker: Rc<Worker>,
     open: Rc<Open>,
-    edge: Rc<Edge>,
+    edge: RefCell<Rc<Edge>>,
+    /// Requests left at which the registry is asked again who the caller is.
+    looks_for_caller: Cell<u8>,
     /// What upstream is told of the caller's certificate.
     element: Option<HeaderValue>,
     /// Counted as open until the last request and upgraded stream are gone.
@@ -39,8 +45,35 @@ impl InboundHttp {
         connection: Connection,
         element: Option<HeaderValue>,
     ) -> Self {
-        let edge = Rc::new(connection.edge().clone());
-        Self { worker, open, edge, element, _connection: connection }
+        let edge = connection.edge().clone();
+        let is_named = !edge.labels().source.workload.name.is_empty();
+        Self {
+            worker,
+            open,
+            edge: RefCell::new(Rc::new(edge)),
+            looks_for_caller: Cell::new(if is_named { 0 } else { LOOKS_FOR_CALLER }),
+            element,
+            _connection: connection,
+        }
+    }
+
+    /// What requests are counted on. The first of a connection may come before the registry has said who the
+    /// caller is; a long connection is not left nameless for that.
+    fn edge(&self) -> Rc<Edge> {
+        let looks = self.looks_for_caller.get();
+        if looks > 0 {
+            self.looks_for_caller.set(looks - 1);
+            let edge = self.edge.borrow().clone();
+            let from = edge.labels().source.address;
+            let caller = from.and_then(|from| self.worker.destinations.workload_at(from));
+            let identity = self.open.facts.identity.as_ref();
+            if let Some(source) = caller.and_then(|caller| record::caller(&caller, identity, from)) {
+                let labels = ConnectionLabels { source, ..edge.labels().clone() };
+                self.edge.replace(Rc::new(self.worker.recorder.edge(&labels)));
+                self.looks_for_caller.set(0);
+            }
+        }
+        self.edge.borrow().clone()
     }
 
     /// Why policy refuses the request, if it does.
@@ -69,7 +102,7 @@ impl Handler for InboundHttp {
         let worker = &self.worker;
         let is_grpc = head::is_grpc(request.headers());
         let head_bytes = head::head_bytes(request.headers());
-        let mut exchange = Exchange::new(Some(self.edge.clone()), Instant::now(), is_grpc, head_bytes);
+        let mut exchange = Exchange::new(Some(self.edge()), Instant::now(), is_grpc, head_bytes);
         let normalization = worker.path_normalization();
         let upgrade = match head::check(&mut request, normalization) {
             Ok(upgrade) => upgrade,
