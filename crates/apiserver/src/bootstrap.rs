@@ -96,7 +96,7 @@ fn node(api: &Api) -> Value {
         "apiVersion": "v1", "kind": "Node",
         "metadata": { "name": api.settings.node_name, "labels": {
             "kubernetes.io/hostname": api.settings.node_name, "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": std::env::consts::ARCH,
+            "kubernetes.io/arch": crate::bootstrap::architecture(),
         } },
         "spec": {},
         "status": {
@@ -107,7 +107,7 @@ fn node(api: &Api) -> Value {
             "addresses": [{ "type": "Hostname", "address": api.settings.node_name }],
             "nodeInfo": {
                 "kubeletVersion": version, "osImage": system, "operatingSystem": "linux",
-                "architecture": std::env::consts::ARCH, "kernelVersion": read("/proc/sys/kernel/osrelease"),
+                "architecture": crate::bootstrap::architecture(), "kernelVersion": read("/proc/sys/kernel/osrelease"),
                 "containerRuntimeVersion": format!("maille://{}", env!("CARGO_PKG_VERSION")),
                 "machineID": "", "systemUUID": "", "bootID": read("/proc/sys/kernel/random/boot_id"), "kubeProxyVersion": "",
             },
@@ -137,4 +137,13 @@ fn endpoints(advertise: SocketAddr) -> Value {
         "endpoints": [{ "addresses": [advertise.ip().to_string()], "conditions": { "ready": true } }],
         "ports": [{ "name": "https", "port": advertise.port(), "protocol": "TCP" }],
     })
+}
+
+/// The machine in Go's words, as clients know them.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }

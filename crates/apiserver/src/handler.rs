@@ -113,7 +113,7 @@ fn plain(api: &Api, name: &str, query: &Query) -> ApiResult<Response<Body>> {
             &json!({
                 "major": "1", "minor": "37", "gitVersion": format!("v1.37.0+maille.{}", env!("CARGO_PKG_VERSION")),
                 "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
-                "goVersion": "none", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+                "goVersion": "none", "compiler": "rustc", "platform": format!("linux/{}", crate::bootstrap::architecture()),
             }),
         )),
         _ => {

@@ -98,7 +98,10 @@ impl Applier<'_> {
         let mut conflicts = Vec::new();
         for path in set.leaves() {
             let wanted = fields::find(config, &path, self.schema);
-            if wanted == fields::find(live, &path, self.schema) {
+            let found = fields::find(live, &path, self.schema);
+            // An empty object that is merged changes nothing in one that is there.
+            let empty = wanted.and_then(Value::as_object).is_some_and(Map::is_empty);
+            if wanted == found || empty && found.is_some_and(Value::is_object) {
                 continue;
             }
             for (entry, owned) in others.iter_mut().filter(|(_, owned)| owned.touches(&path)) {
@@ -115,13 +118,13 @@ impl Applier<'_> {
         }
         let mut merged = live.clone();
         overlay(&mut merged, config, self.schema);
-        // Deeper paths first, so that an item is emptied before it is removed.
+        // Items as a whole first: without its key an item would not be found.
         let mut gone: Vec<Vec<String>> = before
             .leaves()
             .into_iter()
             .filter(|path| !set.touches(path) && !others.iter().any(|(_, owned)| owned.touches(path)))
             .collect();
-        gone.sort_by_key(|path| std::cmp::Reverse(path.len()));
+        gone.sort_by_key(|path| (path.last().is_none_or(|s| s != "."), std::cmp::Reverse(path.len())));
         for path in gone {
             fields::erase(&mut merged, &path, self.schema);
         }
