@@ -31,9 +31,13 @@ impl Attachment {
 
     /// A locally administered address made of the IPv4 one, so that the guard can state both.
     pub fn mac(&self) -> String {
-        let [a, b, c, d] = self.address.octets();
-        format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+        hardware_address(self.address)
     }
+}
+
+fn hardware_address(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 /// Makes the bridge in the node namespace and gives it its address.
@@ -42,9 +46,11 @@ pub fn create_bridge(node: &NetNs, address: Ipv4Addr, prefix: u8) -> Result<(), 
         node,
         &format!(
             "link set lo up\n\
-             link add {BRIDGE} type bridge stp_state 0 forward_delay 0\n\
+             link add {BRIDGE} address {} type bridge stp_state 0 forward_delay 0\n\
              addr add {address}/{prefix} dev {BRIDGE}\n\
-             link set {BRIDGE} up\n"
+             link set {BRIDGE} up\n",
+            // Left to itself a bridge takes the lowest of its links' addresses, another one whenever a Pod comes or goes.
+            hardware_address(address),
         ),
     )?;
     node.run(|| {

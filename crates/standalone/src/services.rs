@@ -18,6 +18,9 @@ use crate::cluster::Cluster;
 /// Changes that come together are applied together; well below what a person or a rollout notices.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// The wait before what failed is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// The label that ties a slice to its Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -61,36 +64,40 @@ impl Programmer {
     /// Follows Services and EndpointSlices for ever.
     pub(crate) async fn run(self: Arc<Self>, cluster: Cluster) {
         let (services, slices) = (cluster.services.subscribe(), cluster.slices.subscribe());
+        let mut stale = Vec::new();
         loop {
             tokio::select! {
                 _ = services.next() => {}
                 _ = slices.next() => {}
+                () = tokio::time::sleep(RETRY), if !stale.is_empty() => {}
             }
             tokio::time::sleep(GATHER).await;
             let ports = virtual_ports(&cluster.services.all(), &cluster.slices.all());
-            if ports == *self.current().1 {
-                continue;
-            }
-            let (namespaces, ports) = {
+            if ports != *self.current().1 {
                 let mut state = self.state.lock();
                 state.version += 1;
                 state.ports = Arc::new(ports);
-                (state.namespaces.values().cloned().collect::<Vec<_>>(), state.ports.clone())
-            };
-            let work: Vec<_> = namespaces
-                .into_iter()
-                .map(|ns| {
-                    let ports = ports.clone();
-                    tokio::task::spawn_blocking(move || match service::apply(&ns, SERVICE_NETWORK, &ports) {
-                        Err(error) if ns.exists() => {
-                            tracing::warn!(namespace = ns.name(), %error, "Service rules not updated");
-                        }
-                        _ => {}
-                    })
-                })
-                .collect();
-            futures::future::join_all(work).await;
+                stale = state.namespaces.values().cloned().collect();
+            }
+            stale = self.apply_to(stale).await;
         }
+    }
+
+    /// Puts the present rules in force in these namespaces; answers those where it has to be tried again.
+    async fn apply_to(&self, namespaces: Vec<NetNs>) -> Vec<NetNs> {
+        let ports = self.current().1;
+        let work = namespaces.into_iter().map(|ns| {
+            let ports = ports.clone();
+            tokio::task::spawn_blocking(move || match service::apply(&ns, SERVICE_NETWORK, &ports) {
+                Err(error) if ns.exists() => {
+                    tracing::warn!(namespace = ns.name(), %error, "Service rules not updated, will try again");
+                    Some(ns)
+                }
+                _ => None,
+            })
+        });
+        let failed = futures::future::join_all(work).await;
+        failed.into_iter().filter_map(|result| result.ok().flatten()).collect()
     }
 }
 

@@ -176,18 +176,22 @@ fn deployment() {
             })
             .await;
         }
-        // Without ready endpoints the virtual address refuses at once.
         let none = json!({"spec": {"replicas": 0}});
         deployments.patch("web", &PatchParams::default(), &Patch::Merge(&none)).await.unwrap();
+        let slices: Api<EndpointSlice> = Api::namespaced(mesh.client.clone(), "default");
+        let of_web = kube::api::ListParams::default().labels("kubernetes.io/service-name=web");
+        until("an empty slice", || async {
+            let left = slices.list(&of_web).await.unwrap();
+            let empty = left.iter().all(|slice| slice.endpoints.as_ref().is_none_or(Vec::is_empty));
+            if empty { Ok(()) } else { Err(format!("{:?}", left.items)) }
+        })
+        .await;
+        // Without endpoints the virtual address refuses at once, which a dead one would not.
         until("a refusal", || async {
             let (_, text) = mesh.exec(&client, &["maille", "fetch", "web:8080"]);
             if text.contains("refused") { Ok(()) } else { Err(text) }
         })
         .await;
-        let slices: Api<EndpointSlice> = Api::namespaced(mesh.client.clone(), "default");
-        let left =
-            slices.list(&kube::api::ListParams::default().labels("kubernetes.io/service-name=web")).await;
-        assert!(left.unwrap().iter().all(|slice| slice.endpoints.as_ref().is_none_or(Vec::is_empty)));
         // It may not read the API: a ServiceAccount starts with no rights.
         let (_, token) = mesh.exec(&client, &["cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"]);
         assert_eq!(token.split('.').count(), 3, "{token}");
