@@ -76,6 +76,8 @@ pub(crate) struct ApiServerArgs {
 pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
     use maille_standalone::address::{API_PORT, DNS_PORT, NODE_ADDRESS};
 
+    // A supervisor that is killed must not leave the API behind.
+    maille_net::process::die_with_parent()?;
     log_to_stdout();
     crate::choose_crypto();
     let local = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port))
