@@ -36,7 +36,7 @@ pub(crate) struct PeerStream {
     pub(crate) stream: TlsStream<TcpStream>,
     pub(crate) info: PeerInfo,
     /// Held while the connection is open.
-    pub(crate) _place: crate::server::Place,
+    pub(crate) _place: crate::places::Place,
 }
 
 impl Connected for PeerStream {

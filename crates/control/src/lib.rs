@@ -16,6 +16,7 @@ pub mod flows;
 mod hub;
 mod metrics;
 mod monitoring;
+mod places;
 mod proxies;
 mod rate;
 mod server;

@@ -3,19 +3,26 @@
 //! Metrics and health are for everyone, as Istio's are. Who talks to whom is not every workload's business: Pods
 //! outside of the root namespace are refused it (people reach it through the API server or from the node).
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
 use axum::Router;
+use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use axum::serve::{IncomingStream, Listener};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::flows::FlowQuery;
+use crate::places::{Place, Places};
 use crate::proxies::millis;
 use crate::server::ControlPlane;
 
@@ -34,6 +41,11 @@ impl Readiness {
         self.0.load(Ordering::Acquire)
     }
 }
+
+/// Connections one address may have open: people come through the API server, all from one.
+const MAX_CONNECTIONS_PER_ADDRESS: usize = 64;
+/// Connections in all, so that this port cannot take the file descriptors of the discovery port.
+const MAX_CONNECTIONS: usize = 256;
 
 #[derive(Clone)]
 struct Shared {
@@ -55,8 +67,8 @@ pub async fn serve_monitoring(
         .route("/flows", get(flows))
         .route("/proxies", get(proxies))
         .with_state(Shared { control, ready });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let server = std::future::IntoFuture::into_future(axum::serve(listener, service));
+    let service = router.into_make_service_with_connect_info::<Caller>();
+    let server = std::future::IntoFuture::into_future(axum::serve(Bounded::new(listener), service));
     tokio::select! {
         served = server => served,
         () = stop => Ok(()),
@@ -90,7 +102,7 @@ async fn readiness(State(shared): State<Shared>) -> (StatusCode, &'static str) {
 
 async fn flows(
     State(shared): State<Shared>,
-    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<FlowQuery>,
 ) -> Response {
     if let Some(refusal) = refuse_workloads(&shared, caller) {
@@ -104,19 +116,98 @@ async fn flows(
     }
 }
 
-async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<SocketAddr>) -> Response {
+async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
     match refuse_workloads(&shared, caller) {
         Some(refusal) => refusal,
         None => Json(json!({ "proxies": shared.control.proxies.list() })).into_response(),
     }
 }
 
-fn refuse_workloads(shared: &Shared, caller: SocketAddr) -> Option<Response> {
+fn refuse_workloads(shared: &Shared, caller: Caller) -> Option<Response> {
     let snapshot = shared.control.hub.snapshot();
-    let pod = snapshot.world.pod_at(caller.ip().to_canonical())?;
+    let pod = snapshot.world.pod_at(caller.0)?;
     let trusted = pod.name.namespace == snapshot.world.config().root_namespace;
     (!trusted).then(|| {
         (StatusCode::FORBIDDEN, "flows and proxies are not shown to workloads outside the root namespace")
             .into_response()
     })
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+struct Caller(IpAddr);
+
+impl Connected<IncomingStream<'_, Bounded>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// A listener that holds only so many connections.
+struct Bounded {
+    listener: TcpListener,
+    places: Places,
+    all: Arc<Semaphore>,
+}
+
+impl Bounded {
+    fn new(listener: TcpListener) -> Self {
+        let all = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Self { listener, places: Places::new(MAX_CONNECTIONS_PER_ADDRESS), all }
+    }
+}
+
+impl Listener for Bounded {
+    type Io = PlacedStream;
+    type Addr = IpAddr;
+
+    async fn accept(&mut self) -> (PlacedStream, IpAddr) {
+        loop {
+            // TcpListener's own implementation waits errors out.
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            let address = address.ip().to_canonical();
+            let Some(place) = self.places.take(address) else { continue };
+            let Ok(permit) = Arc::clone(&self.all).try_acquire_owned() else { continue };
+            return (PlacedStream { stream, _place: place, _permit: permit }, address);
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<IpAddr> {
+        Ok(self.listener.local_addr()?.ip())
+    }
+}
+
+/// A connection with its place.
+struct PlacedStream {
+    stream: TcpStream,
+    _place: Place,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for PlacedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PlacedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

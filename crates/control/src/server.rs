@@ -1,6 +1,5 @@
 //! The discovery port: TLS, then discovery, certificates and flows over gRPC.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,6 +29,7 @@ use crate::discovery::DiscoveryService;
 use crate::flows::{FlowService, FlowStore, Limits};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::places::{Place, Places};
 use crate::proxies::Proxies;
 
 /// How long a handshake may take.
@@ -143,7 +143,7 @@ impl ControlPlane {
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
-            places: Arc::default(),
+            places: Places::new(MAX_CONNECTIONS_PER_ADDRESS),
             ready: sender,
         };
         let accepting: Vec<_> = listeners
@@ -256,40 +256,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-type Places = Arc<Mutex<HashMap<IpAddr, usize>>>;
-
-/// A connection's place among those of its address; dropping it frees it.
-#[derive(Debug)]
-pub(crate) struct Place {
-    address: IpAddr,
-    places: Places,
-}
-
-impl Place {
-    fn take(places: &Places, address: IpAddr) -> Option<Self> {
-        let mut taken = places.lock();
-        let count = taken.entry(address).or_default();
-        if *count >= MAX_CONNECTIONS_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        drop(taken);
-        Some(Self { address, places: Arc::clone(places) })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        if let Some(count) = taken.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.address);
-            }
-        }
-    }
-}
-
 #[derive(Clone)]
 struct Acceptor {
     config: Arc<ArcSwap<ServerConfig>>,
@@ -312,7 +278,7 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Some(place) = Place::take(&self.places, address) else {
+            let Some(place) = self.places.take(address) else {
                 tracing::debug!(%address, "connection refused: too many from this address");
                 continue;
             };

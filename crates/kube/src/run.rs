@@ -7,6 +7,7 @@ use kube::Client;
 use maille_control::world::{MeshConfig, World};
 use maille_control::{ControlPlane, Hub, IssueRules, Readiness, serve_monitoring};
 use maille_core::{Clock, SystemClock, TrustDomain, ports};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,6 +57,7 @@ const STOP_PATIENCE: Duration = Duration::from_millis(300);
 /// that things do not exist.
 pub async fn run_control_plane(options: ControlPlaneOptions) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("no way to reach a Kubernetes API server")?;
+    raise_file_limit();
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -163,6 +165,14 @@ async fn authority(
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Each proxy is a file descriptor or two; the usual soft limit of 1024 is meant for programs that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 
