@@ -34,7 +34,7 @@ pub(crate) fn secrets_and_sidecar(mesh: &Mesh) -> Result<()> {
     // Admin ports: its own sidecar's on localhost, and its neighbours' by address.
     let cart = mesh.pod_ip("production/cart")?;
     for target in ["127.0.0.1:15000".to_owned(), "[::1]:15000".to_owned(), format!("{cart}:15000")] {
-        let ran = mesh.exec(workload, &["curl", "-sS", "--max-time", "3", &format!("http://{target}/")])?;
+        let ran = mesh.exec(workload, &["curl", "-sSf", "--max-time", "3", &format!("http://{target}/")])?;
         ensure!(ran.code != 0, "{target} answers: {}", ran.stdout);
     }
     Ok(())
