@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+/// As in the real binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<()> {
     let path = std::env::args_os().nth(1).map(PathBuf::from);
     let path = path.ok_or_else(|| anyhow::anyhow!("usage: sidecar FILE"))?;

@@ -141,9 +141,9 @@ impl Departure<'_> {
         let known = cell.load();
         match route::behind(&known, self.dialled.port) {
             Behind::Service(service, port) => {
-                let candidates = route::candidates(service, port.number);
-                let (endpoint, at) = *candidates
-                    .get(self.worker.random_below(candidates.len()))
+                let count = route::candidates(service, port.number).count();
+                let (endpoint, at) = route::candidates(service, port.number)
+                    .nth(self.worker.random_below(count))
                     .ok_or_else(|| no_endpoint(&service.name.hostname, port.number))?;
                 let upstream = route::to_endpoint(service, port, endpoint, at);
                 let called = route::called_endpoint(service, endpoint, upstream.address);

@@ -141,7 +141,7 @@ impl Pool {
         request: Request<Body>,
     ) -> Result<Answer, NotSent> {
         if self.version == Version::HTTP_2 {
-            self.send_http2(worker, request).await
+            Box::pin(self.send_http2(worker, request)).await
         } else {
             self.send_http1(worker, request).await
         }
@@ -173,7 +173,8 @@ impl Pool {
             let reused = self.take_idle(generation);
             let (mut sender, idle_for) = match reused {
                 Some(idle) => (idle.sender, Some(idle.since.elapsed())),
-                None => match self.open_http1(worker).await {
+                // Boxed, since it is rare and large: every request's future would carry it.
+                None => match Box::pin(self.open_http1(worker)).await {
                     Ok((sender, generation)) => {
                         lease.generation = generation;
                         (sender, None)
@@ -276,8 +277,8 @@ impl Pool {
     async fn open_http1(&self, worker: &Worker) -> Result<(http1::SendRequest<Body>, u64), SendError> {
         let connected = self.open(worker, ClientAlpn::Http1).await?;
         let limits = &worker.config.limits;
+        // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head.
         let (sender, connection) = http1::Builder::new()
-            .max_headers(limits.headers)
             .max_header_size(limits.head_bytes)
             .handshake(TokioIo::new(connected.stream))
             .await

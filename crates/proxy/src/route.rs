@@ -88,11 +88,10 @@ pub(crate) fn without_port(authority: &str) -> &str {
 }
 
 /// The ready endpoints that serve a port.
-pub(crate) fn candidates<'a>(service: &'a Service, port: u16) -> Vec<(&'a Endpoint, &'a EndpointPort)> {
-    let serving = |endpoint: &'a Endpoint| {
-        endpoint.ports.iter().find(|p| p.service_port == port).map(|port| (endpoint, port))
-    };
-    service.endpoints.iter().filter_map(serving).collect()
+pub(crate) fn candidates(service: &Service, port: u16) -> impl Iterator<Item = (&Endpoint, &EndpointPort)> {
+    service.endpoints.iter().filter_map(move |endpoint| {
+        endpoint.ports.iter().find(|p| p.service_port == port).map(|at| (endpoint, at))
+    })
 }
 
 /// How one endpoint of a service is reached.

@@ -410,8 +410,6 @@ pub struct Limits {
     pub request_head: Duration,
     /// Size of a request or response head.
     pub head_bytes: usize,
-    /// Header lines of a head.
-    pub headers: usize,
     /// HTTP/2 streams per connection at a time.
     pub streams: u32,
     /// Unused upstream connections kept per destination and worker.
@@ -429,9 +427,8 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             // Longer than `idle`, so that of two proxies the caller's lets go first.
             request_head: Duration::from_secs(300),
-            // Envoy: max_request_headers_kb 60, max_headers_count 100.
+            // Envoy: max_request_headers_kb 60.
             head_bytes: 60 * 1024,
-            headers: 100,
             streams: 250,
             idle_upstreams: 256,
             idle: Duration::from_secs(60),

@@ -111,16 +111,16 @@ impl OutboundHttp {
         tried: &[Upstream],
     ) -> Result<Rc<Pool>, Refusal> {
         let version = spoken(port.protocol, version);
-        let all = route::candidates(service, port.number);
+        let count = route::candidates(service, port.number).count();
         let pool_at = |index: usize| {
-            let (endpoint, at) = *all.get(index)?;
+            let (endpoint, at) = route::candidates(service, port.number).nth(index)?;
             let upstream = route::to_endpoint(service, port, endpoint, at);
             let address = upstream.address;
             let called = || Some(route::called_endpoint(service, endpoint, address));
             Some(self.worker.pools.pool(upstream, version, called))
         };
-        let first = self.worker.random_below(all.len());
-        let second = match all.len() {
+        let first = self.worker.random_below(count);
+        let second = match count {
             0 | 1 => None,
             count => pool_at((first + 1 + self.worker.random_below(count - 1)) % count),
         };
