@@ -42,7 +42,21 @@ struct Mesh {
     dir: tempfile::TempDir,
     client: Client,
     shutdown: CancellationToken,
-    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+    task: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
+}
+
+/// A test that failed takes its mesh down too.
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // The lock is free once the supervisor's thread has swept.
+        while DataDir::open(self.dir.path()).is_ok_and(|data| data.lock().is_err())
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 impl Mesh {
@@ -55,13 +69,12 @@ impl Mesh {
             ended = &mut task => panic!("the supervisor ended: {ended:?}; {}",
                 std::fs::read_to_string(dir.path().join("api.log")).unwrap_or_default()),
         };
-        Self { dir, client: told.client, shutdown, task }
+        Self { dir, client: told.client, shutdown, task: Some(task) }
     }
 
-    async fn down(self) -> tempfile::TempDir {
+    async fn down(&mut self) {
         self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
-        self.dir
+        self.task.take().unwrap().await.unwrap().unwrap();
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -123,7 +136,7 @@ async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, mut look: i
     }
 }
 
-fn on_mesh<F: Future<Output = ()>>(test: impl FnOnce(Mesh) -> F) {
+fn on_mesh(test: impl AsyncFnOnce(Mesh)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async { test(Mesh::up().await).await });
 }
@@ -142,7 +155,7 @@ fn sleeper(name: &str, extra: Value) -> Value {
 }
 
 fn deployment() {
-    on_mesh(|mesh| async {
+    on_mesh(async |mut mesh| {
         let web: Deployment = serde_json::from_value(json!({
             "metadata": {"name": "web"},
             "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": {
@@ -200,7 +213,7 @@ fn deployment() {
 }
 
 fn volumes() {
-    on_mesh(|mesh| async {
+    on_mesh(async |mut mesh| {
         let maps: Api<ConfigMap> = Api::namespaced(mesh.client.clone(), "default");
         let map = |text: &str| -> ConfigMap {
             serde_json::from_value(json!({"metadata": {"name": "settings"}, "data": {"mode": text}})).unwrap()
@@ -256,7 +269,7 @@ fn volumes() {
 }
 
 fn failures() {
-    on_mesh(|mesh| async {
+    on_mesh(async |mut mesh| {
         mesh.create_pod(sleeper("crash", json!({"command": ["sh", "-c", "echo last words; exit 3"]}))).await;
         let pod = mesh
             .pod_until("crash", "back-off", |pod| {
@@ -296,7 +309,7 @@ fn failures() {
 }
 
 fn refused() {
-    on_mesh(|mesh| async {
+    on_mesh(async |mut mesh| {
         for (name, extra, message) in [
             ("no-command", json!({"command": []}), "has no command"),
             ("root", json!({"securityContext": {"runAsUser": 0}}), "root"),
@@ -315,7 +328,7 @@ fn refused() {
 }
 
 fn probes() {
-    on_mesh(|mesh| async {
+    on_mesh(async |mut mesh| {
         let script = "echo up; touch /tmp/ready; sleep 600";
         mesh.create_pod(sleeper("probed", json!({
             "command": ["sh", "-c", script],
@@ -358,12 +371,12 @@ fn left_overs(dir: &Path) -> Vec<String> {
 }
 
 fn clean_shutdown() {
-    on_mesh(|mesh| async {
+    on_mesh(async |mut mesh| {
         mesh.create_pod(sleeper("left", json!({"command": ["sh", "-c", "sleep 600 # LEFTOVER"]}))).await;
         mesh.pod_until("left", "the Pod", ready).await;
         assert!(!left_overs(mesh.dir.path()).is_empty());
-        let dir = mesh.down().await;
-        assert_eq!(left_overs(dir.path()), Vec::<String>::new());
+        mesh.down().await;
+        assert_eq!(left_overs(mesh.dir.path()), Vec::<String>::new());
     });
 }
 

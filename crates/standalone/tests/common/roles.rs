@@ -30,6 +30,7 @@ fn value(args: &[String], flag: &str) -> String {
 }
 
 fn api_server(args: &[String]) -> ExitCode {
+    maille_net::process::die_with_parent().unwrap();
     let data_dir = PathBuf::from(value(args, "--data-dir"));
     let port: u16 = value(args, "--port").parse().unwrap();
     let local = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
