@@ -210,7 +210,6 @@ fn own_families(
             gauges.certificate_failures,
         ),
         ("maille_xds_rejections_total", "counter", "Resources rejected (nack).", gauges.xds_rejections),
-        ("maille_flows_lost_total", "counter", "Flow aggregates that could not be sent.", gauges.flows_lost),
         (
             "maille_label_sets_overflowed_total",
             "counter",

@@ -31,7 +31,6 @@ pub struct ProxyGauges {
     xds_rejections: AtomicU64,
     config_generation: AtomicU64,
     destinations: AtomicU64,
-    flows_lost: AtomicU64,
 }
 
 impl ProxyGauges {
@@ -76,11 +75,6 @@ impl ProxyGauges {
         self.destinations.store(count, Ordering::Relaxed);
     }
 
-    /// Flow aggregates were dropped because the control plane was away.
-    pub fn flows_lost(&self, count: u64) {
-        self.flows_lost.fetch_add(count, Ordering::Relaxed);
-    }
-
     pub(crate) fn reading(&self) -> GaugeReading {
         GaugeReading {
             certificate_expiry: self.certificate_expiry.load(Ordering::Relaxed),
@@ -91,7 +85,6 @@ impl ProxyGauges {
             xds_rejections: self.xds_rejections.load(Ordering::Relaxed),
             config_generation: self.config_generation.load(Ordering::Relaxed),
             destinations: self.destinations.load(Ordering::Relaxed),
-            flows_lost: self.flows_lost.load(Ordering::Relaxed),
         }
     }
 }
@@ -107,7 +100,6 @@ pub(crate) struct GaugeReading {
     pub(crate) xds_rejections: u64,
     pub(crate) config_generation: u64,
     pub(crate) destinations: u64,
-    pub(crate) flows_lost: u64,
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
