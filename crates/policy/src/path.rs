@@ -108,9 +108,9 @@ fn canonicalize(path: &str) -> String {
     out.push('/');
     while let Some(raw) = segments.next() {
         let last = segments.peek().is_none();
-        // Only between real slashes and with plain dots: `..;a=b` acts as `..`.
+        // Only after a real slash and with plain dots: `..;a=b` acts as `..`.
         let raw = match raw.split_once(';') {
-            Some((dots @ ("." | ".."), _)) if !last => dots,
+            Some((dots @ ("." | ".."), _)) => dots,
             _ => raw,
         };
         let mut parts = raw.split('\\').peekable();
@@ -150,24 +150,47 @@ fn decode_unreserved(segment: &str) -> Cow<'_, [u8]> {
     if !segment.contains('%') {
         return Cow::Borrowed(segment.as_bytes());
     }
-    let bytes = segment.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
+    let mut decoded = Vec::with_capacity(segment.len());
+    let mut malformed = None;
+    let mut rest = segment.as_bytes();
     while let [first, after @ ..] = rest {
-        rest = after;
-        if let (b'%', [high, low, tail @ ..]) = (first, after)
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            let byte = high << 4 | low;
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+        match escaped(rest) {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
                 decoded.push(byte);
-                rest = tail;
+                rest = after.get(2..).unwrap_or_default();
+                if let Some(percent) = malformed {
+                    keep_malformed(&mut decoded, percent, rest.first().copied());
+                }
                 continue;
             }
+            None if *first == b'%' => malformed = Some(decoded.len()),
+            _ => {}
         }
         decoded.push(*first);
+        rest = after;
     }
     Cow::Owned(decoded)
+}
+
+/// Keeps a lone `%` from forming an escape with what was decoded after it (`%2%41` would become `%2A`): it is
+/// escaped itself then, as the reference proxy does.
+fn keep_malformed(decoded: &mut Vec<u8>, percent: usize, next: Option<u8>) {
+    let forms_escape = match decoded.get(percent..) {
+        Some([_, one]) => next.is_some_and(|next| escaped(&[b'%', *one, next]).is_some()),
+        Some(three @ [_, _, _]) => escaped(three).is_some(),
+        _ => false,
+    };
+    if forms_escape {
+        decoded.splice(percent..=percent, *b"%25");
+    }
+}
+
+/// The byte that a text begins with in escaped form.
+fn escaped(text: &[u8]) -> Option<u8> {
+    match text {
+        [b'%', high, low, ..] => Some(hex(*high)? << 4 | hex(*low)?),
+        _ => None,
+    }
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -224,6 +247,13 @@ mod tests {
         for (input, expected) in [
             ("/x/..;p=1/y", "/y"),
             ("/x/.;p/y", "/x/y"),
+            ("/x/..;p=1", "/"),
+            ("/x/.;p", "/x/"),
+            ("/x\\..;p/y", "/x/..;p/y"),
+            ("/%%36%31", "/%2561"),
+            ("/~%2%41", "/~%252A"),
+            ("/%%411", "/%25A1"),
+            ("/%%41g", "/%Ag"),
             ("/x/%2e%2e;p/y", "/x/..;p/y"),
             ("/a;x=1", "/a;x=1"),
             ("/%7Ea", "/~a"),

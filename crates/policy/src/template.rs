@@ -29,8 +29,10 @@ impl PathTemplate {
         let mut pieces = Vec::new();
         let mut literal = String::new();
         let mut rest_seen = false;
+        // Slashes at the ends are literal text, however many.
         let inner = value.trim_matches('/');
-        literal.push_str(&value[..value.len() - value.trim_start_matches('/').len()]);
+        let slashes = |text: &str| "/".repeat(value.len() - text.len());
+        literal.push_str(&slashes(value.trim_start_matches('/')));
         for (index, segment) in inner.split('/').enumerate() {
             if index > 0 {
                 literal.push('/');
@@ -57,7 +59,7 @@ impl PathTemplate {
             }
             pieces.push(operator);
         }
-        literal.push_str(&value[value.trim_end_matches('/').len()..]);
+        literal.push_str(&slashes(value.trim_end_matches('/')));
         if !literal.is_empty() {
             pieces.push(Piece::Literal(literal.into()));
         }

@@ -93,7 +93,7 @@ fn smaller(policies: &[Authorization]) -> Vec<Vec<Authorization>> {
 
 #[test]
 fn engine_and_oracle_agree_on_generated_policies_and_requests() {
-    let cases: u64 = std::env::var("MAILLE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    let cases: u64 = std::env::var("MAILLE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12_000);
     let base: u64 = std::env::var("MAILLE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
     for round in 0..cases.div_ceil(FACTS_PER_SET) {

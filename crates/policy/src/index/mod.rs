@@ -4,7 +4,7 @@ mod affix;
 pub(crate) mod key;
 pub(crate) mod pairs;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use foldhash::fast::RandomState;
@@ -130,11 +130,11 @@ impl<T> TextIndex<T> {
     }
 }
 
-/// Blocks of one attribute: a hash map per prefix length that occurs (33 and 129 at most).
+/// Blocks of one attribute: a hash map per network mask that occurs (33 and 129 at most).
 #[derive(Debug)]
 struct AddressIndex<T> {
-    v4: Vec<(u32, ByNetwork<u32, T>)>,
-    v6: Vec<(u128, ByNetwork<u128, T>)>,
+    v4: BTreeMap<u32, ByNetwork<u32, T>>,
+    v6: BTreeMap<u128, ByNetwork<u128, T>>,
 }
 
 /// Lists by network address.
@@ -142,17 +142,17 @@ type ByNetwork<N, T> = HashMap<N, Box<[T]>, RandomState>;
 
 impl<T> AddressIndex<T> {
     fn new(values: Values<'_, T>) -> Self {
-        let mut index = Self { v4: Vec::new(), v6: Vec::new() };
+        let mut index = Self { v4: BTreeMap::new(), v6: BTreeMap::new() };
         for (value, list) in values {
             match value {
                 KeyValue::Block(Block::V4(network, length)) => {
                     if let Some(mask) = address::mask_v4(*length) {
-                        with_mask(&mut index.v4, mask).insert(*network, list.into());
+                        index.v4.entry(mask).or_default().insert(*network, list.into());
                     }
                 }
                 KeyValue::Block(Block::V6(network, length)) => {
                     if let Some(mask) = address::mask_v6(*length) {
-                        with_mask(&mut index.v6, mask).insert(*network, list.into());
+                        index.v6.entry(mask).or_default().insert(*network, list.into());
                     }
                 }
                 _ => {}
@@ -173,15 +173,4 @@ impl<T> AddressIndex<T> {
             }
         }
     }
-}
-
-fn with_mask<N: PartialEq, T>(lists: &mut Vec<(N, ByNetwork<N, T>)>, mask: N) -> &mut ByNetwork<N, T> {
-    let place = match lists.iter().position(|(m, _)| *m == mask) {
-        Some(place) => place,
-        None => {
-            lists.push((mask, HashMap::default()));
-            lists.len() - 1
-        }
-    };
-    &mut lists[place].1
 }
