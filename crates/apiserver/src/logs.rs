@@ -100,8 +100,7 @@ pub(crate) async fn answer(api: &Arc<Api>, target: &Target, query: &Query) -> Ap
             now.is_some_and(|p| {
                 json::uid(&p) == json::uid(&pod)
                     && restart_count(&p, &container) == restarts
-                    && !status(&p, &container)
-                        .is_some_and(|s| json::at(s, &["state", "terminated"]).is_some())
+                    && status(&p, &container).is_none_or(|s| json::at(s, &["state", "terminated"]).is_none())
             })
         };
         if let Err(error) = send(wish, sender, alive).await {

@@ -265,7 +265,10 @@ fn child<'a>(value: &'a Value, step: &str) -> Option<&'a Value> {
             };
             value.as_array()?.iter().find(|item| fits(item))
         }
-        (_, text) => value.as_array()?.iter().find(|item| item.to_string() == text),
+        (_, text) => {
+            let wanted: Value = serde_json::from_str(text).ok()?;
+            value.as_array()?.iter().find(|item| **item == wanted)
+        }
     }
 }
 

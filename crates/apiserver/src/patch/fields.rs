@@ -209,7 +209,10 @@ pub(crate) fn find<'a>(value: &'a Value, path: &[String], schema: Schema<'static
 pub(crate) fn place(list: &Value, step: &str, schema: Schema<'static>) -> Option<usize> {
     let list = list.as_array()?;
     match (step.strip_prefix("v:"), schema.list_type()) {
-        (Some(text), _) => list.iter().position(|v| v.to_string() == text),
+        (Some(text), _) => {
+            let wanted: Value = serde_json::from_str(text).ok()?;
+            list.iter().position(|v| *v == wanted)
+        }
         (None, ListType::Map(keys)) => list.iter().position(|v| item_key(v, &keys) == step),
         _ => None,
     }

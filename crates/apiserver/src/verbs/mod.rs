@@ -1,6 +1,10 @@
 //! What can be done with objects.
 
 pub(crate) mod delete;
+
 pub(crate) mod read;
 pub(crate) mod watch;
 pub(crate) mod write;
+
+#[cfg(test)]
+mod tests;
