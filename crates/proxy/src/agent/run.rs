@@ -88,6 +88,7 @@ async fn live(options: Arc<ProxyOptions>) -> anyhow::Result<()> {
                 break shared.context("the agent ended")?.clone().context("the agent has nothing to share")?;
             }
             () = signals.next() => return Ok(()),
+            Some(end) = agent.tasks.join_next() => return Err(fault(end)),
             order = agent.orders.recv() => match order {
                 Some(Order::Quit) => return Ok(()),
                 // Nothing is accepted yet.
@@ -137,9 +138,18 @@ async fn serve(agent: &mut Agent, signals: &mut Signals, workers: &Workers) -> a
                 }
                 None => anyhow::bail!("the status server ended"),
             },
+            // Without one of its parts it would go on, and its certificate or its facts would not.
+            Some(end) = agent.tasks.join_next() => return Err(fault(end)),
             // A proxy with a dead worker would serve half of its connections; the restart serves all.
             _ = check.tick() => anyhow::ensure!(!workers.has_failed(), "a worker has ended by a fault"),
         }
+    }
+}
+
+fn fault(end: Result<(), tokio::task::JoinError>) -> anyhow::Error {
+    match end {
+        Ok(()) => anyhow::anyhow!("a part of the agent has ended"),
+        Err(error) => anyhow::anyhow!("a part of the agent has ended by a fault: {error}"),
     }
 }
 

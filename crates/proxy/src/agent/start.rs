@@ -37,7 +37,8 @@ pub(crate) struct Agent {
     /// For tests and explanations.
     #[cfg_attr(not(test), expect(dead_code, reason = "read by tests only"))]
     pub(crate) facts: Arc<Mutex<FactsInForce>>,
-    _tasks: JoinSet<()>,
+    /// None of them ends but by a fault.
+    pub(crate) tasks: JoinSet<()>,
 }
 
 /// Addresses of the status servers.
@@ -132,7 +133,7 @@ impl Agent {
             tasks.spawn(discovery.clone().store(store));
         }
         tasks.spawn(discovery.run(driver, client_options, credential, channel_sender));
-        Ok(Self { shared, readiness, orders, listening, facts, _tasks: tasks })
+        Ok(Self { shared, readiness, orders, listening, facts, tasks })
     }
 }
 
