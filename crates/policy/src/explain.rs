@@ -40,6 +40,9 @@ impl ConnectionPolicy {
         match (decision.action, decision.policy) {
             (DecidedBy::NoPolicy, _) => "no DENY rule matches and no ALLOW policy applies".to_owned(),
             (DecidedBy::AllowRule, Some(id)) => format!("ALLOW {} matches", rule(id)),
+            (DecidedBy::DenyRule, Some(id)) if self.set().unusable.contains(id) => {
+                format!("DENY {} cannot be compiled, so that the policy refuses everything", rule(id))
+            }
             (DecidedBy::DenyRule, Some(id)) => format!("DENY {} matches", rule(id)),
             _ => match self.nearest(request) {
                 Some(miss) => format!(

@@ -34,6 +34,8 @@ pub struct PolicySet {
     pub(crate) allow: Side,
     /// Whether an ALLOW policy applies, usable or not.
     pub(crate) has_allow: bool,
+    /// Rules of DENY policies that could not be compiled, so that the policy refuses everything.
+    pub(crate) unusable: Vec<RuleId>,
     pub(crate) parts: Vec<Part>,
     pub(crate) part_index: Index<PartId>,
     /// Parts that no index can find: judged on every connection.
@@ -102,7 +104,7 @@ impl PolicySet {
     /// refused, as with a provider that does not work (reference authorization 15).
     pub fn compile(policies: &[Authorization], trust: &TrustContext) -> (Self, Vec<CompileProblem>) {
         let mut compiler = Compiler::default();
-        let mut problems = Vec::new();
+        let (mut problems, mut unusable) = (Vec::new(), Vec::new());
         let (mut deny, mut allow, mut has_allow) = (Vec::new(), Vec::new(), false);
         for policy in policies.iter().filter(|p| !p.dry_run) {
             let rules = match policy.spec.action {
@@ -113,12 +115,12 @@ impl PolicySet {
                 }
                 Action::Deny | Action::Custom => &mut deny,
             };
-            compile_policy(policy, trust, &mut compiler, rules, &mut problems);
+            unusable.extend(compile_policy(policy, trust, &mut compiler, rules, &mut problems));
         }
         let mut builder = Builder::new(compiler.finish());
         let deny = builder.side(deny, |part| &mut part.deny, |tree, tests| Some(tree.deny_on_tcp(tests)));
         let allow = builder.side(allow, |part| &mut part.allow, RuleTree::allow_on_tcp);
-        (builder.finish(deny, allow, has_allow), problems)
+        (PolicySet { unusable, ..builder.finish(deny, allow, has_allow) }, problems)
     }
 
     /// Evaluates once what is fixed for the life of a connection.
@@ -224,6 +226,7 @@ impl Builder {
             deny,
             allow,
             has_allow,
+            unusable: Vec::new(),
             parts: self.parts,
             part_index,
             unindexed_parts,
@@ -259,14 +262,15 @@ impl Builder {
     }
 }
 
-/// Appends the policy's rules, or what stands for them if one cannot be compiled.
+/// Appends the policy's rules, or what stands for them if one cannot be compiled: then, unless it is an ALLOW
+/// policy, also returns that rule's id.
 fn compile_policy(
     policy: &Authorization,
     trust: &TrustContext,
     compiler: &mut Compiler,
     rules: &mut Vec<(RuleId, RuleTree)>,
     problems: &mut Vec<CompileProblem>,
-) {
+) -> Option<RuleId> {
     let (namespace, name): (Arc<str>, Arc<str>) =
         (policy.namespace.as_str().into(), policy.name.as_str().into());
     let id = |rule: usize| RuleId { namespace: namespace.clone(), name: name.clone(), rule: rule as u32 };
@@ -299,8 +303,14 @@ fn compile_policy(
         }
     }
     match (first_bad, policy.spec.action) {
-        (None, _) => rules.append(&mut trees),
-        (Some(_), Action::Allow) => {}
-        (Some(index), _) => rules.push((id(index), RuleTree::default())),
+        (None, _) => {
+            rules.append(&mut trees);
+            None
+        }
+        (Some(_), Action::Allow) => None,
+        (Some(index), _) => {
+            rules.push((id(index), RuleTree::default()));
+            Some(id(index))
+        }
     }
 }

@@ -59,6 +59,11 @@ fn other_outcomes_have_reasons_too() {
         "ALLOW policy foo/yes, rule 0 matches"
     );
     assert_eq!(decide(&[], "{}").reason, "no DENY rule matches and no ALLOW policy applies");
+    let bad = with_rule(Action::Deny, "to: [{operation: {ports: [http]}}]");
+    assert_eq!(
+        decide(&[bad], "{}").reason,
+        "DENY policy foo/p, rule 0 cannot be compiled, so that the policy refuses everything"
+    );
     assert_eq!(
         decide(&[policy("foo/none", "{}")], "{}").reason,
         "no ALLOW rule matches: the ALLOW policies that apply have no usable rule"
