@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 const WAIT: Duration = Duration::from_secs(40);
 
 struct Mesh {
-    dir: tempfile::TempDir,
+    dir: std::sync::Arc<tempfile::TempDir>,
     client: Client,
     shutdown: CancellationToken,
     task: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
@@ -61,7 +61,10 @@ impl Drop for Mesh {
 
 impl Mesh {
     async fn up() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::up_in(std::sync::Arc::new(tempfile::tempdir().unwrap())).await
+    }
+
+    async fn up_in(dir: std::sync::Arc<tempfile::TempDir>) -> Self {
         let (shutdown, ready) = (CancellationToken::new(), tokio::sync::oneshot::channel());
         let mut task = tokio::spawn(run_supervisor(options(dir.path(), ready.0, shutdown.clone())));
         let told = tokio::select! {
@@ -373,10 +376,19 @@ fn left_overs(dir: &Path) -> Vec<String> {
 fn clean_shutdown() {
     on_mesh(async |mut mesh| {
         mesh.create_pod(sleeper("left", json!({"command": ["sh", "-c", "sleep 600 # LEFTOVER"]}))).await;
-        mesh.pod_until("left", "the Pod", ready).await;
+        let before = mesh.pod_until("left", "the Pod", ready).await;
         assert!(!left_overs(mesh.dir.path()).is_empty());
         mesh.down().await;
         assert_eq!(left_overs(mesh.dir.path()), Vec::<String>::new());
+        // The same Pod runs again when the mesh does.
+        let mut mesh = Mesh::up_in(mesh.dir.clone()).await;
+        let after = mesh
+            .pod_until("left", "the Pod again", |pod| {
+                ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1
+            })
+            .await;
+        assert_eq!(before["metadata"]["uid"], after["metadata"]["uid"]);
+        mesh.down().await;
     });
 }
 

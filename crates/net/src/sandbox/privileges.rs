@@ -22,7 +22,10 @@ pub(super) fn drop_all(process: &Process) -> Result<(), NetError> {
     };
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, OPEN_FILES)?;
-    limit(Resource::Nproc, PROCESSES)?;
+    // Root's processes are counted over the whole host, and `maille intercept` must be able to start `nft`.
+    if process.uid != 0 {
+        limit(Resource::Nproc, PROCESSES)?;
+    }
 
     for bit in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << bit);

@@ -2,6 +2,7 @@
 
 mod atomic;
 mod board;
+mod cadence;
 mod container;
 mod env;
 mod events;

@@ -66,6 +66,10 @@ impl PodWorker {
                 () = shutdown.cancelled() => {}
             }
         }
+        if self.kubelet.shutdown.is_cancelled() {
+            // The Pod is not over: the next run takes it up where its status stands now.
+            publisher.shutdown().await;
+        }
         let last = updates.borrow().clone();
         self.terminate(last.as_deref()).await;
         publisher.shutdown().await;
