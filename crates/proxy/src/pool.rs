@@ -45,9 +45,14 @@ pub(crate) struct Pool {
     called: Option<Called>,
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<SharedConnection>>,
+    opening: tokio::sync::Mutex<()>,
+    failed: RefCell<Option<(Instant, SendError)>>,
     active: Cell<usize>,
     edge: RefCell<Option<Rc<Edge>>>,
 }
+
+/// A shared connection, the number of its streams, and whether it is new.
+type Taken = (http2::SendRequest<Body>, Rc<Cell<usize>>, bool);
 
 struct Idle {
     sender: http1::SendRequest<Body>,
@@ -225,12 +230,9 @@ impl Pool {
         let generation = self.generation(worker);
         let mut lease = self.lease(worker, generation);
         loop {
-            let (mut sender, streams, is_fresh) = match self.take_shared(generation) {
-                Some((sender, streams)) => (sender, streams, false),
-                None => match self.open_http2(worker).await {
-                    Ok((sender, streams)) => (sender, streams, true),
-                    Err(error) => return Err(NotSent { error, request: Some(request) }),
-                },
+            let (mut sender, streams, is_fresh) = match self.take_or_open_shared(worker, generation).await {
+                Ok(taken) => taken,
+                Err(error) => return Err(NotSent { error, request: Some(request) }),
             };
             streams.set(streams.get() + 1);
             lease.streams = Some(streams.clone());
@@ -244,6 +246,31 @@ impl Pool {
                         unsent => return Err(NotSent { error: reset(failure.error()), request: unsent }),
                     }
                 }
+            }
+        }
+    }
+
+    /// A connection with a free stream, and whether it is a new one. Requests that find none wait for one of them to open
+    /// it, and share its failure: a burst must not open, or wait for, a connection each.
+    async fn take_or_open_shared(&self, worker: &Worker, generation: u64) -> Result<Taken, SendError> {
+        if let Some((sender, streams)) = self.take_shared(generation) {
+            return Ok((sender, streams, false));
+        }
+        let asked = Instant::now();
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some((sender, streams)) = self.take_shared(generation) {
+            return Ok((sender, streams, false));
+        }
+        if let Some((when, error)) = &*self.failed.borrow()
+            && *when >= asked
+        {
+            return Err(error.clone());
+        }
+        match self.open_http2(worker).await {
+            Ok((sender, streams)) => Ok((sender, streams, true)),
+            Err(error) => {
+                self.failed.replace(Some((Instant::now(), error.clone())));
+                Err(error)
             }
         }
     }
@@ -389,6 +416,8 @@ impl Pools {
             called: called(),
             idle: RefCell::default(),
             shared: RefCell::default(),
+            opening: tokio::sync::Mutex::new(()),
+            failed: RefCell::default(),
             active: Cell::new(0),
             edge: RefCell::default(),
         });

@@ -61,7 +61,10 @@ impl OutboundHttp {
         }
         let is_dialled = self.dialled.address.map(|a| a.ip()) == route::host_address(host) || host.is_empty();
         if !is_dialled {
-            let asked = host.to_ascii_lowercase();
+            let asked = match route::host_address(host) {
+                Some(address) => address.to_string(),
+                None => host.to_ascii_lowercase(),
+            };
             let asked = asked.trim_end_matches('.');
             let cell = self.worker.destinations.find(asked).await.map_err(|e| cannot_be_asked(&e))?;
             let by_host = cell.load();

@@ -3,6 +3,10 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use maille_proxy::StaticProxy;
 
 use crate::lab::{HOST, Lab, Server, at, dial, exchange, get, http_backend, read_until, run};
@@ -183,4 +187,36 @@ fn a_slow_reader_does_not_make_the_proxies_hoard() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("and ends");
     assert!(rest.len() > 59_999_000, "{}", rest.len());
+}
+
+#[test]
+fn hundreds_of_streams_with_bodies_share_one_http2_connection() {
+    let (_lab, server, client) = pair("HTTP2", Some(crate::lab::ALLOW_WEB));
+    let address = at(&client);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.expect("the proxy listens");
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .expect("HTTP/2 is spoken");
+        tokio::spawn(connection);
+        let exchanges = (0..300_usize).map(|number| {
+            let mut sender = sender.clone();
+            async move {
+                let body = Bytes::from(vec![number as u8; 100_000 + number]);
+                let request = Request::post(format!("http://{HOST}/echo")).body(Full::new(body.clone()));
+                let response = sender.send_request(request.expect("a request")).await.expect("an answer");
+                assert_eq!(response.status(), 200);
+                let echoed = response.into_body().collect().await.expect("a body").to_bytes();
+                assert!(echoed == body, "stream {number} got another's bytes");
+            }
+        });
+        futures::future::join_all(exchanges).await;
+    });
+    let metrics = server.metrics();
+    let opened =
+        metrics.lines().find(|l| l.starts_with("istio_tcp_connections_opened_total")).unwrap_or_default();
+    let count: u32 = opened.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or_default();
+    assert!((1..=5).contains(&count), "{opened}");
 }

@@ -86,3 +86,18 @@ fn plaintext_is_served_under_permissive_and_cut_under_strict() {
     let strict = lab.server(&Server { backend, protocol: "TCP", policy: None, ..Default::default() });
     assert_eq!(exchange_half_closed(at(&strict), b"naked"), "");
 }
+
+/// Reference mtls 1.3, "continue on timeout"; PA-12.
+#[test]
+fn after_the_detection_timeout_a_server_may_speak_first_to_plaintext_callers() {
+    let lab = Lab::new();
+    let server = lab.server(&Server {
+        backend: tcp_backend(b"220 ready\n"),
+        protocol: "TCP",
+        mode: "PERMISSIVE",
+        policy: None,
+        extra: "settings: {protocolDetectionTimeoutMs: 100}",
+    });
+    let mut stream = dial(at(&server));
+    assert_eq!(read_until(&mut stream, "\n"), "220 ready\n");
+}
