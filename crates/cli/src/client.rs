@@ -111,12 +111,6 @@ impl Api {
         self.send(Method::DELETE, path, "application/json", None).await
     }
 
-    /// GET of plain text, e.g. a log.
-    pub(crate) async fn text(&self, path: &str) -> Result<String, ApiError> {
-        let bytes = self.bytes(Method::GET, path, "*/*", None).await?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
     /// GET of a stream of bytes, handed to `sink` as it arrives.
     pub(crate) async fn stream(&self, path: &str, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<(), ApiError> {
         let mut body = self.response(Method::GET, path, "*/*", None).await?.into_body();

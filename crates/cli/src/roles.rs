@@ -4,9 +4,13 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use maille_core::TrustDomain;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ControlPlaneArgs {
@@ -17,7 +21,7 @@ pub(crate) struct ControlPlaneArgs {
 
 /// Runs the control plane until SIGTERM.
 pub(crate) fn control_plane(args: ControlPlaneArgs) -> Result<()> {
-    log_to_stdout();
+    let _log = log_to_stdout();
     crate::choose_crypto();
     let trust_domain = TrustDomain::parse(&args.trust_domain)?;
     let options = maille_kube::ControlPlaneOptions::new(trust_domain);
@@ -34,11 +38,12 @@ pub(crate) struct ProxyArgs {
 
 /// Runs a sidecar until SIGTERM; what it is comes from the environment that injection gives it.
 pub(crate) fn proxy(args: ProxyArgs) -> Result<()> {
-    log_to_stdout();
+    let log = log_to_stdout();
     match args.static_file {
         Some(file) => maille_proxy::run_static(&file),
         None => {
-            let options = maille_proxy::ProxyOptions::from_env(|name| std::env::var(name).ok())?;
+            let mut options = maille_proxy::ProxyOptions::from_env(|name| std::env::var(name).ok())?;
+            options.log_control = Some(log);
             maille_proxy::run(options)
         }
     }
@@ -78,7 +83,7 @@ pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
 
     // A supervisor that is killed must not leave the API behind.
     maille_net::process::die_with_parent()?;
-    log_to_stdout();
+    let _log = log_to_stdout();
     crate::choose_crypto();
     let local = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port))
         .with_context(|| format!("cannot listen on 127.0.0.1:{}", args.port))?;
@@ -147,9 +152,35 @@ pub(crate) fn sandbox(args: SandboxArgs) -> ExitCode {
     maille_net::sandbox::main(args.arguments)
 }
 
-/// Logs of a role: lines on standard output, where the Pod's log collects them.
-pub(crate) fn log_to_stdout() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MAILLE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false).init();
+/// Logs of a role: lines on standard output, where the Pod's log collects them. `MAILLE_LOG` says how much, as
+/// `tracing` writes it (`info`, `maille_proxy=debug`); what is answered can change it later.
+fn log_to_stdout() -> Arc<dyn maille_proxy::LogControl> {
+    let directives = std::env::var("MAILLE_LOG").unwrap_or_else(|_| "info".to_owned());
+    let (directives, filter) = match EnvFilter::try_new(&directives) {
+        Ok(filter) => (directives, filter),
+        Err(_) => ("info".to_owned(), EnvFilter::new("info")),
+    };
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Arc::new(Log { handle, directives: Mutex::new(directives) })
+}
+
+/// What is logged, changeable while the process runs.
+struct Log {
+    handle: reload::Handle<EnvFilter, Registry>,
+    directives: Mutex<String>,
+}
+
+impl maille_proxy::LogControl for Log {
+    fn current(&self) -> String {
+        self.directives.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, directives: &str) -> Result<(), String> {
+        let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+        self.handle.reload(filter).map_err(|error| error.to_string())?;
+        directives.clone_into(&mut self.directives.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
+    }
 }
