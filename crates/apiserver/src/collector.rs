@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::admission::namespaces;
@@ -14,6 +15,7 @@ use crate::bootstrap;
 use crate::json;
 use crate::request::Target;
 use crate::resources::{self, Resource};
+use crate::status::ApiResult;
 use crate::store::{Change, ChangeKind, Event, Key, State};
 use crate::verbs::delete::{self, DeleteOptions, FOREGROUND, ORPHAN};
 use crate::verbs::write;
@@ -21,11 +23,20 @@ use crate::verbs::write;
 /// After a failure of the store, the work is tried again this much later.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How long events are kept, as in kube-apiserver (`--event-ttl`).
+const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
+/// How often old events are looked for.
+const EVENT_SWEEP: Duration = Duration::from_secs(60);
+/// The oldest go first when there are more than this.
+const MAX_EVENTS: usize = 10_000;
+
 /// Runs for ever.
 pub(crate) async fn run(api: Arc<Api>) {
     let mut revisions = api.store.subscribe();
     let mut position = 0;
     let mut due = true;
+    let mut expiry = tokio::time::interval(EVENT_SWEEP);
+    expiry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let latest = *revisions.borrow_and_update();
         // What is forgotten may have mattered.
@@ -41,13 +52,50 @@ pub(crate) async fn run(api: Arc<Api>) {
                 continue;
             }
         }
-        if revisions.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = revisions.changed() => if changed.is_err() {
+                return;
+            },
+            _ = expiry.tick() => {
+                let working = api.clone();
+                let expired = tokio::task::spawn_blocking(move || expire(&working, Timestamp::now())).await;
+                if let Ok(Err(error)) = expired {
+                    tracing::warn!(%error, "old events could not be removed");
+                }
+            }
         }
     }
 }
 
+/// Removes events that are old or too many.
+fn expire(api: &Api, now: Timestamp) -> ApiResult<()> {
+    api.store.commit(|state| {
+        let mut dated: Vec<(Timestamp, Key)> = state
+            .list("events", None)
+            .map(|event| {
+                let times = [&["lastTimestamp"][..], &["eventTime"], &["metadata", "creationTimestamp"]];
+                let last = times.iter().filter_map(|path| json::text(event, path).parse().ok()).max();
+                let key = Key::new("events", json::namespace(event), json::name(event));
+                (last.unwrap_or(Timestamp::MIN), key)
+            })
+            .collect();
+        dated.sort();
+        let surplus = dated.len().saturating_sub(MAX_EVENTS);
+        let changes = dated
+            .into_iter()
+            .enumerate()
+            .filter(|(i, (at, _))| *i < surplus || now.duration_since(*at) > EVENT_TTL)
+            .map(|(_, (_, key))| Change::Delete(key))
+            .collect();
+        Ok((changes, ()))
+    })?;
+    Ok(())
+}
+
 fn matters(event: &Event) -> bool {
+    if &*event.key.store == "events" && !json::is_terminating(&event.object) {
+        return false;
+    }
     event.kind == ChangeKind::Deleted
         || json::is_terminating(&event.object)
         || event.kind == ChangeKind::Added && has_owners(&event.object)
@@ -181,7 +229,7 @@ fn target(resource: &'static Resource, object: &Value) -> Target {
     }
 }
 
-fn perform(api: &Api, work: &Work) -> crate::status::ApiResult<()> {
+fn perform(api: &Api, work: &Work) -> ApiResult<()> {
     if work.restore {
         api.store.commit(|state| Ok((bootstrap::roots(api, state), ())))?;
     }
@@ -221,7 +269,7 @@ fn change(
     resource: &'static Resource,
     object: &Value,
     alter: impl FnOnce(&mut Value),
-) -> crate::status::ApiResult<()> {
+) -> ApiResult<()> {
     let target = target(resource, object);
     let key = Key::new(&resource.store, target.ns(), json::name(object));
     api.store.commit(|state| {
@@ -240,4 +288,30 @@ fn change(
         Ok((changes, ()))
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verbs::tests::scene;
+
+    #[test]
+    fn events_older_than_an_hour_go() {
+        let scene = scene(crate::store::RingLimits::default());
+        let event = |name: &str, at: &str| {
+            let key = Key::new("events", "default", name);
+            Change::Put(
+                key,
+                serde_json::json!({
+                    "metadata": { "name": name, "namespace": "default" }, "lastTimestamp": at,
+                }),
+            )
+        };
+        let changes = vec![event("old", "2026-01-01T00:00:00Z"), event("new", "2026-01-01T02:30:00Z")];
+        scene.api.store.commit(|_| Ok((changes, ()))).expect("committed");
+        expire(&scene.api, "2026-01-01T03:00:00Z".parse().expect("a time")).expect("removed");
+        let left: Vec<String> =
+            scene.api.store.read(|s| s.list("events", None).map(|e| json::name(e).to_owned()).collect());
+        assert_eq!(left, ["new"]);
+    }
 }

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -24,10 +24,7 @@ use crate::status::{ApiError, ApiResult};
 use crate::verbs::watch::Watch;
 use crate::verbs::write::{self, PatchKind, Written};
 use crate::verbs::{delete, read};
-use crate::{connect, discovery, json, logs, openapi, protobuf, scale};
-
-/// The largest body, as in apiserver (`MaxRequestBodyBytes`).
-const MAX_BODY: usize = 3 << 20;
+use crate::{body, connect, discovery, json, logs, openapi, scale};
 
 /// Bodies as they come.
 pub(crate) type Incoming = hyper::body::Incoming;
@@ -187,11 +184,11 @@ async fn objects(
     }
     let bytes = match verb {
         "get" | "list" | "watch" => Bytes::new(),
-        _ => collect(body).await?,
+        _ => body::collect(body).await?,
     };
     let content_type = header(&parts.headers, CONTENT_TYPE.as_str());
     if name_in_body {
-        let value = decode(&bytes, content_type)?;
+        let value = body::decode(&bytes, content_type)?;
         may(json::name(&value))?;
         return create(api, caller, target, query, parts, value).await;
     }
@@ -217,7 +214,7 @@ async fn objects(
         ("watch", None) => watch(api, target, query, shape),
         ("create", Some("token")) => {
             known_subresource(&target)?;
-            let value = decode(&bytes, content_type)?;
+            let value = body::decode(&bytes, content_type)?;
             Ok(respond::json(201, &reviews::token_request(api, &target, value)?))
         }
         ("create", Some("binding")) => {
@@ -227,7 +224,7 @@ async fn objects(
         }
         ("update", _) => {
             known_subresource(&target)?;
-            let value = decode(&bytes, content_type)?;
+            let value = body::decode(&bytes, content_type)?;
             let (api, caller) = (api.clone(), caller.clone());
             written(target, query, shape, move |target, query| {
                 write::update(&api, &caller, target, query, value)
@@ -237,7 +234,7 @@ async fn objects(
         ("patch", _) => {
             known_subresource(&target)?;
             let kind = PatchKind::of(content_type, &target)?;
-            let value = decode(&bytes, content_type)?;
+            let value = body::decode(&bytes, content_type)?;
             let (api, caller) = (api.clone(), caller.clone());
             written(target, query, shape, move |target, query| {
                 write::patch(&api, &caller, target, query, kind, &value)
@@ -245,15 +242,13 @@ async fn objects(
             .await
         }
         ("delete", None) => {
-            let body = if bytes.is_empty() { None } else { Some(decode(&bytes, content_type)?) };
-            let options = delete::DeleteOptions::parse(&query, body.as_ref())?;
+            let options = delete_options(&bytes, content_type, &query)?;
             let api = api.clone();
             let answer = blocking(move || delete::delete(&api, &target, &options)).await?;
             Ok(respond::json(200, &answer))
         }
         ("deletecollection", None) => {
-            let body = if bytes.is_empty() { None } else { Some(decode(&bytes, content_type)?) };
-            let options = delete::DeleteOptions::parse(&query, body.as_ref())?;
+            let options = delete_options(&bytes, content_type, &query)?;
             if target.resource.is("", "namespaces") {
                 return Err(ApiError::method_not_allowed());
             }
@@ -263,6 +258,11 @@ async fn objects(
         }
         _ => Err(ApiError::method_not_allowed()),
     }
+}
+
+fn delete_options(bytes: &[u8], content_type: &str, query: &Query) -> ApiResult<delete::DeleteOptions> {
+    let value = if bytes.is_empty() { None } else { Some(body::decode(bytes, content_type)?) };
+    delete::DeleteOptions::parse(query, value.as_ref())
 }
 
 /// 404 for a subresource that the resource does not have.
@@ -341,50 +341,4 @@ fn watch(api: &Arc<Api>, target: Target, query: Query, shape: Shape) -> ApiResul
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
-}
-
-async fn collect(body: Incoming) -> ApiResult<Bytes> {
-    let too_slow = || ApiError::new(408, "Timeout", "the body of the request did not arrive in time");
-    let collected =
-        tokio::time::timeout(std::time::Duration::from_secs(60), Limited::new(body, MAX_BODY).collect());
-    match collected.await.map_err(|_| too_slow())? {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(MAX_BODY)),
-        Err(error) => {
-            Err(ApiError::bad_request(format!("the body of the request could not be read: {error}")))
-        }
-    }
-}
-
-/// Reads a body as JSON or YAML by its content type.
-fn decode(bytes: &[u8], content_type: &str) -> ApiResult<Value> {
-    let media = content_type.split(';').next().unwrap_or_default().trim();
-    if bytes.is_empty() {
-        return Err(ApiError::bad_request("the request has no body"));
-    }
-    let bad =
-        |why: String| ApiError::bad_request(format!("the body of the request could not be decoded: {why}"));
-    match media {
-        "application/json" | "" | "*/*" => serde_json::from_slice(bytes).map_err(|e| bad(e.to_string())),
-        media if media.ends_with("+json") => serde_json::from_slice(bytes).map_err(|e| bad(e.to_string())),
-        "application/yaml" | "application/apply-patch+yaml" => {
-            // What clients apply is JSON most of the time.
-            if let Ok(value) = serde_json::from_slice(bytes) {
-                return Ok(value);
-            }
-            let text = std::str::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
-            let documents = maille_config::yaml::parse("request body", text)
-                .map_err(|d| bad(d.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-            let mut documents = documents.into_iter();
-            match (documents.next(), documents.next()) {
-                (Some(one), None) => Ok(one.value),
-                _ => Err(bad("it must hold exactly one YAML document".into())),
-            }
-        }
-        "application/vnd.kubernetes.protobuf" => protobuf::decode(bytes).map_err(bad),
-        other => Err(ApiError::unsupported_media_type(
-            other,
-            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
-        )),
-    }
 }

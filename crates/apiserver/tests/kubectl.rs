@@ -326,3 +326,50 @@ fn service_accounts_have_no_rights_but_to_ask_about_themselves() {
     let err = server.refused(&["--kubeconfig", &bare, "--token=a.b.c", "get", "pods"], "");
     assert!(err.contains("Unauthorized") || err.contains("logged in"), "{err}");
 }
+
+#[test]
+fn waiting_and_watching_see_what_happens() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = Server::start();
+    server.apply(SHOP);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            server.kubectl(&[
+                "wait",
+                "deploy/cart",
+                "-n",
+                "production",
+                "--for=condition=Available",
+                "--timeout=15s",
+            ])
+        });
+        let rollout = scope.spawn(|| {
+            server.kubectl(&["rollout", "status", "deploy/cart", "-n", "production", "--timeout=15s"])
+        });
+        let watching = scope.spawn(|| {
+            let arguments = ["get", "deploy", "-n", "production", "-w", "--request-timeout=4s"];
+            server.try_kubectl(&arguments, "").1
+        });
+        let status = r#"{"status":{"observedGeneration":1,"replicas":2,"updatedReplicas":2,"readyReplicas":2,"availableReplicas":2,
+            "conditions":[{"type":"Available","status":"True"}]}}"#;
+        // What comes in the middle of a watch is seen as well as what was there.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        server.kubectl(&[
+            "patch",
+            "deploy",
+            "cart",
+            "-n",
+            "production",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            status,
+        ]);
+        assert!(waiting.join().expect("joined").contains("condition met"));
+        assert!(rollout.join().expect("joined").contains("successfully rolled out"));
+        let table = watching.join().expect("joined");
+        assert!(table.contains("0/2") && table.contains("2/2"), "{table}");
+    });
+}

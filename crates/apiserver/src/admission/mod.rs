@@ -31,10 +31,10 @@ pub(crate) fn create(
     mut object: Value,
 ) -> ApiResult<Admitted> {
     let resource = target.resource;
-    metadata::create(target, &mut object)?;
     if resource.namespaced {
         namespaces::must_accept(state, target, json::name(&object))?;
     }
+    metadata::create(target, &mut object)?;
     let (mut extra, mut warnings) = (Vec::new(), Vec::new());
     if resource.has_status() && !matches!(resource.plural, "pods" | "nodes") {
         json::map_of(&mut object).shift_remove("status");

@@ -7,4 +7,4 @@ pub(crate) mod watch;
 pub(crate) mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

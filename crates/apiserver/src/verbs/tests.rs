@@ -18,13 +18,14 @@ use crate::negotiate::Shape;
 use crate::request::{self, Query, Route, Target};
 use crate::store::{RingLimits, Store};
 
-struct Scene {
-    api: Api,
+/// An API without sockets.
+pub(crate) struct Scene {
+    pub(crate) api: Api,
     admin: Caller,
     _dir: tempfile::TempDir,
 }
 
-fn scene(limits: RingLimits) -> Scene {
+pub(crate) fn scene(limits: RingLimits) -> Scene {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Arc::new(Store::open(&dir.path().join("s"), limits).expect("opened"));
     let domain = maille_core::TrustDomain::parse("cluster.local").expect("valid");
