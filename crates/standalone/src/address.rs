@@ -47,6 +47,13 @@ impl AddressPool {
         None
     }
 
+    /// Goes on behind an address that an earlier run gave out: the API still shows it for Pods that have not been
+    /// started again, and two Pods must not claim one address.
+    pub fn continue_after(&self, address: Ipv4Addr) {
+        let mut state = self.state.lock();
+        state.1 = state.1.max(suffix(address));
+    }
+
     /// Gives one back.
     pub fn release(&self, address: Ipv4Addr) {
         self.state.lock().0.remove(&suffix(address));
@@ -67,6 +74,13 @@ fn suffix(address: Ipv4Addr) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_run_does_not_begin_with_the_addresses_of_the_one_before() {
+        let pool = AddressPool::default();
+        pool.continue_after(Ipv4Addr::new(10, 244, 1, 7));
+        assert_eq!(pool.take(), Some(Ipv4Addr::new(10, 244, 1, 8)));
+    }
 
     #[test]
     fn addresses_are_unique_and_reused_last() {

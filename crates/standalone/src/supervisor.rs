@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::address::{DNS_SERVICE, NODE_ADDRESS};
+use crate::address::{AddressPool, DNS_SERVICE, NODE_ADDRESS};
 use crate::builtin::{self, BuiltinOptions};
 use crate::cluster::{self, Cluster};
 use crate::controllers;
@@ -155,13 +155,20 @@ async fn run_mesh(
     services.register(node.ns())?;
     tasks.spawn(services.clone().run(cluster.clone()));
     let controllers = controllers::run(client.clone());
+    let addresses = AddressPool::default();
+    for pod in cluster.pods.all() {
+        let shown = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+        if let Some(address) = shown.and_then(|address| address.parse().ok()) {
+            addresses.continue_after(address);
+        }
+    }
     let kubelet = Arc::new(Kubelet {
         cluster,
         node,
         binary: options.binary.clone(),
         data: data.clone(),
         events,
-        addresses: Default::default(),
+        addresses,
         services,
         shutdown,
     });

@@ -127,8 +127,17 @@ impl PodWorker {
         let kubelet = self.kubelet.clone();
         tasks.spawn(async move { keep_fresh(&kubelet, &volumes).await });
         self.start_all(all).await;
-        // Volumes stay fresh until the Pod ends.
-        let _ = tasks.join_next().await;
+        while self.runners.join_next().await.is_some() {
+            // Sidecars among the init containers end after the containers they serve.
+            if self.board.main.iter().all(|(_, progress)| progress.lock().final_code().is_some()) {
+                self.stop.send_replace(Some(Stop { deadline: Instant::now() + grace(&self.pod) }));
+            }
+        }
+        // Every container has ended for good: the Pod stays to be read, its address may go.
+        if let Some(network) = self.network.take() {
+            network.remove().await;
+        }
+        std::future::pending().await
     }
 
     /// Network, volumes and files, retried until all of it is there.
