@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -107,6 +108,7 @@ impl Drop for Workers {
 
 /// Binds every listener in every worker and starts them. Once it returns, connections are accepted.
 pub fn start_workers(shared: Shared, config: DataPathConfig) -> Result<Workers, StartError> {
+    raise_descriptor_limit();
     let mut config = config;
     let count = config.workers.max(1);
     let mut sockets: Vec<Vec<(std::net::TcpListener, ListenerSpec)>> =
@@ -132,6 +134,15 @@ pub fn start_workers(shared: Shared, config: DataPathConfig) -> Result<Workers, 
         threads.push(thread);
     }
     Ok(Workers { phase, threads, addresses })
+}
+
+/// The soft limit is often 1024 for the sake of programs that use `select`; each connection here takes two.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, current = ?limit.current, "the limit of open files cannot be raised");
+    }
 }
 
 fn start_worker(
