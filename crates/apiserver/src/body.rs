@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -18,17 +18,31 @@ const MAX_BYTES: usize = 3 << 20;
 /// A body that has not arrived by then is given up.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// So much beyond the limit is thrown away before the answer: a client that is still sending would not read it.
+const MAX_DISCARDED: usize = 32 << 20;
+
 /// The whole body.
 pub(crate) async fn collect(body: Incoming) -> ApiResult<Bytes> {
-    let collected = tokio::time::timeout(TIMEOUT, Limited::new(body, MAX_BYTES).collect());
     let too_slow = |_| ApiError::new(408, "Timeout", "the body of the request did not arrive in time");
-    match collected.await.map_err(too_slow)? {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(MAX_BYTES)),
-        Err(error) => {
-            Err(ApiError::bad_request(format!("the body of the request could not be read: {error}")))
+    tokio::time::timeout(TIMEOUT, read(body)).await.map_err(too_slow)?
+}
+
+async fn read(mut body: Incoming) -> ApiResult<Bytes> {
+    let (mut bytes, mut total) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|e| ApiError::bad_request(format!("the body of the request could not be read: {e}")))?;
+        let Some(data) = frame.data_ref() else { continue };
+        total += data.len();
+        if total <= MAX_BYTES {
+            bytes.extend_from_slice(data);
+        } else if total > MAX_DISCARDED {
+            break;
+        } else {
+            bytes = Vec::new();
         }
     }
+    if total > MAX_BYTES { Err(ApiError::too_large(MAX_BYTES)) } else { Ok(bytes.into()) }
 }
 
 /// Reads a body by its content type: JSON, YAML or Kubernetes' protobuf.

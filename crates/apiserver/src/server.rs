@@ -1,6 +1,7 @@
 //! Sockets, TLS and limits.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,11 @@ pub async fn serve(options: Options, ready: oneshot::Sender<Ready>) -> Result<()
         return Err(ServeError::Setup("no address to listen on was given".into()));
     }
     let dir = options.data_dir.clone();
-    std::fs::create_dir_all(&dir).map_err(ServeError::io(format!("cannot make {}", dir.display())))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .map_err(ServeError::io(format!("cannot make {}", dir.display())))?;
     let path = dir.join("store.redb");
     let store = tokio::task::spawn_blocking(move || Store::open(&path, RingLimits::default()))
         .await
@@ -96,10 +101,11 @@ pub async fn serve(options: Options, ready: oneshot::Sender<Ready>) -> Result<()
         let (chain, key) = certificates::admin_credential(&authority)?;
         kubeconfig::write_kubeconfig(path, &format!("https://{address}"), &api.root_pem, &chain, &key)?;
     }
-    tokio::spawn(collector::run(api.clone()));
     let renewal = renew(authority, names, tls);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Both end with this future.
     let mut accepting = tokio::task::JoinSet::new();
+    accepting.spawn(collector::run(api.clone()));
     for listener in listeners {
         accepting.spawn(accept(api.clone(), listener, acceptors.clone(), slots.clone()));
     }

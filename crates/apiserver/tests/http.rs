@@ -99,7 +99,7 @@ fn bad_requests_get_a_status_that_says_why() {
     );
     assert_eq!(code, 413, "{answer}");
     // YAML is read, too, and the answer has what the server made.
-    let (code, answer) = post("application/yaml", "metadata:\n  name: y\ndata:\n  k: v\n", maps);
+    let (code, answer) = post("application/yaml", "metadata:\n  name: made\ndata:\n  k: v\n", maps);
     assert_eq!(code, 201, "{answer}");
     assert!(answer.contains("\"uid\""), "{answer}");
 }

@@ -261,6 +261,18 @@ fn tokens_are_for_their_audience_and_die_with_their_pod() {
         assert_eq!(user.username.as_deref(), Some("system:serviceaccount:default:default"));
         assert_eq!(user.extra.expect("extra")["authentication.kubernetes.io/pod-name"], ["p"]);
         assert_ne!(review("other").await.authenticated, Some(true));
+        // A token for another audience opens nothing here.
+        let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).expect("a kubeconfig");
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .expect("a config");
+        config.auth_info = Default::default();
+        config.auth_info.token = Some(token.clone().into());
+        let stranger = Client::try_from(config).expect("a client");
+        let error = stranger.apiserver_version().await.err();
+        assert!(error.is_none(), "the version is for everyone: {error:?}");
+        let error = stranger.list_api_groups().await.expect_err("refused");
+        assert!(matches!(&error, kube::Error::Api(s) if s.code == 401), "{error}");
         pods.delete("p", &DeleteParams::default().grace_period(0)).await.expect("deleted");
         assert_ne!(review("istio-ca").await.authenticated, Some(true), "the Pod is gone");
     });

@@ -29,6 +29,10 @@ pub(crate) fn create(
         let cause = Cause::required("spec.containers", "");
         return Err(ApiError::invalid(target.resource, &name, vec![cause]));
     }
+    if !json::items(pod, &["spec", "ephemeralContainers"]).is_empty() {
+        let cause = Cause::forbidden("spec.ephemeralContainers", "cannot be set on create");
+        return Err(ApiError::invalid(target.resource, &name, vec![cause]));
+    }
     api.injection.forbid_reserved(pod).map_err(|why| ApiError::forbidden(target.resource, &name, &why))?;
     if let Some(spec) = pod.get_mut("spec") {
         pod_defaults::spec(spec);

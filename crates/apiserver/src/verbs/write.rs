@@ -105,6 +105,8 @@ pub(crate) fn create(
     check_kind(target, &mut object)?;
     let mode = FieldValidation::of(query)?;
     let warnings = admission::fields::check(target, &mut object, mode)?;
+    // Who owns which field is for the server to say.
+    json::metadata_mut(&mut object).shift_remove("managedFields");
     create_checked(api, caller, target, query, object, warnings)
 }
 
