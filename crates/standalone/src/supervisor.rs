@@ -267,9 +267,9 @@ impl ApiProcess {
 }
 
 fn port_of(kubeconfig: &Path) -> Option<u16> {
-    let text = std::fs::read_to_string(kubeconfig).ok()?;
-    let server = text.lines().find_map(|line| line.trim().strip_prefix("server:"))?;
-    server.trim().trim_matches('"').rsplit_once(':')?.1.trim_end_matches('/').parse().ok()
+    let read = kube::config::Kubeconfig::read_from(kubeconfig).ok()?;
+    let server = read.clusters.first()?.cluster.as_ref()?.server.clone()?;
+    server.parse::<http::Uri>().ok()?.port_u16()
 }
 
 fn last_lines(path: &Path) -> String {

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         ("failing_containers_are_told_and_restarted", failures),
         ("a_pod_without_command_or_as_root_says_why", refused),
         ("liveness_restarts_and_readiness_gates", probes),
+        ("the_api_comes_back_on_its_port_and_pods_stay", api_killed),
         ("nothing_is_left_after_shutdown", clean_shutdown),
         ("nothing_is_left_after_sigkill_and_down", killed),
     ])
@@ -348,6 +349,33 @@ fn probes() {
             ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)
         })
         .await;
+        mesh.down().await;
+    });
+}
+
+fn api_killed() {
+    on_mesh(async |mut mesh| {
+        mesh.create_pod(sleeper("stays", json!({}))).await;
+        mesh.pod_until("stays", "the Pod", ready).await;
+        let wanted = format!("api-server --data-dir {} ", mesh.dir.path().display());
+        let api = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+            let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            command.contains(&wanted).then(|| entry.file_name().into_string().ok()?.parse().ok()).flatten()
+        });
+        let process = maille_net::process::ProcessRef::of(api.unwrap()).unwrap();
+        process.signal(rustix::process::Signal::KILL);
+        until("the API again", || async {
+            if process.is_alive() {
+                return Err("the old process lives".to_owned());
+            }
+            mesh.pods().get("stays").await.map(drop).map_err(|e| e.to_string())
+        })
+        .await;
+        let pod = serde_json::to_value(mesh.pods().get("stays").await.unwrap()).unwrap();
+        assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+        mesh.create_pod(sleeper("later", json!({}))).await;
+        mesh.pod_until("later", "a Pod made afterwards", ready).await;
         mesh.down().await;
     });
 }
