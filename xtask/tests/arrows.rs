@@ -46,13 +46,14 @@ fn every_arrow_points_to_a_row_above() {
             else {
                 continue;
             };
+            // A test may stand two rooms beside each other that never meet in the binary.
             let for_tests = dependency["kind"].as_str() == Some("dev");
-            let fits = match (row, row_of.get(other)) {
-                (Some(own), Some(other)) => other < own,
-                (Some(_), None) => for_tests,
-                (None, Some(other)) => *other <= 2,
-                (None, None) => false,
-            };
+            let fits = for_tests
+                || match (row, row_of.get(other)) {
+                    (Some(own), Some(other)) => other < own,
+                    (None, Some(other)) => *other <= 2,
+                    (_, None) => false,
+                };
             if !fits {
                 wrong.push(format!("{name} -> {other}"));
             }

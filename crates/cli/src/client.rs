@@ -88,7 +88,8 @@ impl Api {
 
     /// GET as a table, Kubernetes' form for people.
     pub(crate) async fn get_table(&self, path: &str) -> Result<Value, ApiError> {
-        self.send(Method::GET, path, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json", None).await
+        self.send(Method::GET, path, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json", None)
+            .await
     }
 
     /// POST of a new object.
@@ -103,7 +104,8 @@ impl Api {
 
     /// JSON merge patch (RFC 7396).
     pub(crate) async fn merge_patch(&self, path: &str, patch: &Value) -> Result<Value, ApiError> {
-        self.send(Method::PATCH, path, "application/json", Some(("application/merge-patch+json", patch))).await
+        self.send(Method::PATCH, path, "application/json", Some(("application/merge-patch+json", patch)))
+            .await
     }
 
     /// DELETE.
@@ -112,7 +114,11 @@ impl Api {
     }
 
     /// GET of a stream of bytes, handed to `sink` as it arrives.
-    pub(crate) async fn stream(&self, path: &str, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<(), ApiError> {
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        mut sink: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<(), ApiError> {
         let mut body = self.response(Method::GET, path, "*/*", None).await?.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| anyhow!("the stream broke: {error}"))?;
@@ -162,8 +168,11 @@ impl Api {
             None => Vec::new(),
         };
         let request = request.body(Body::from(bytes)).context("not a path of the API")?;
-        let response =
-            self.client.send(request).await.map_err(|error| anyhow!(innermost(&error)).context("cannot reach the API"))?;
+        let response = self
+            .client
+            .send(request)
+            .await
+            .map_err(|error| anyhow!(innermost(&error)).context("cannot reach the API"))?;
         if response.status().is_success() {
             return Ok(response);
         }

@@ -50,7 +50,9 @@ pub(crate) fn print_value(value: &Value, format: Format) -> Result<()> {
         Format::Json | Format::Wide => out!("{}", serde_json::to_string_pretty(value)?),
         Format::Yaml => write_out(&serde_saphyr::to_string(value)?),
         Format::Name => {
-            for object in value["items"].as_array().map_or_else(|| vec![value], |items| items.iter().collect()) {
+            for object in
+                value["items"].as_array().map_or_else(|| vec![value], |items| items.iter().collect())
+            {
                 let kind = object["kind"].as_str().unwrap_or_default().to_ascii_lowercase();
                 out!("{kind}/{}", object["metadata"]["name"].as_str().unwrap_or_default());
             }

@@ -92,7 +92,8 @@ pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
     maille_net::NetNs::named(args.node_namespace.as_str()).enter()?;
     let node = TcpListener::bind((NODE_ADDRESS, API_PORT)).context("cannot listen on the node's address")?;
     let udp = UdpSocket::bind((NODE_ADDRESS, DNS_PORT)).context("cannot serve DNS on the node's address")?;
-    let tcp = TcpListener::bind((NODE_ADDRESS, DNS_PORT)).context("cannot serve DNS on the node's address")?;
+    let tcp =
+        TcpListener::bind((NODE_ADDRESS, DNS_PORT)).context("cannot serve DNS on the node's address")?;
     let dns = maille_standalone::dns::DnsOptions { udp, tcp, upstream: Some((upstream, resolvers)) };
 
     let mut options = maille_apiserver::Options::new(&args.data_dir, vec![local, node]);

@@ -156,15 +156,25 @@ impl Arrival<'_> {
         let labels = self.labels(&entry.open.facts, Protocol::Tcp);
         // Decided before anything flows either way; Istio waits for the caller's first byte, and a server that speaks
         // first is heard by callers it refuses.
-        let refused = entry.open.with_policy(|p| Refused::unless_allowed(p, None, &p.decide_tcp()));
-        if let Some(refused) = refused {
-            self.worker.recorder.refused_connection(&labels, &refused.refusal());
-            return;
-        }
+        let decided = entry.open.with_policy(|policy| {
+            let decision = policy.decide_tcp();
+            match Refused::unless_allowed(policy, None, &decision) {
+                Some(refused) => Err(refused),
+                None => Ok(decision.policy.cloned()),
+            }
+        });
+        let allowed_by = match decided {
+            Ok(rule) => rule,
+            Err(refused) => {
+                self.worker.recorder.refused_connection(&labels, &refused.refusal());
+                return;
+            }
+        };
         let upstream = Upstream { address: self.destination, security: Security::Deliver };
         match connect(self.worker, &upstream, maille_tls::ClientAlpn::Tcp).await {
             Ok(mut connected) => {
-                let connection = self.worker.recorder.connection_opened(&labels);
+                let allowed_by = allowed_by.as_ref().map(record::policy_ref);
+                let connection = self.worker.recorder.connection_allowed(&labels, allowed_by);
                 let open = Some(&*entry.open);
                 tcp::run(self.worker, &mut stream, &mut connected.stream, connection, open).await;
             }

@@ -50,11 +50,7 @@ impl Refused {
 
     /// As telemetry takes it.
     pub(crate) fn refusal(&self) -> Refusal<'_> {
-        let policy = self.policy.as_ref().map(|id| PolicyRef {
-            namespace: &id.namespace,
-            name: &id.name,
-            rule: id.rule,
-        });
+        let policy = self.policy.as_ref().map(policy_ref);
         Refusal { kind: self.kind, policy, reason: &self.reason, flags: self.flags }
     }
 
@@ -69,6 +65,11 @@ impl Refused {
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
+}
+
+/// A rule as telemetry names it.
+pub(crate) fn policy_ref(id: &RuleId) -> PolicyRef<'_> {
+    PolicyRef { namespace: &id.namespace, name: &id.name, rule: id.rule }
 }
 
 /// A workload of the registry as telemetry knows it; the principal only if it was proved.

@@ -7,6 +7,7 @@ use maille_proto::flows;
 
 use crate::histogram::Counter;
 use crate::labels::{ConnectionLabels, Peer, Protocol, Reporter};
+use crate::refusal::PolicyRef;
 
 /// What a flow's outcome is kept by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,7 +21,19 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub(crate) fn allowed() -> Self {
-        Self { decision: flows::Decision::Allowed, policy: String::new(), rule: -1 }
+        Self::of(flows::Decision::Allowed, None)
+    }
+
+    pub(crate) fn allowed_by(policy: PolicyRef<'_>) -> Self {
+        Self::of(flows::Decision::Allowed, Some(policy))
+    }
+
+    pub(crate) fn of(decision: flows::Decision, policy: Option<PolicyRef<'_>>) -> Self {
+        Self {
+            decision,
+            policy: policy.map(|policy| format!("{}/{}", policy.namespace, policy.name)).unwrap_or_default(),
+            rule: policy.map_or(-1, |policy| i32::try_from(policy.rule).unwrap_or(i32::MAX)),
+        }
     }
 }
 

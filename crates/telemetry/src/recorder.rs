@@ -13,7 +13,7 @@ use crate::flow::{self, FlowCounters, FlowReading, Outcome};
 use crate::labels::{
     ConnectionLabels, Peer, Reporter, ResponseFlags, Security, ServiceLabels, WorkloadLabels,
 };
-use crate::refusal::{Refusal, RefusalKind};
+use crate::refusal::{PolicyRef, Refusal, RefusalKind};
 use crate::series::{RequestKey, Series};
 
 /// Metric label sets per worker; beyond it everything is counted under the label value `other`.
@@ -243,9 +243,28 @@ impl WorkerRecorder {
         Edge { labels: labels.clone(), series, flow }
     }
 
+    /// The same pair, for what one ALLOW rule lets through: the same metrics, and a flow that names the rule. Takes the
+    /// worker's lock; keep the handle for as long as the same rule decides.
+    pub fn allowed_by(&self, edge: &Edge, policy: PolicyRef<'_>) -> Edge {
+        let flow = self.tables.lock().flow(&edge.labels, Outcome::allowed_by(policy), "", &self.losses);
+        Edge { flow, ..edge.clone() }
+    }
+
     /// Counts a connection as opened and allowed; dropping or closing the handle counts it as closed.
     pub fn connection_opened(&self, labels: &ConnectionLabels) -> Connection {
+        self.connection_on(self.edge(labels))
+    }
+
+    /// As [`WorkerRecorder::connection_opened`], in the flow of the rule that let it through, if one did.
+    pub fn connection_allowed(&self, labels: &ConnectionLabels, policy: Option<PolicyRef<'_>>) -> Connection {
         let edge = self.edge(labels);
+        self.connection_on(match policy {
+            Some(policy) => self.allowed_by(&edge, policy),
+            None => edge,
+        })
+    }
+
+    fn connection_on(&self, edge: Edge) -> Connection {
         edge.series.tcp(ResponseFlags::None).opened.add(1);
         edge.flow.connections.add(1);
         Connection { edge, flags: ResponseFlags::None }
@@ -307,11 +326,7 @@ impl WorkerRecorder {
 }
 
 fn outcome_of(refusal: &Refusal<'_>) -> Outcome {
-    Outcome {
-        decision: refusal.kind.decision(),
-        policy: refusal.policy.map(|p| format!("{}/{}", p.namespace, p.name)).unwrap_or_default(),
-        rule: refusal.policy.map_or(-1, |p| i32::try_from(p.rule).unwrap_or(i32::MAX)),
-    }
+    Outcome::of(refusal.kind.decision(), refusal.policy)
 }
 
 fn micros(duration: Duration) -> u64 {

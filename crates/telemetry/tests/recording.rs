@@ -188,6 +188,23 @@ fn flows_are_deltas_and_refusals_are_flows_of_their_own() {
 }
 
 #[test]
+fn what_a_rule_allows_is_a_flow_that_names_it_and_the_same_metrics() {
+    let registry = registry(AccessLog::disabled());
+    let worker = registry.worker();
+    let connection = worker.connection_opened(&labels(frontend()));
+    connection.edge().request(&outcome(200));
+    let rule = PolicyRef { namespace: "production", name: "allow-frontend", rule: 1 };
+    worker.allowed_by(connection.edge(), rule).request(&outcome(200));
+
+    let flows = registry.take_flows();
+    let named =
+        flows.iter().find(|flow| flow.policy == "production/allow-frontend").expect("a flow names the rule");
+    assert_eq!((named.decision(), named.rule, named.requests), (flows::Decision::Allowed, 1, 1));
+    let page = registry.render_prometheus();
+    assert_eq!(value(&page, "istio_requests_total", &["response_code=\"200\""]), 2.0);
+}
+
+#[test]
 fn an_open_connection_that_policy_cuts_is_closed_once_and_says_why() {
     let registry = registry(AccessLog::disabled());
     let worker = registry.worker();

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::objects::{Location, locate, read_sources};
 use crate::Outcome;
-use crate::output::out;
 use crate::client::{Api, ApiArgs, ApiError};
+use crate::output::out;
 
 /// kubectl's note of what was applied last, so that both can be used in turn.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -91,7 +91,8 @@ pub(crate) async fn apply_all(
     // First everything on trial, so that what the server would refuse stops all of it.
     let mut lines = Vec::new();
     for document in documents {
-        let location = locate(&document.value, default_namespace).map_err(|e| at(document, &e.to_string()))?;
+        let location =
+            locate(&document.value, default_namespace).map_err(|e| at(document, &e.to_string()))?;
         match apply_one(api, document, &location, default_namespace, true).await {
             Ok((line, _)) => lines.push(format!("{line} (dry run)")),
             // Its namespace is among the documents, and so not there yet.
@@ -110,7 +111,8 @@ pub(crate) async fn apply_all(
     lines.clear();
     let mut done: Vec<Before> = Vec::new();
     for document in documents {
-        let location = locate(&document.value, default_namespace).map_err(|e| at(document, &e.to_string()))?;
+        let location =
+            locate(&document.value, default_namespace).map_err(|e| at(document, &e.to_string()))?;
         match apply_one(api, document, &location, default_namespace, false).await {
             Ok((line, before)) => {
                 lines.push(line);
@@ -141,7 +143,8 @@ async fn apply_one(
     dry_run: bool,
 ) -> Result<(String, Option<Value>), ApiError> {
     let query = if dry_run { "?dryRun=All&fieldValidation=Strict" } else { "?fieldValidation=Strict" };
-    let wanted = with_annotation(&document.value, location.namespace.as_deref().or(Some(default_namespace)), location);
+    let wanted =
+        with_annotation(&document.value, location.namespace.as_deref().or(Some(default_namespace)), location);
     match api.get(&location.object).await {
         Err(error) if error.is_not_found() => {
             api.create(&format!("{}{query}", location.collection), &wanted).await?;
@@ -238,7 +241,10 @@ mod tests {
     fn a_patch_removes_what_only_the_last_document_said() {
         let last = json!({"spec": {"a": 1, "b": {"c": 2, "d": 3}}});
         let wanted = json!({"spec": {"b": {"c": 4}, "e": [1]}});
-        assert_eq!(merge_patch(&last, &wanted), json!({"spec": {"a": null, "b": {"c": 4, "d": null}, "e": [1]}}));
+        assert_eq!(
+            merge_patch(&last, &wanted),
+            json!({"spec": {"a": null, "b": {"c": 4, "d": null}, "e": [1]}})
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 
 use super::objects::{find_kind, locate, read_sources};
 use crate::Outcome;
-use crate::output::out;
 use crate::client::{Api, ApiArgs, collection_path};
+use crate::output::out;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeleteArgs {
@@ -39,7 +39,8 @@ pub(crate) async fn run(args: DeleteArgs) -> Result<Outcome> {
             bail!("name what to delete: `maille delete {kind} NAME`");
         }
         let kind = find_kind(kind)?;
-        let collection = collection_path(kind, kind.versions.first().copied().unwrap_or("v1"), Some(&args.namespace));
+        let collection =
+            collection_path(kind, kind.versions.first().copied().unwrap_or("v1"), Some(&args.namespace));
         for name in names {
             targets.push((format!("{collection}/{name}"), format!("{} \"{name}\"", kind.singular)));
         }

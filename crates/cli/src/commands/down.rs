@@ -15,7 +15,10 @@ pub(crate) struct DownArgs {
 }
 
 pub(crate) fn run(args: &DownArgs) -> Result<Outcome> {
-    ensure!(rustix::process::geteuid().is_root(), "`maille down` needs root, as `maille up` does; try it with sudo");
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "`maille down` needs root, as `maille up` does; try it with sudo"
+    );
     if !args.data_dir.exists() {
         out!("no mesh has data folder {}", args.data_dir.display());
         return Ok(Outcome::Fine);

@@ -25,7 +25,10 @@ pub(crate) struct ExecArgs {
 
 /// The exit code is the command's.
 pub(crate) fn run(args: ExecArgs) -> Result<Outcome> {
-    ensure!(rustix::process::geteuid().is_root(), "`maille exec` enters the Pod's namespaces, which needs root; try it with sudo");
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "`maille exec` enters the Pod's namespaces, which needs root; try it with sudo"
+    );
     let (container, pod) = crate::on_runtime(async {
         let api = Api::connect(&args.api).await?;
         let (name, container) = pick(&api, &args.namespace, &args.pod, args.container.as_deref()).await?;
@@ -39,7 +42,12 @@ pub(crate) fn run(args: ExecArgs) -> Result<Outcome> {
 
 /// The Pod and the container that people mean: `deploy/NAME` is its newest running Pod; without a container's
 /// name it is the one the Pod's annotation names, else the first that is no sidecar.
-pub(crate) async fn pick(api: &Api, namespace: &str, wanted: &str, container: Option<&str>) -> Result<(String, String)> {
+pub(crate) async fn pick(
+    api: &Api,
+    namespace: &str,
+    wanted: &str,
+    container: Option<&str>,
+) -> Result<(String, String)> {
     let pod = match wanted.split_once('/') {
         None | Some(("pod" | "pods" | "po", _)) => {
             let name = wanted.rsplit('/').next().unwrap_or(wanted);
@@ -59,7 +67,11 @@ pub(crate) async fn pick(api: &Api, namespace: &str, wanted: &str, container: Op
         .or_else(|| default.filter(|name| containers.contains(name)))
         .or_else(|| containers.iter().copied().find(|name| *name != "istio-proxy"))
         .context("the Pod has no container")?;
-    ensure!(containers.contains(&chosen), "Pod {name} has no container '{chosen}', but {}", containers.join(", "));
+    ensure!(
+        containers.contains(&chosen),
+        "Pod {name} has no container '{chosen}', but {}",
+        containers.join(", ")
+    );
     Ok((name, chosen.to_owned()))
 }
 
@@ -71,7 +83,8 @@ async fn newest_pod(api: &Api, namespace: &str, deployment: &str) -> Result<Valu
         .flatten()
         .map(|(key, value)| format!("{key}%3D{}", value.as_str().unwrap_or_default()))
         .collect();
-    let list = api.get(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={}", labels.join(","))).await?;
+    let list =
+        api.get(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={}", labels.join(","))).await?;
     let mut pods: Vec<Value> = list["items"].as_array().cloned().unwrap_or_default();
     pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running");
     pods.sort_by_key(|pod| pod["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned());

@@ -211,7 +211,10 @@ mod tests {
 
     #[test]
     fn times_are_read() {
-        assert_eq!((seconds("30s"), seconds("5m"), seconds("2h"), seconds("7")), (Ok(30), Ok(300), Ok(7200), Ok(7)));
+        assert_eq!(
+            (seconds("30s"), seconds("5m"), seconds("2h"), seconds("7")),
+            (Ok(30), Ok(300), Ok(7200), Ok(7))
+        );
         assert!(seconds("x").is_err() && seconds("").is_err() && seconds("99999999999999999999h").is_err());
     }
 
@@ -223,6 +226,9 @@ mod tests {
             "port": 8080, "mtls": true, "decision": "DENIED", "policy": "a/b", "rule": 2, "requests": "7"
         }));
         assert!(flow.is_refused() && flow.source.is("cart") && flow.source.is("production/cart"));
-        assert_eq!((flow.destination.label().as_str(), flow.requests, by(&flow).as_str()), ("10.0.0.1", 7, "a/b rule 2"));
+        assert_eq!(
+            (flow.destination.label().as_str(), flow.requests, by(&flow).as_str()),
+            ("10.0.0.1", 7, "a/b rule 2")
+        );
     }
 }

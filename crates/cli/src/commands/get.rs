@@ -44,7 +44,8 @@ pub(crate) async fn run(args: GetArgs) -> Result<Outcome> {
         let version = kind.versions.first().copied().unwrap_or("v1");
         let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
         let collection = collection_path(kind, version, namespace);
-        let query = args.selector.as_ref().map(|l| format!("?labelSelector={}", encode(l))).unwrap_or_default();
+        let query =
+            args.selector.as_ref().map(|l| format!("?labelSelector={}", encode(l))).unwrap_or_default();
         let paths: Vec<String> = match names.as_slice() {
             [] => vec![format!("{collection}{query}")],
             names => names.iter().map(|name| format!("{collection}/{name}")).collect(),
@@ -64,11 +65,17 @@ pub(crate) async fn run(args: GetArgs) -> Result<Outcome> {
                     let rows = table["rows"].as_array().map_or(0, Vec::len);
                     if rows == 0 {
                         match (namespace, kind.namespaced) {
-                            (Some(namespace), true) => eprintln!("No resources found in {namespace} namespace."),
+                            (Some(namespace), true) => {
+                                eprintln!("No resources found in {namespace} namespace.")
+                            }
                             _ => eprintln!("No resources found"),
                         }
                     } else {
-                        print_table(&table, args.output == Some(Format::Wide), args.all_namespaces && kind.namespaced);
+                        print_table(
+                            &table,
+                            args.output == Some(Format::Wide),
+                            args.all_namespaces && kind.namespaced,
+                        );
                     }
                 }
                 Some(_) => match api.get(&path).await {
@@ -114,7 +121,9 @@ fn print_collected(mut collected: Vec<Value>, format: Format) -> Result<()> {
 fn encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
             other => format!("%{other:02X}"),
         })
         .collect()

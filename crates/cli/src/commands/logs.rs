@@ -32,7 +32,8 @@ pub(crate) struct LogsArgs {
 
 pub(crate) async fn run(args: LogsArgs) -> Result<Outcome> {
     let api = Api::connect(&args.api).await?;
-    let (pod, container) = super::exec::pick(&api, &args.namespace, &args.pod, args.container.as_deref()).await?;
+    let (pod, container) =
+        super::exec::pick(&api, &args.namespace, &args.pod, args.container.as_deref()).await?;
     let mut path = format!("/api/v1/namespaces/{}/pods/{pod}/log?container={container}", args.namespace);
     if args.follow {
         path.push_str("&follow=true");

@@ -63,7 +63,11 @@ pub(crate) fn find_kind(name: &str) -> Result<&'static Kind> {
                 || kind.kind.to_ascii_lowercase() == wanted
                 || kind.short_names.contains(&wanted)
         })
-        .with_context(|| format!("the mesh has no kind '{name}'; try `maille get pods` or `maille get peerauthentications`"))
+        .with_context(|| {
+            format!(
+                "the mesh has no kind '{name}'; try `maille get pods` or `maille get peerauthentications`"
+            )
+        })
 }
 
 /// Where an object lives in the API.

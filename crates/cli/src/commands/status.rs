@@ -98,7 +98,9 @@ fn print(status: &Value) {
     out!("mesh            {}", yes_no(&status["ready"]));
     out!("control plane   {}", yes_no(&status["control_plane"]["ready"]));
     out!("kubeconfig      {}", status["kubeconfig"].as_str().unwrap_or_default());
-    let mut lines = vec![["NAMESPACE", "WORKLOAD", "ADDRESS", "STATE", "SIDECAR", "RESTARTS"].map(str::to_owned).to_vec()];
+    let mut lines = vec![
+        ["NAMESPACE", "WORKLOAD", "ADDRESS", "STATE", "SIDECAR", "RESTARTS"].map(str::to_owned).to_vec(),
+    ];
     for workload in status["workloads"].as_array().into_iter().flatten() {
         let text = |field: &str| workload[field].as_str().unwrap_or("-").to_owned();
         lines.push(vec![

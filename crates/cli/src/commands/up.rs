@@ -60,7 +60,10 @@ pub(crate) fn run(args: UpArgs) -> Result<Outcome> {
          try it with sudo"
     );
     for (program, package) in [("ip", "iproute2"), ("nft", "nftables")] {
-        ensure!(on_path(program), "`maille up` needs the program `{program}`: install the Debian package {package}");
+        ensure!(
+            on_path(program),
+            "`maille up` needs the program `{program}`: install the Debian package {package}"
+        );
     }
     if args.detach {
         return detach(&args);
@@ -153,7 +156,8 @@ async fn start(args: &UpArgs, documents: &[Document], is_ready: oneshot::Receive
 }
 
 fn announce(args: &UpArgs, kubeconfig: &Path) {
-    let maille = std::env::current_exe().map_or_else(|_| "maille".to_owned(), |path| path.display().to_string());
+    let maille =
+        std::env::current_exe().map_or_else(|_| "maille".to_owned(), |path| path.display().to_string());
     out!("");
     out!("The mesh runs. kubeconfig: {}", kubeconfig.display());
     if args.demo {

@@ -41,7 +41,11 @@ pub(crate) async fn wait_until_ready(api: &Api, progress: &mut Progress) -> Resu
             waiting.join(", ")
         ));
         if started.elapsed() > READY_LIMIT {
-            bail!("not ready within {} s: {}; see `maille get pods -A`", READY_LIMIT.as_secs(), waiting.join(", "));
+            bail!(
+                "not ready within {} s: {}; see `maille get pods -A`",
+                READY_LIMIT.as_secs(),
+                waiting.join(", ")
+            );
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

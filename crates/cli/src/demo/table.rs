@@ -36,7 +36,9 @@ pub(crate) fn compare(flows: &[Flow], expectations: &[Expectation]) -> Vec<Row> 
             let of_pair = verdicts(inbound.iter().copied().filter(|flow| is_pair(flow, expected)).collect());
             let seen = latest(&of_pair);
             let as_expected = !of_pair.is_empty()
-                && of_pair.iter().all(|flow| is_allowed(flow) == expected.allowed && flow.mtls == expected.mtls);
+                && of_pair
+                    .iter()
+                    .all(|flow| is_allowed(flow) == expected.allowed && flow.mtls == expected.mtls);
             Row {
                 from: expected.from.to_owned(),
                 to: expected.to.to_owned(),
@@ -55,7 +57,14 @@ pub(crate) fn compare(flows: &[Flow], expectations: &[Expectation]) -> Vec<Row> 
                 other.source.label() == from && other.destination.label() == to && other.port == flow.port
             };
             let of_pair = verdicts(inbound.iter().copied().filter(same).collect());
-            rows.push(Row { from, to, port: flow.port, seen: latest(&of_pair), expected: None, as_expected: false });
+            rows.push(Row {
+                from,
+                to,
+                port: flow.port,
+                seen: latest(&of_pair),
+                expected: None,
+                as_expected: false,
+            });
         }
     }
     rows
@@ -64,12 +73,15 @@ pub(crate) fn compare(flows: &[Flow], expectations: &[Expectation]) -> Vec<Row> 
 /// The flows of a pair that say what became of its calls. A connection that carries HTTP is let in before its requests
 /// are judged one by one; where there were requests, that a connection was let in says nothing.
 fn verdicts(of_pair: Vec<&Flow>) -> Vec<&Flow> {
-    let judged: Vec<&Flow> = of_pair.iter().copied().filter(|flow| flow.requests > 0 || flow.is_refused()).collect();
+    let judged: Vec<&Flow> =
+        of_pair.iter().copied().filter(|flow| flow.requests > 0 || flow.is_refused()).collect();
     if judged.is_empty() { of_pair } else { judged }
 }
 
 fn is_pair(flow: &Flow, expected: &Expectation) -> bool {
-    flow.source.label() == expected.from && flow.destination.label() == expected.to && flow.port == expected.port
+    flow.source.label() == expected.from
+        && flow.destination.label() == expected.to
+        && flow.port == expected.port
 }
 
 fn is_allowed(flow: &Flow) -> bool {

@@ -85,9 +85,11 @@ async fn once(call: &Call, connection: &mut Connection) -> Result<String, String
 }
 
 async fn connect(host: &str, port: u16) -> Result<SendRequest<Full<Bytes>>, String> {
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| format!("cannot connect: {error}"))?;
+    let stream =
+        TcpStream::connect((host, port)).await.map_err(|error| format!("cannot connect: {error}"))?;
     let _ = stream.set_nodelay(true);
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
     tokio::spawn(connection);
     Ok(sender)
 }

@@ -28,9 +28,9 @@ pub(super) struct Counters {
 pub(super) async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
         Ok(listener) => Ok(listener),
-        Err(_) => {
-            TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("cannot listen on port {port}"))
-        }
+        Err(_) => TcpListener::bind(("0.0.0.0", port))
+            .await
+            .with_context(|| format!("cannot listen on port {port}")),
     }
 }
 
@@ -95,7 +95,11 @@ async fn answer(name: &str, counters: &Counters, request: Request<Incoming>) -> 
     let received = match Limited::new(body, LARGEST_BODY).collect().await {
         Ok(body) => body.to_bytes().len(),
         Err(_) => {
-            return response(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the body is too large\n".to_owned());
+            return response(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "text/plain",
+                "the body is too large\n".to_owned(),
+            );
         }
     };
     counters.served.fetch_add(1, Ordering::Relaxed);

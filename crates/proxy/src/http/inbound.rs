@@ -8,7 +8,7 @@ use std::time::Instant;
 use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use maille_policy::RequestAttributes;
+use maille_policy::{RequestAttributes, RuleId};
 use maille_telemetry::{Connection, ConnectionLabels, Edge, RefusalKind};
 
 use crate::connect::{Security, Upstream};
@@ -30,6 +30,8 @@ pub(crate) struct InboundHttp {
     worker: Rc<Worker>,
     open: Rc<Open>,
     edge: RefCell<Rc<Edge>>,
+    /// The rule that allowed the last request, and what it is counted on: mostly the next one's too.
+    allowed: RefCell<Option<(RuleId, Rc<Edge>)>>,
     /// Requests left at which the registry is asked again who the caller is.
     looks_for_caller: Cell<u8>,
     /// What upstream is told of the caller's certificate.
@@ -51,6 +53,7 @@ impl InboundHttp {
             worker,
             open,
             edge: RefCell::new(Rc::new(edge)),
+            allowed: RefCell::default(),
             looks_for_caller: Cell::new(if is_named { 0 } else { LOOKS_FOR_CALLER }),
             element,
             _connection: connection,
@@ -70,14 +73,15 @@ impl InboundHttp {
             if let Some(source) = caller.and_then(|caller| record::caller(&caller, identity, from)) {
                 let labels = ConnectionLabels { source, ..edge.labels().clone() };
                 self.edge.replace(Rc::new(self.worker.recorder.edge(&labels)));
+                self.allowed.replace(None);
                 self.looks_for_caller.set(0);
             }
         }
         self.edge.borrow().clone()
     }
 
-    /// Why policy refuses the request, if it does.
-    fn judge(&self, request: &Request<Incoming>) -> Option<Refused> {
+    /// What the request is counted on if policy allows it, else why it does not.
+    fn judge(&self, request: &Request<Incoming>) -> Result<Rc<Edge>, Refused> {
         let headers = Headers(request.headers());
         let attributes = RequestAttributes {
             method: request.method().as_str(),
@@ -87,8 +91,27 @@ impl InboundHttp {
             headers: &headers,
         };
         self.open.with_policy(|policy| {
-            Refused::unless_allowed(policy, Some(&attributes), &policy.decide_http(&attributes))
+            let decision = policy.decide_http(&attributes);
+            match Refused::unless_allowed(policy, Some(&attributes), &decision) {
+                Some(refused) => Err(refused),
+                None => Ok(self.edge_of(decision.policy)),
+            }
         })
+    }
+
+    /// What requests are counted on that this rule allows; without one, no ALLOW policy is there.
+    fn edge_of(&self, rule: Option<&RuleId>) -> Rc<Edge> {
+        let Some(rule) = rule else { return self.edge.borrow().clone() };
+        let mut allowed = self.allowed.borrow_mut();
+        match &*allowed {
+            Some((last, edge)) if last == rule => edge.clone(),
+            _ => {
+                let edge = self.worker.recorder.allowed_by(&self.edge.borrow(), record::policy_ref(rule));
+                let edge = Rc::new(edge);
+                *allowed = Some((rule.clone(), edge.clone()));
+                edge
+            }
+        }
     }
 
     fn destination(&self) -> SocketAddr {
@@ -113,10 +136,13 @@ impl Handler for InboundHttp {
             }
         };
         xfcc::apply(request.headers_mut(), self.element.as_ref());
-        if let Some(refused) = self.judge(&request) {
-            let line = Line::of(&request);
-            let status = StatusCode::FORBIDDEN;
-            return forward::refuse(worker, &line.borrow(), &refused, exchange, status, reply::DENIED);
+        match self.judge(&request) {
+            Ok(edge) => exchange.set_edge(edge),
+            Err(refused) => {
+                let line = Line::of(&request);
+                let status = StatusCode::FORBIDDEN;
+                return forward::refuse(worker, &line.borrow(), &refused, exchange, status, reply::DENIED);
+            }
         }
         if *request.method() == Method::CONNECT {
             let reason = "CONNECT is not forwarded: a proxy for one workload has nowhere else to go";
