@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         ("the_user_is_unprivileged_for_good", unprivileged),
         ("only_named_files_are_there", files),
         ("volumes_are_mounted_even_where_the_host_has_no_such_directory", volumes),
+        ("links_planted_in_volumes_lead_nowhere_on_the_host", planted_links),
+        ("open_files_of_whoever_starts_it_stay_outside", descriptors),
         ("other_processes_are_out_of_sight", processes),
         ("sigterm_ends_a_program_that_does_not_handle_it", sigterm_default),
         ("sigterm_reaches_a_program_that_handles_it", sigterm_handled),
@@ -250,6 +252,59 @@ fn volumes() {
     );
 }
 
+fn planted_links() {
+    let lab = Lab::new("links");
+    let host = lab.dir.path();
+    std::fs::create_dir(host.join("trap")).unwrap();
+    // As a program could write them that knows how the tree is built, or just where the host keeps things.
+    for (name, to) in [
+        ("old", format!("/.old{}/secret", host.display())),
+        ("plain", host.join("secret").display().to_string()),
+        ("up", "../secret".to_owned()),
+    ] {
+        std::os::unix::fs::symlink(to, host.join("volume").join(name)).unwrap();
+        let mut spec = lab.spec(&["cat", "/stolen"]);
+        let Start::New { tree, .. } = &mut spec.start else { unreachable!() };
+        tree.volumes.push(Volume {
+            source: host.join("volume").join(name),
+            target: "/stolen".into(),
+            read_only: false,
+        });
+        let (code, message) = Running::start(&spec).finish();
+        assert!(code == 125 && message.contains("symbolic link"), "{name}: {code} {message}");
+    }
+    // A volume inside another one: its place is made by root, so it must not be made behind a link.
+    let link = host.join("volume/inner");
+    std::os::unix::fs::symlink(format!("/.old{}/trap", host.display()), link).unwrap();
+    let mut spec = lab.spec(&["true"]);
+    let Start::New { tree, .. } = &mut spec.start else { unreachable!() };
+    for target in ["/data", "/data/inner/made"] {
+        tree.volumes.push(Volume { source: host.join("volume"), target: target.into(), read_only: false });
+    }
+    Running::start(&spec).finish();
+    assert_eq!(std::fs::read_dir(host.join("trap")).unwrap().count(), 0, "nothing was made on the host");
+}
+
+fn descriptors() {
+    let lab = Lab::new("fds");
+    // Open in every process started from here on, as a descriptor of the shell that runs `maille` would be.
+    let directory = std::fs::File::open(lab.dir.path()).unwrap();
+    let inherited = rustix::io::dup(&directory).unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&inherited);
+    let script =
+        format!("test ! -e /proc/$$/fd/{number} && ls /proc/$$/fd | grep -vxE '0|1|2|10'; echo done");
+    let (_, output) = lab.shell(&script);
+    assert_eq!(output, "done\n");
+    let mut running = Running::start(&lab.spec(&["sleep", "600"]));
+    let Report::Started { process } = running.report() else { panic!("not started") };
+    let mut spec =
+        lab.spec(&["sh", "-c", &format!("test ! -e /proc/$$/fd/{number} && test ! -e /proc/$$/fd/3")]);
+    spec.start = Start::Join(Joined { container: process });
+    assert_eq!(exec_here(&spec).unwrap().code(), Some(0));
+    running.order(Order::Kill);
+    running.child.wait().unwrap();
+}
+
 fn processes() {
     let lab = Lab::new("procs");
     let (_, output) = lab
@@ -302,6 +357,10 @@ fn join() {
     spec.start = Start::Join(Joined { container: process });
     let status = exec_here(&spec).unwrap();
     assert_eq!(status.code(), Some(9));
+    // A session of its own, so that no terminal of the host is its controlling one.
+    spec.process.command =
+        ["sh", "-c", "set -- $$ $(cat /proc/$$/stat); test $1 = $7"].map(str::to_owned).to_vec();
+    assert_eq!(exec_here(&spec).unwrap().code(), Some(0));
     spec.process.command =
         vec!["grep".into(), "-q".into(), "NoNewPrivs:.1".into(), "/proc/self/status".into()];
     let (code, _) = Running::start(&spec).finish();

@@ -1,13 +1,14 @@
 //! The stages that become the container's program.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
 
@@ -145,8 +146,10 @@ fn execute(process: &Process, input: Input) -> Result<std::convert::Infallible, 
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())
             .map_err(NetError::sys("/dev/null"))?;
         rustix::stdio::dup2_stdin(null).map_err(NetError::sys("close standard input"))?;
-        rustix::process::setsid().map_err(NetError::sys("start a session"))?;
     }
+    // Also for `maille exec`: whoever has the administrator's terminal as its controlling one can put words into that
+    // terminal's input (`TIOCSTI` in ioctl_tty(2)), which root's shell reads next.
+    rustix::process::setsid().map_err(NetError::sys("start a session"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     privileges::drop_all(process)?;
     let directory = process.directory.as_deref().unwrap_or(Path::new("/"));
@@ -154,6 +157,7 @@ fn execute(process: &Process, input: Input) -> Result<std::convert::Infallible, 
         code: 125,
         message: format!("working directory {}: {error}", directory.display()),
     })?;
+    keep_streams_only()?;
     let (name, args) = process
         .command
         .split_first()
@@ -167,6 +171,24 @@ fn execute(process: &Process, input: Input) -> Result<std::convert::Infallible, 
         .exec();
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
     Err(Refusal { code, message: format!("exec: {:?}: {error}", program.display()) })
+}
+
+/// Marks all but the standard streams to be closed by the program's start: whoever started the mesh or `maille exec`
+/// may have left descriptors open, of directories even, and each would be a way out of the container.
+#[expect(unsafe_code, reason = "descriptors are known by number only")]
+fn keep_streams_only() -> Result<(), NetError> {
+    let list = "/proc/self/fd";
+    for entry in std::fs::read_dir(list).map_err(NetError::io(list))? {
+        let entry = entry.map_err(NetError::io(list))?;
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        let Some(number) = number.filter(|number| *number > 2) else { continue };
+        // SAFETY: the descriptor is borrowed for one call that neither closes nor reads it, and this process has one
+        // thread, so that it is open: the kernel has just listed it.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC)
+            .map_err(NetError::sys(format!("close descriptor {number}")))?;
+    }
+    Ok(())
 }
 
 /// Looks a program up as `execvp` would, in the environment it is going to have.

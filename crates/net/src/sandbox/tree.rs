@@ -5,12 +5,15 @@
 //! directories has to be mounted with a hostPath volume, as in Kubernetes.
 
 use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
-    mount_move, mount_remount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
+    mount_bind_recursive, mount_change, mount_move, mount_remount, move_mount, open_tree, unmount,
 };
 
 use super::spec::{FileTree, Volume};
@@ -22,7 +25,7 @@ use crate::mounts::mount_points;
 const SHOWN: [&str; 11] =
     ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix", "gnu", "etc"];
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-/// Where the host's tree hangs while volumes are mounted.
+/// Where the host's tree hangs until the sources of the volumes are taken out of it.
 const OLD_ROOT: &str = "/.old";
 const MIRROR: &str = "/.mirror";
 const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
@@ -43,34 +46,27 @@ pub(super) fn build(tree: &FileTree) -> Result<(), NetError> {
     rustix::process::pivot_root(root.as_path(), root.join(".old").as_path())
         .map_err(NetError::sys("change the root"))?;
     std::env::set_current_dir("/").map_err(NetError::io("enter the new root"))?;
+    let (own, volumes) = take_sources(tree)?;
+    // Gone before the first volume is mounted: a program of the same Pod that plants links in a shared volume
+    // finds nothing of the host behind them.
+    unmount(OLD_ROOT, UnmountFlags::DETACH).map_err(NetError::sys("let the host's tree go"))?;
+    fs::remove_dir(OLD_ROOT).map_err(NetError::io(OLD_ROOT))?;
 
     writable_places()?;
     mount("proc", "/proc", "proc", LOCKED | MountFlags::NOEXEC, None)
         .map_err(NetError::sys("mount /proc"))?;
     mask_restricted(Path::new("/etc"), 4)?;
-    for name in ["resolv.conf", "hosts", "hostname"] {
-        let volume =
-            Volume { source: tree.etc.join(name), target: Path::new("/etc").join(name), read_only: true };
-        attach(&volume)?;
-    }
-    for file in &tree.shown {
-        if !file.exists() {
-            attach(&Volume { source: file.clone(), target: file.clone(), read_only: true })?;
-        }
+    for taken in &own {
+        attach(taken)?;
     }
     for directory in &tree.hidden {
         if directory.is_dir() {
             tmpfs(directory, "mode=000,size=4k")?;
         }
     }
-    let mut volumes: Vec<&Volume> = tree.volumes.iter().collect();
-    // A volume inside another one is mounted after it.
-    volumes.sort_by_key(|volume| volume.target.components().count());
-    for volume in volumes {
-        attach(volume)?;
+    for taken in &volumes {
+        attach(taken)?;
     }
-    unmount(OLD_ROOT, UnmountFlags::DETACH).map_err(NetError::sys("let the host's tree go"))?;
-    fs::remove_dir(OLD_ROOT).map_err(NetError::io(OLD_ROOT))?;
     mount_remount("/", LOCKED | MountFlags::RDONLY, "").map_err(NetError::sys("make the root read-only"))
 }
 
@@ -170,22 +166,66 @@ fn mask_restricted(directory: &Path, depth: u32) -> Result<(), NetError> {
     Ok(())
 }
 
-/// Mounts one volume; its source is a path of the host.
-fn attach(volume: &Volume) -> Result<(), NetError> {
+/// A volume whose source cannot change its place any more.
+struct Taken {
+    volume: Volume,
+    is_directory: bool,
+    mount: OwnedFd,
+}
+
+/// What every container has, and the Pod's volumes, in the order in which they are mounted.
+fn take_sources(tree: &FileTree) -> Result<(Vec<Taken>, Vec<Taken>), NetError> {
+    let own = ["resolv.conf", "hosts", "hostname"].into_iter().map(|name| Volume {
+        source: tree.etc.join(name),
+        target: Path::new("/etc").join(name),
+        read_only: true,
+    });
+    let shown = tree.shown.iter().filter(|file| !file.exists());
+    let shown = shown.map(|file| Volume { source: file.clone(), target: file.clone(), read_only: true });
+    let mut volumes = tree.volumes.clone();
+    // A volume inside another one is mounted after it.
+    volumes.sort_by_key(|volume| volume.target.components().count());
+    let own = own.chain(shown).map(take).collect::<Result<_, _>>()?;
+    Ok((own, volumes.into_iter().map(take).collect::<Result<_, _>>()?))
+}
+
+/// Takes a mount of the source out of the host's tree. Sources are real paths: a link on the way was put there after
+/// the path was checked, by someone who may write to a part of it, and could lead anywhere.
+fn take(volume: Volume) -> Result<Taken, NetError> {
+    let describe = || format!("volume source {}", volume.source.display());
     let relative = volume.source.strip_prefix("/").unwrap_or(&volume.source);
-    let source = Path::new(OLD_ROOT).join(relative);
-    let metadata =
-        fs::metadata(&source).map_err(NetError::io(format!("volume source {}", volume.source.display())))?;
-    let clean = volume.target.is_absolute()
-        && volume.target.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    if !clean || volume.target == Path::new("/") {
-        return Err(NetError::Invalid(format!("{} cannot be mounted on", volume.target.display())));
-    }
-    make_mount_point(&volume.target, metadata.is_dir())?;
-    let describe = || format!("mount {} at {}", volume.source.display(), volume.target.display());
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(OLD_ROOT, flags | OFlags::DIRECTORY, Mode::empty())
+        .map_err(NetError::sys("open the host's tree"))?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let source =
+        rustix::fs::openat2(&root, relative, flags, Mode::empty(), resolve).map_err(|errno| match errno {
+            Errno::LOOP => NetError::Invalid(format!("{} has a symbolic link in its path", describe())),
+            errno => NetError::sys(describe())(errno),
+        })?;
+    let metadata = rustix::fs::fstat(&source).map_err(NetError::sys(describe()))?;
+    let is_directory = FileType::from_raw_mode(metadata.st_mode) == FileType::Directory;
     // Not recursive: what the host mounted below is not part of the volume.
-    mount_bind(&source, &volume.target).map_err(NetError::sys(describe()))?;
-    lock(&volume.target, volume.read_only)
+    let clone =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mount = open_tree(&source, "", clone).map_err(NetError::sys(describe()))?;
+    Ok(Taken { volume, is_directory, mount })
+}
+
+/// Mounts one volume.
+fn attach(taken: &Taken) -> Result<(), NetError> {
+    let Volume { source, target, read_only } = &taken.volume;
+    let clean = target.is_absolute()
+        && target.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !clean || target == Path::new("/") {
+        return Err(NetError::Invalid(format!("{} cannot be mounted on", target.display())));
+    }
+    make_mount_point(target, taken.is_directory)?;
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    let describe = format!("mount {} at {}", source.display(), target.display());
+    move_mount(&taken.mount, "", CWD, target.as_path(), how).map_err(NetError::sys(describe))?;
+    // By descriptor: inside a volume that others write to, the path may mean another mount by now.
+    lock(Path::new(&format!("/proc/self/fd/{}", taken.mount.as_raw_fd())), *read_only)
 }
 
 /// Makes sure that something can be mounted at `target`, without a trace on the host: a read-only directory
