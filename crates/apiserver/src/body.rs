@@ -27,6 +27,22 @@ pub(crate) async fn collect(body: Incoming) -> ApiResult<Bytes> {
     tokio::time::timeout(TIMEOUT, read(body)).await.map_err(too_slow)?
 }
 
+/// Throws away a body that nobody wants, as far as it comes soon and is small.
+pub(crate) async fn discard(mut body: Incoming) {
+    const MOST: usize = 64 << 10;
+    const SOON: Duration = Duration::from_secs(1);
+    let rest = async {
+        let mut total = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            total += frame.data_ref().map_or(0, Bytes::len);
+            if total > MOST {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(SOON, rest).await;
+}
+
 async fn read(mut body: Incoming) -> ApiResult<Bytes> {
     let (mut bytes, mut total) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {

@@ -36,11 +36,16 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    match answer(&api, certificate.as_deref(), &parts, body).await {
+    let mut body = Some(body);
+    match answer(&api, certificate.as_deref(), &parts, &mut body).await {
         Ok(response) => response,
         Err(error) => {
             if error.code >= 500 {
                 tracing::warn!(method = %parts.method, path = parts.uri.path(), %error, "request failed");
+            }
+            // Some clients (curl before 8) take an answer for broken that comes while they may still send.
+            if let Some(unread) = body.take() {
+                body::discard(unread).await;
             }
             respond::failure(&error)
         }
@@ -51,7 +56,7 @@ async fn answer(
     api: &Arc<Api>,
     certificate: Option<&Caller>,
     parts: &Parts,
-    body: Incoming,
+    body: &mut Option<Incoming>,
 ) -> ApiResult<Response<Body>> {
     let path = parts.uri.path();
     let query = Query::parse(parts.uri.query().unwrap_or_default());
@@ -147,7 +152,7 @@ async fn objects(
     target: Target,
     query: Query,
     parts: &Parts,
-    body: Incoming,
+    body: &mut Option<Incoming>,
 ) -> ApiResult<Response<Body>> {
     let verb = verb(&parts.method, &target, &query)?;
     let selected = || {
@@ -180,11 +185,15 @@ async fn objects(
         may(name.as_deref().unwrap_or_default())?;
     }
     if proxied {
+        let Some(body) = body.take() else { return Err(ApiError::bad_request("the body was read before")) };
         return connect::proxy(api, target, parts, body).await;
     }
     let bytes = match verb {
         "get" | "list" | "watch" => Bytes::new(),
-        _ => body::collect(body).await?,
+        _ => match body.take() {
+            Some(body) => body::collect(body).await?,
+            None => Bytes::new(),
+        },
     };
     let content_type = header(&parts.headers, CONTENT_TYPE.as_str());
     if name_in_body {

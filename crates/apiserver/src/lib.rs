@@ -32,6 +32,7 @@ mod negotiate;
 mod openapi;
 mod options;
 mod patch;
+mod places;
 mod protobuf;
 mod request;
 mod resources;

@@ -21,6 +21,7 @@ use crate::auth::tokens::Tokens;
 use crate::auth::{authn, certificates};
 use crate::injection::Injection;
 use crate::options::{Options, Ready, ServeError};
+use crate::places::Places;
 use crate::store::{RingLimits, Store};
 use crate::{bootstrap, collector, handler, kubeconfig};
 
@@ -103,11 +104,12 @@ pub async fn serve(options: Options, ready: oneshot::Sender<Ready>) -> Result<()
     }
     let renewal = renew(authority, names, tls);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::default();
     // Both end with this future.
     let mut accepting = tokio::task::JoinSet::new();
     accepting.spawn(collector::run(api.clone()));
     for listener in listeners {
-        accepting.spawn(accept(api.clone(), listener, acceptors.clone(), slots.clone()));
+        accepting.spawn(accept(api.clone(), listener, acceptors.clone(), slots.clone(), places.clone()));
     }
     tracing::info!(?addresses, store = %api.store.path().display(), "the API is served");
     // Nobody may be waiting.
@@ -135,17 +137,22 @@ async fn accept(
     listener: TcpListener,
     acceptors: watch::Receiver<TlsAcceptor>,
     slots: Arc<Semaphore>,
+    places: Places,
 ) {
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(place) = places.take(peer.ip()) else {
+                    tracing::debug!(%peer, "too many connections from one address");
+                    continue;
+                };
                 let (api, acceptor) = (api.clone(), acceptors.borrow().clone());
                 tokio::spawn(async move {
                     if let Err(error) = connection(api, stream, acceptor).await {
                         tracing::debug!(%peer, error, "connection ended");
                     }
-                    drop(slot);
+                    drop((slot, place));
                 });
             }
             Err(error) => {

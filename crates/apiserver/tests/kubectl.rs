@@ -169,6 +169,11 @@ fn the_everyday_commands_work() {
     assert!(run("get svc web -o jsonpath={.spec.clusterIP}").starts_with("10.96."));
     assert_eq!(run("create token cart --duration 20m").trim().split('.').count(), 3);
     assert_eq!(run("auth can-i create pods").trim(), "yes");
+    assert!(run("auth whoami --as system:serviceaccount:shop:cart").contains("system:serviceaccounts:shop"));
+    assert!(
+        !run("auth whoami --as jane -o yaml").contains("masters"),
+        "nothing of the administrator's is left"
+    );
     assert!(run("auth whoami").contains("kubernetes-admin"));
     assert!(
         run("explain pod.spec.containers.readinessProbe.httpGet.path")
