@@ -131,9 +131,12 @@ fn expect_continue_is_answered_only_when_the_request_is_allowed() {
         "POST /echo HTTP/1.1\r\nhost: {HOST}\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
     )
     .expect("open");
-    assert!(read_until(&mut stream, "\r\n\r\n").starts_with("HTTP/1.1 100"));
+    // An application that answers before it has the body may have its head in the same segment.
+    let first = read_until(&mut stream, "\r\n\r\n");
+    assert!(first.starts_with("HTTP/1.1 100"), "{first}");
     stream.write_all(b"hello").expect("open");
-    assert!(read_until(&mut stream, "hello").contains("200 OK"));
+    let all = first + &read_until(&mut stream, "hello");
+    assert!(all.contains("200 OK"), "{all}");
     drop(server);
 }
 
