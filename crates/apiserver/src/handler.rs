@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
@@ -68,6 +68,7 @@ async fn answer(
         return plain(api, name, &query);
     }
     let caller = authn::caller(api, certificate, &parts.headers)?.ok_or_else(ApiError::unauthorized)?;
+    let caller = authn::impersonated(caller, &parts.headers)?;
     match route? {
         Route::Plain(_) => {
             let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
@@ -95,6 +96,13 @@ async fn answer(
         }
         Route::OpenApi(segments) => {
             only_get(&parts.method)?;
+            let accept = header(&parts.headers, ACCEPT.as_str());
+            if segments == ["openapi", "v2"] && accept.contains(openapi::PROTOBUF_ASKED) {
+                let mut response = respond::text(200, openapi::PROTOBUF_DOCUMENT);
+                let kind = http::HeaderValue::from_static(openapi::PROTOBUF_TYPE);
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                return Ok(response);
+            }
             negotiate::shape(&parts.headers)?;
             let api_segments = segments;
             let document = blocking(move || openapi::answer(&api_segments)).await?;
@@ -269,6 +277,23 @@ async fn objects(
     }
 }
 
+/// What does the work of a Pod's streaming subresources, which this API does not serve.
+fn elsewhere(subresource: &str) -> Option<&'static str> {
+    match subresource {
+        "exec" => Some(
+            "this API does not serve exec (nor cp, which uses it): `maille exec POD -n NAMESPACE -- COMMAND` runs a \
+             command in a container",
+        ),
+        "attach" => Some("this API does not serve attach: `kubectl logs -f` follows what a container writes"),
+        "portforward" => Some(
+            "this API does not serve port-forward: `kubectl get --raw \
+             /api/v1/namespaces/NAMESPACE/pods/POD:PORT/proxy/PATH` reaches an HTTP port of a Pod, and `maille exec` \
+             runs a client in a container",
+        ),
+        _ => None,
+    }
+}
+
 fn delete_options(bytes: &[u8], content_type: &str, query: &Query) -> ApiResult<delete::DeleteOptions> {
     let value = if bytes.is_empty() { None } else { Some(body::decode(bytes, content_type)?) };
     delete::DeleteOptions::parse(query, value.as_ref())
@@ -350,4 +375,16 @@ fn watch(api: &Arc<Api>, target: Target, query: Query, shape: Shape) -> ApiResul
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_served_names_what_does_it_instead() {
+        assert!(elsewhere("exec").is_some_and(|text| text.contains("maille exec")));
+        assert!(elsewhere("portforward").is_some_and(|text| text.contains("/proxy/")));
+        assert!(elsewhere("log").is_none());
+    }
 }

@@ -144,3 +144,78 @@ mod tests {
         assert_eq!(impersonated(admin(), &headers(&[(GROUP, "x")])).unwrap_err().code, 400);
     }
 }
+
+/// The caller as whom a request is to be judged: `kubectl --as`, which Kubernetes grants by RBAC and this API to
+/// administrators.
+pub(crate) fn impersonated(caller: Caller, headers: &HeaderMap) -> ApiResult<Caller> {
+    let texts = |name: &str| -> ApiResult<Vec<String>> {
+        let text = |value: &http::HeaderValue| value.to_str().map(str::to_owned);
+        let values: Result<Vec<String>, _> = headers.get_all(name).iter().map(text).collect();
+        values.map_err(|_| ApiError::bad_request(format!("the header {name} is no text")))
+    };
+    let Some(name) = texts("impersonate-user")?.pop() else {
+        return match headers.keys().find(|name| name.as_str().starts_with("impersonate-")) {
+            None => Ok(caller),
+            Some(header) => {
+                Err(ApiError::bad_request(format!("{header} without Impersonate-User impersonates nobody")))
+            }
+        };
+    };
+    if !caller.is_in("system:masters") {
+        let why = format!(
+            "users \"{name}\" is forbidden: User \"{}\" cannot impersonate resource \"users\" in API group \"\" at the \
+             cluster scope",
+            caller.name
+        );
+        return Err(ApiError::new(403, "Forbidden", why));
+    }
+    let mut groups = texts("impersonate-group")?;
+    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    if let (true, Some((namespace, _))) = (groups.is_empty(), account) {
+        groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+    }
+    if name != "system:anonymous" && groups.iter().all(|group| group != "system:authenticated") {
+        groups.push("system:authenticated".to_owned());
+    }
+    let mut extra = Vec::new();
+    for header in headers.keys() {
+        if let Some(key) = header.as_str().strip_prefix("impersonate-extra-") {
+            extra.extend(texts(header.as_str())?.into_iter().map(|value| (key.to_owned(), value)));
+        }
+    }
+    Ok(Caller { name, uid: texts("impersonate-uid")?.pop().unwrap_or_default(), groups, extra })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(group: &str) -> Caller {
+        Caller { name: "me".into(), uid: String::new(), groups: vec![group.into()], extra: Vec::new() }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().expect("name"), value.parse().expect("value"))).collect()
+    }
+
+    #[test]
+    fn an_administrator_can_ask_as_somebody_else_and_loses_the_own_rights() {
+        let asked = headers(&[("impersonate-user", "system:serviceaccount:web:client")]);
+        let found = impersonated(caller("system:masters"), &asked).expect("an administrator may");
+        assert_eq!(found.name, "system:serviceaccount:web:client");
+        assert_eq!(
+            found.groups,
+            ["system:serviceaccounts", "system:serviceaccounts:web", "system:authenticated"]
+        );
+    }
+
+    #[test]
+    fn nobody_else_can_and_nothing_is_ignored() {
+        let asked = headers(&[("impersonate-user", "kubernetes-admin"), ("impersonate-group", "system:masters")]);
+        assert_eq!(impersonated(caller("system:authenticated"), &asked).expect_err("refused").code, 403);
+        let half = headers(&[("impersonate-group", "system:masters")]);
+        assert_eq!(impersonated(caller("system:masters"), &half).expect_err("refused").code, 400);
+        let plain = impersonated(caller("system:authenticated"), &HeaderMap::new()).expect("as oneself");
+        assert_eq!(plain, caller("system:authenticated"));
+    }
+}

@@ -17,6 +17,16 @@ use schema::{schema_name, schemas};
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const PREFIX: &str = "#/components/schemas/";
 
+/// How a client asks for [`PROTOBUF_DOCUMENT`], and what that is called.
+pub(crate) const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
+pub(crate) const PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// A v2 document without kinds as `openapi.v2.Document` of gnostic: `swagger` (1) "2.0", `info` (2) with `title` (1)
+/// and `version` (2), empty `paths` (8) and `definitions` (9). kubectl looks here for kinds that v3 does not have,
+/// and only when it finds none says which kind there is not.
+pub(crate) const PROTOBUF_DOCUMENT: &[u8] =
+    b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.37.0\x42\x00\x4a\x00";
+
 /// Answers a path below `/openapi`.
 pub(crate) fn answer(segments: &[String]) -> ApiResult<Value> {
     let words: Vec<&str> = segments.iter().map(String::as_str).collect();
