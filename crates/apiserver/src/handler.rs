@@ -68,7 +68,6 @@ async fn answer(
         return plain(api, name, &query);
     }
     let caller = authn::caller(api, certificate, &parts.headers)?.ok_or_else(ApiError::unauthorized)?;
-    let caller = authn::impersonated(caller, &parts.headers)?;
     match route? {
         Route::Plain(_) => {
             let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
