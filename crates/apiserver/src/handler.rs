@@ -191,6 +191,11 @@ async fn objects(
     if !name_in_body {
         may(name.as_deref().unwrap_or_default())?;
     }
+    if target.resource.is("", "pods")
+        && let Some(instead) = target.subresource.as_deref().and_then(elsewhere)
+    {
+        return Err(ApiError::new(405, "MethodNotAllowed", instead));
+    }
     if proxied {
         let Some(body) = body.take() else { return Err(ApiError::bad_request("the body was read before")) };
         return connect::proxy(api, target, parts, body).await;
