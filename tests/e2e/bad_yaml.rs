@@ -67,7 +67,11 @@ const CASES: &[Case] = &[
         yaml: "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: bad\n  namespace: default\nspec:\n  mtls:\n    mode: STRICT\n  mtls:\n    mode: DISABLE\n",
         says: &[":9:3", "PeerAuthentication", "default/bad", "spec.mtls", "twice", "line 7"],
     },
-    Case { what: "no YAML", yaml: "apiVersion: v1\nkind: [unclosed\n  x: {\n", says: &[":3:4", "ML0101", "brackets"] },
+    Case {
+        what: "no YAML",
+        yaml: "apiVersion: v1\nkind: [unclosed\n  x: {\n",
+        says: &[":3:4", "ML0101", "brackets"],
+    },
     Case {
         what: "a good document beside a bad one",
         yaml: "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: bad\n  namespace: default\nspec:\n  mtls:\n    mode: STRICT\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: worse\n  namespace: default\nspec:\n  mtls:\n    mode: strict-ish\n",
@@ -94,12 +98,7 @@ pub(crate) fn ten_kinds_through_apply(mesh: &Mesh) -> Result<()> {
         let file = folder.path().join("bad.yaml");
         std::fs::write(&file, case.yaml)?;
         let ran = mesh.maille(&["apply", "-f", &file.to_string_lossy()])?;
-        ensure!(
-            ran.stderr.contains("bad.yaml"),
-            "{} names no file: {}",
-            case.what,
-            ran.stderr
-        );
+        ensure!(ran.stderr.contains("bad.yaml"), "{} names no file: {}", case.what, ran.stderr);
         explains(case, &ran)?;
         let left = mesh.kubectl(&[
             "get",

@@ -61,6 +61,30 @@ pub(crate) fn up_check() -> Result<()> {
     Ok(())
 }
 
+/// The objects of a mesh outlive it; so they must not know where the binary was.
+pub(crate) fn starts_again_from_another_place() -> Result<()> {
+    let folder = TempDir::new()?;
+    let elsewhere = folder.path().join("maille");
+    std::fs::copy(binary(), &elsewhere)?;
+    for program in [elsewhere, binary()] {
+        let ran: Ran = Command::new(&program)
+            .args(["up", "--demo", "--check", "--data-dir"])
+            .arg(folder.path().join("data"))
+            .stdin(Stdio::null())
+            .output()?
+            .into();
+        ensure!(
+            ran.code == 0,
+            "{} ended with {}:\n{}{}",
+            program.display(),
+            ran.code,
+            ran.stdout,
+            ran.stderr
+        );
+    }
+    Ok(())
+}
+
 pub(crate) fn nothing_left_behind() -> Result<()> {
     let before = Remains::now()?;
     let mut mesh = Mesh::start(&[])?;

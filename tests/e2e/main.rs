@@ -55,6 +55,7 @@ type Own = (&'static str, fn() -> Result<()>);
 const OWN_MESH: &[Own] = &[
     ("up_check_ends_with_everything_as_expected", lifecycle::up_check),
     ("up_refuses_bad_files_before_anything_starts", bad_yaml::through_up),
+    ("a_mesh_starts_again_from_another_place", lifecycle::starts_again_from_another_place),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),
 ];
 

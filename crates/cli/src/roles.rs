@@ -101,7 +101,7 @@ pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
     options.certificate_addresses = vec![NODE_ADDRESS.into()];
     options.service_cidr = maille_standalone::address::SERVICE_NETWORK;
     options.node_name = maille_standalone::address::NODE_NAME.to_owned();
-    options.binary = std::env::current_exe().context("cannot tell where this program is")?;
+    options.binary = maille_standalone::address::BINARY_IN_CONTAINERS.into();
     for listener in &options.listeners {
         listener.set_nonblocking(true)?;
     }

@@ -8,6 +8,9 @@ use parking_lot::Mutex;
 
 /// The node's name in `spec.nodeName`.
 pub const NODE_NAME: &str = "maille";
+/// Where every container has the `maille` binary. Objects name it so, and not where it is on the host, which may be
+/// elsewhere at the next start.
+pub const BINARY_IN_CONTAINERS: &str = "/usr/local/bin/maille";
 /// Where Pods have their addresses.
 pub const POD_NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
 /// Where Services have theirs.

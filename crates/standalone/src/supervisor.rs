@@ -11,7 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use kube::Client;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams};
+use kube::{Client, ResourceExt as _};
 use maille_net::NetNs;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal};
@@ -143,8 +147,7 @@ async fn run_mesh(
         () = shutdown.cancelled() => return Ok(()),
     };
     if options.builtin {
-        let wanted =
-            BuiltinOptions { binary: &options.binary, node_address: NODE_ADDRESS, dns_service: DNS_SERVICE };
+        let wanted = BuiltinOptions { node_address: NODE_ADDRESS, dns_service: DNS_SERVICE };
         builtin::apply(&client, &wanted).await?;
     }
     let mut tasks = JoinSet::new();
@@ -154,7 +157,8 @@ async fn run_mesh(
     let services: Arc<Programmer> = Arc::default();
     services.register(node.ns())?;
     tasks.spawn(services.clone().run(cluster.clone()));
-    let controllers = controllers::run(client.clone());
+    mark_unready(&cluster).await;
+    let controllers = controllers::run(client.clone(), events.clone());
     let addresses = AddressPool::default();
     for pod in cluster.pods.all() {
         let shown = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
@@ -182,6 +186,41 @@ async fn run_mesh(
     }
     tasks.shutdown().await;
     Ok(())
+}
+
+/// Nothing runs yet, whatever the run before has left in the Pods' status: nobody may count on them until the kubelet
+/// has started them. (In Kubernetes the node controller does this when a node is lost.)
+async fn mark_unready(cluster: &Cluster) {
+    for pod in cluster.pods.all() {
+        let Some(status) = pod.status.as_ref().and_then(unready) else { continue };
+        let api = cluster.api::<Pod>(&pod.namespace().unwrap_or_default());
+        let patch = serde_json::json!({"metadata": {"uid": pod.uid()}, "status": status});
+        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(pod) => cluster.pods.note(pod),
+            Err(error) => tracing::debug!(pod = %pod.name_any(), %error, "readiness not taken back"),
+        }
+    }
+}
+
+/// The status without readiness; `None` if it claims none.
+fn unready(status: &PodStatus) -> Option<PodStatus> {
+    let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let claims = |type_: &str| matches!(type_, "Ready" | "ContainersReady");
+    let mut next = status.clone();
+    let mut changed = false;
+    for condition in next.conditions.iter_mut().flatten() {
+        if claims(&condition.type_) && condition.status == "True" {
+            condition.status = "False".to_owned();
+            condition.reason = Some("ContainersNotReady".to_owned());
+            condition.last_transition_time = Some(Time(Timestamp::now()));
+            changed = true;
+        }
+    }
+    for container in next.container_statuses.iter_mut().flatten() {
+        changed |= container.ready;
+        container.ready = false;
+    }
+    (changed && !is_over).then_some(next)
 }
 
 async fn wait_for_api(kubeconfig: &Path) -> anyhow::Result<Client> {
@@ -276,4 +315,28 @@ fn last_lines(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(3).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_run_before_left_as_ready_is_not_ready() {
+        let status: PodStatus = serde_json::from_value(serde_json::json!({
+            "phase": "Running",
+            "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}],
+            "containerStatuses": [
+                {"name": "a", "ready": true, "restartCount": 3, "image": "x", "imageID": "x", "state": {}}
+            ],
+        }))
+        .expect("a status");
+        let next = unready(&status).expect("a change");
+        let ready: Vec<&str> = next.conditions.iter().flatten().map(|c| c.status.as_str()).collect();
+        assert_eq!(ready, ["True", "False"]);
+        let container = &next.container_statuses.as_ref().expect("containers")[0];
+        assert!(!container.ready && container.restart_count == 3);
+        assert!(unready(&next).is_none(), "nothing left to take back");
+        assert!(unready(&PodStatus { phase: Some("Succeeded".to_owned()), ..status }).is_none());
+    }
 }

@@ -5,7 +5,6 @@
 //! shown and read like everything else.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -17,11 +16,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::address::BINARY_IN_CONTAINERS;
+
 /// Where the parts of the node answer.
 #[derive(Debug, Clone)]
-pub struct BuiltinOptions<'a> {
-    /// The `maille` binary, which the control plane's Pod runs.
-    pub binary: &'a Path,
+pub struct BuiltinOptions {
     /// The node's address on the bridge.
     pub node_address: Ipv4Addr,
     /// Virtual address of the Service `kube-dns`.
@@ -32,7 +31,7 @@ pub struct BuiltinOptions<'a> {
 ///
 /// # Errors
 /// What the API refuses, with the object's name.
-pub async fn apply(client: &Client, options: &BuiltinOptions<'_>) -> Result<(), BuiltinError> {
+pub async fn apply(client: &Client, options: &BuiltinOptions) -> Result<(), BuiltinError> {
     let namespace = json!({"metadata": {"name": ROOT_NAMESPACE}});
     ensure::<Namespace>(Api::all(client.clone()), namespace).await?;
     ensure::<Service>(Api::namespaced(client.clone(), "kube-system"), dns_service(options)).await?;
@@ -40,7 +39,7 @@ pub async fn apply(client: &Client, options: &BuiltinOptions<'_>) -> Result<(), 
     let account = json!({"metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE}});
     ensure::<ServiceAccount>(Api::namespaced(client.clone(), ROOT_NAMESPACE), account).await?;
     ensure::<Service>(Api::namespaced(client.clone(), ROOT_NAMESPACE), control_service()).await?;
-    ensure::<Deployment>(Api::namespaced(client.clone(), ROOT_NAMESPACE), control_plane(options.binary)).await
+    ensure::<Deployment>(Api::namespaced(client.clone(), ROOT_NAMESPACE), control_plane()).await
 }
 
 /// The API refused one of the objects.
@@ -73,7 +72,7 @@ where
     api.patch(&typed.name_any(), &PatchParams::default(), &patch).await.map(|_| ()).map_err(failed)
 }
 
-fn dns_service(options: &BuiltinOptions<'_>) -> Value {
+fn dns_service(options: &BuiltinOptions) -> Value {
     json!({
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},
         "spec": {
@@ -86,7 +85,7 @@ fn dns_service(options: &BuiltinOptions<'_>) -> Value {
     })
 }
 
-fn dns_endpoints(options: &BuiltinOptions<'_>) -> Value {
+fn dns_endpoints(options: &BuiltinOptions) -> Value {
     let ports = json!([
         {"name": "dns", "port": 53, "protocol": "UDP"},
         {"name": "dns-tcp", "port": 53, "protocol": "TCP"}
@@ -118,7 +117,7 @@ fn control_service() -> Value {
     })
 }
 
-fn control_plane(binary: &Path) -> Value {
+fn control_plane() -> Value {
     json!({
         "metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE, "labels": {"app": "istiod"}},
         "spec": {
@@ -133,7 +132,7 @@ fn control_plane(binary: &Path) -> Value {
                     "containers": [{
                         "name": "discovery",
                         "image": "maille:latest",
-                        "command": [binary, "control-plane"],
+                        "command": [BINARY_IN_CONTAINERS, "control-plane"],
                         "ports": [
                             {"name": "https-dns", "containerPort": ports::DISCOVERY},
                             {"name": "http-monitoring", "containerPort": ports::CONTROL_MONITORING}
@@ -156,7 +155,6 @@ mod tests {
     #[test]
     fn every_object_is_of_its_kind() {
         let options = BuiltinOptions {
-            binary: Path::new("/bin/maille"),
             node_address: Ipv4Addr::new(10, 244, 0, 1),
             dns_service: Ipv4Addr::new(10, 96, 0, 10),
         };
@@ -164,12 +162,11 @@ mod tests {
             serde_json::from_value::<Service>(service).expect("a Service");
         }
         serde_json::from_value::<EndpointSlice>(dns_endpoints(&options)).expect("an EndpointSlice");
-        let deployment: Deployment =
-            serde_json::from_value(control_plane(options.binary)).expect("a Deployment");
+        let deployment: Deployment = serde_json::from_value(control_plane()).expect("a Deployment");
         let template = deployment.spec.template.spec.expect("a template");
         assert_eq!(
             template.containers[0].command.as_deref(),
-            Some(&["/bin/maille".to_owned(), "control-plane".into()][..])
+            Some(&[BINARY_IN_CONTAINERS.to_owned(), "control-plane".into()][..])
         );
     }
 }

@@ -20,6 +20,7 @@ use super::probe::{self, Target};
 use super::security::{INIT, credentials, is_injected};
 use super::status::{Progress, State};
 use super::{Kubelet, logs};
+use crate::address::BINARY_IN_CONTAINERS;
 use crate::sandbox::{self, Exit, Sandboxed};
 
 /// First restarts are quick: on one machine the usual cause is a peer that is not up yet.
@@ -364,7 +365,7 @@ impl Runner {
         let data = &kubelet.data;
         let mut volumes = self.mounts.clone();
         // In a cluster the image has it on its PATH.
-        let on_path = PathBuf::from("/usr/local/bin/maille");
+        let on_path = PathBuf::from(BINARY_IN_CONTAINERS);
         volumes.push(Volume { source: kubelet.binary.clone(), target: on_path, read_only: true });
         Ok(SandboxSpec {
             start: Start::New {
