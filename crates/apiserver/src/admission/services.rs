@@ -218,6 +218,25 @@ fn allocate(api: &Api, state: &State, service: &mut Value, causes: &mut Vec<Caus
     json::map_of(service).insert("status".into(), json!({ "loadBalancer": {} }));
 }
 
+/// Why an endpoint may not have an address: it would mean the caller's own machine to each caller, so that a sidecar
+/// would connect to its own admin port on an application's behalf.
+///
+/// Source: kubernetes `ValidateNonSpecialIP`.
+fn special(address: IpAddr) -> Option<&'static str> {
+    let link_local = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.octets().starts_with(&[224, 0, 0]),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.segments().first() == Some(&0xff02),
+    };
+    match address.to_canonical() {
+        ip if ip.is_unspecified() => Some("may not be unspecified (0.0.0.0 or ::)"),
+        ip if ip.is_loopback() => Some("may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        ip if link_local(ip) => {
+            Some("may not be in the link-local ranges (169.254.0.0/16, 224.0.0.0/24, fe80::/10, ff02::/16)")
+        }
+        _ => None,
+    }
+}
+
 /// Admits an EndpointSlice; `old` when it changes.
 pub(crate) fn endpoint_slice(target: &Target, slice: &mut Value, old: Option<&Value>) -> ApiResult<()> {
     let mut causes = Vec::new();
@@ -246,6 +265,8 @@ pub(crate) fn endpoint_slice(target: &Target, slice: &mut Value, old: Option<&Va
             if !valid {
                 let field = format!("endpoints[{i}].addresses[{k}]");
                 causes.push(Cause::invalid(field, address, &format!("must be a valid {kind} address")));
+            } else if let Some(why) = text.parse().ok().and_then(special) {
+                causes.push(Cause::invalid(format!("endpoints[{i}].addresses[{k}]"), address, why));
             }
         }
     }
@@ -269,4 +290,28 @@ pub(crate) fn endpoint_slice(target: &Target, slice: &mut Value, old: Option<&Va
         json::default_to(map, key, json!([]));
     }
     finish(target, slice, causes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_never_the_callers_own_machine() {
+        for address in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "::",
+            "169.254.169.254",
+            "fe80::1",
+        ] {
+            assert!(special(address.parse().unwrap()).is_some(), "{address}");
+        }
+        for address in ["10.244.1.2", "192.0.2.1", "2001:db8::1"] {
+            assert!(special(address.parse().unwrap()).is_none(), "{address}");
+        }
+    }
 }
