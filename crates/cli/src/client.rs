@@ -36,7 +36,14 @@ pub(crate) enum ApiError {
     },
     /// The API could not be asked, or answered with something else.
     #[error("{0:#}")]
-    Failed(#[from] anyhow::Error),
+    Failed(anyhow::Error),
+}
+
+/// Not a source: the message has the whole chain already, and would have it twice.
+impl From<anyhow::Error> for ApiError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl ApiError {
@@ -63,9 +70,12 @@ impl Api {
         match explicit {
             Some(path) => Self::from_file(&path).await,
             None => {
-                let config = kube::Config::infer().await.context(
-                    "no mesh to talk to: start one with `maille up`, or name a cluster with --kubeconfig",
-                )?;
+                let config = kube::Config::infer().await.map_err(|error| {
+                    tracing::debug!(%error, "neither in a cluster nor a kubeconfig of the user");
+                    anyhow!(
+                        "no mesh to talk to: start one with `maille up`, or name it with --data-dir or --kubeconfig"
+                    )
+                })?;
                 Ok(Self { client: kube::Client::try_from(config)? })
             }
         }
@@ -168,11 +178,9 @@ impl Api {
             None => Vec::new(),
         };
         let request = request.body(Body::from(bytes)).context("not a path of the API")?;
-        let response = self
-            .client
-            .send(request)
-            .await
-            .map_err(|error| anyhow!(innermost(&error)).context("cannot reach the API"))?;
+        let response = self.client.send(request).await.map_err(|error| {
+            anyhow!(innermost(&error)).context("cannot reach the API (does the mesh run?)")
+        })?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -232,6 +240,12 @@ mod tests {
         };
         assert_eq!((code, message.as_str()), (422, "invalid"));
         assert_eq!(causes, [("spec.x".to_owned(), "bad".to_owned())]);
+    }
+
+    #[test]
+    fn a_failure_is_told_once() {
+        let failed = ApiError::from(anyhow!("connection refused").context("cannot reach the API"));
+        assert_eq!(format!("{:#}", anyhow::Error::from(failed)), "cannot reach the API: connection refused");
     }
 
     #[test]

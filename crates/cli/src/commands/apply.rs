@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use maille_config::yaml::Document;
 use serde_json::{Value, json};
 
@@ -37,6 +37,7 @@ pub(crate) async fn run(args: ApplyArgs) -> Result<Outcome> {
             return Ok(Outcome::NotFine);
         }
     };
+    ensure!(!documents.is_empty(), "there is no object in the files to apply");
     let api = Api::connect(&args.api).await?;
     match apply_all(&api, &documents, &args.namespace, args.dry_run).await {
         Ok(lines) => {

@@ -35,6 +35,14 @@ pub(crate) fn run(args: ExecArgs) -> Result<Outcome> {
         let pod = api.get(&format!("/api/v1/namespaces/{}/pods/{name}", args.namespace)).await?;
         Ok((container, pod))
     })?;
+    let dir = &args.api.data_dir;
+    let here = maille_standalone::DataDir::open(dir).is_ok_and(|folder| folder.supervisor().is_some());
+    ensure!(
+        here,
+        "no mesh runs with data folder {}; name the one that runs with --data-dir: `maille exec` enters Pods of this \
+         machine only",
+        dir.display()
+    );
     let uid = pod["metadata"]["uid"].as_str().context("the Pod has no uid")?;
     let code = maille_standalone::exec::run(&args.api.data_dir, uid, &container, &args.command)?;
     Ok(Outcome::Exit(u8::try_from(code).unwrap_or(1).into()))

@@ -1,6 +1,6 @@
 //! `maille status`: what runs on this machine, and whether it is ready.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -19,6 +19,11 @@ pub(crate) struct StatusArgs {
 
 /// Exit code 0 if the mesh is ready, 1 if it is not, or not there.
 pub(crate) async fn run(args: StatusArgs) -> Result<Outcome> {
+    if let Err(error) = std::fs::read_dir(&args.data_dir)
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        bail!("the data folder {} is root's alone; try it with sudo", args.data_dir.display());
+    }
     let status = collect(&args.data_dir).await;
     match args.output {
         Some(_) => out!("{}", serde_json::to_string_pretty(&status)?),

@@ -1,5 +1,6 @@
 //! `maille up`: a mesh on this machine, until Ctrl-C.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +24,9 @@ pub(crate) const STARTED: &str = "started";
 
 /// What `--detach` waits for at most.
 const DETACH_LIMIT: Duration = Duration::from_secs(180);
+
+/// Exit code when Ctrl-C or SIGTERM comes before all that was asked for is there, as shells give it.
+const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
@@ -97,11 +101,13 @@ async fn live(args: &UpArgs, documents: &[Document]) -> Result<Outcome> {
         ready: Some(ready),
         shutdown: shutdown.clone(),
     }));
+    let up = Cell::new(false);
     let asked = tokio::select! {
-        outcome = start(args, documents, is_ready) => outcome,
+        outcome = start(args, documents, is_ready, &up) => outcome,
         () = signals::shutdown() => {
             eprintln!("stopping");
-            Ok(Outcome::Fine)
+            // Whoever asked for a check, or waits for the start, must not read this end as success.
+            Ok(if up.get() { Outcome::Fine } else { Outcome::Exit(INTERRUPTED.into()) })
         }
         ended = &mut supervisor => {
             ended.context("the supervisor broke down")??;
@@ -114,7 +120,12 @@ async fn live(args: &UpArgs, documents: &[Document]) -> Result<Outcome> {
 }
 
 /// Waits for the mesh, applies what was asked for, and stays until a signal unless told to stop before.
-async fn start(args: &UpArgs, documents: &[Document], is_ready: oneshot::Receiver<Ready>) -> Result<Outcome> {
+async fn start(
+    args: &UpArgs,
+    documents: &[Document],
+    is_ready: oneshot::Receiver<Ready>,
+    up: &Cell<bool>,
+) -> Result<Outcome> {
     let mut progress = Progress::new();
     progress.show("starting the API");
     let Ok(ready) = is_ready.await else {
@@ -122,6 +133,8 @@ async fn start(args: &UpArgs, documents: &[Document], is_ready: oneshot::Receive
         return std::future::pending().await;
     };
     progress.done("the API answers");
+    // Of a run that was killed.
+    let _ = std::fs::remove_file(args.data_dir.join(STARTED));
     let api = Api::from_file(&ready.kubeconfig).await?;
     if args.demo {
         demo::apply_shop(&api).await?;
@@ -132,8 +145,14 @@ async fn start(args: &UpArgs, documents: &[Document], is_ready: oneshot::Receive
             progress.done(&line);
         }
     }
-    demo::wait_until_ready(&api, &mut progress).await?;
+    let waiting = demo::wait_until_ready(&api, &mut progress).await?;
     let mut outcome = Outcome::Fine;
+    if !waiting.is_empty() {
+        let limit = demo::READY_LIMIT.as_secs();
+        let names = waiting.join(", ");
+        progress.done(&format!("not ready within {limit} s: {names}; see `kubectl describe pod`"));
+        outcome = Outcome::NotFine;
+    }
     if args.demo {
         let rows = demo::watch_pairs(&api, &mut progress).await?;
         out!("");
@@ -150,6 +169,7 @@ async fn start(args: &UpArgs, documents: &[Document], is_ready: oneshot::Receive
     if args.check {
         return Ok(outcome);
     }
+    up.set(true);
     File::create(args.data_dir.join(STARTED)).context("cannot write to the data folder")?;
     announce(args, &ready.kubeconfig);
     std::future::pending().await
@@ -172,7 +192,16 @@ fn announce(args: &UpArgs, kubeconfig: &Path) {
 
 /// Starts the same command without this terminal, and waits until it is ready.
 fn detach(args: &UpArgs) -> Result<Outcome> {
-    DataDir::create(&args.data_dir)?;
+    let folder = DataDir::create(&args.data_dir)?;
+    let dir = args.data_dir.display();
+    if let Some(running) = folder.supervisor() {
+        bail!(
+            "a mesh already runs with the data directory {dir} (process {}); `maille down --data-dir {dir}` ends it",
+            running.pid
+        );
+    }
+    // Of a run that was killed; this one has not started yet.
+    let _ = std::fs::remove_file(args.data_dir.join(STARTED));
     let log_path = args.data_dir.join("up.log");
     let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let mut command = Command::new(std::env::current_exe().context("cannot tell where this program is")?);
@@ -198,17 +227,25 @@ fn detach(args: &UpArgs) -> Result<Outcome> {
             let printed: Vec<&str> = log.lines().skip_while(|line| line.starts_with("  ")).collect();
             out!("{}", printed.join("\n").trim());
             out!("");
-            out!("`maille down` stops it.");
+            out!("{} stops it.", down_command(&args.data_dir));
             return Ok(Outcome::Fine);
         }
         ensure!(
             started.elapsed() < DETACH_LIMIT,
-            "the mesh is not ready after {} s; it goes on starting, see {} and `maille status`",
+            "the mesh is not ready after {} s; it goes on starting, see {} and `maille status --data-dir {dir}`",
             DETACH_LIMIT.as_secs(),
             log_path.display()
         );
         progress.show("starting");
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// As people paste it.
+fn down_command(data_dir: &Path) -> String {
+    match data_dir == Path::new(crate::DEFAULT_DATA_DIR) {
+        true => "`maille down`".to_owned(),
+        false => format!("`maille down --data-dir {}`", data_dir.display()),
     }
 }
 

@@ -5,7 +5,7 @@ mod run;
 mod table;
 
 pub(crate) use expectations::{EXPECTATIONS, Expectation};
-pub(crate) use run::{apply_shop, wait_until_ready, watch_pairs};
+pub(crate) use run::{READY_LIMIT, apply_shop, wait_until_ready, watch_pairs};
 pub(crate) use table::{Row, compare, render};
 
 /// The manifests of `examples/shop/`, in the order in which they apply.

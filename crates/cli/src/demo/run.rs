@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use serde_json::Value;
 
 use super::{EXPECTATIONS, MANIFESTS, Row, compare};
-use crate::client::Api;
+use crate::client::{Api, ApiError};
 use crate::commands::{apply, flows};
 use crate::progress::Progress;
 
 /// How long the shop may take to become ready, and then to have tried every pair.
-const READY_LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(90);
 const FLOWS_LIMIT: Duration = Duration::from_secs(45);
 
 /// Applies the shop's manifests.
@@ -23,32 +23,70 @@ pub(crate) async fn apply_shop(api: &Api) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every Deployment of the mesh has all its replicas.
-pub(crate) async fn wait_until_ready(api: &Api, progress: &mut Progress) -> Result<()> {
+/// Waits until every Deployment has all its replicas and every Pod is ready. Answers what is still not ready when
+/// the time is over; an API that is away meanwhile is asked again.
+pub(crate) async fn wait_until_ready(api: &Api, progress: &mut Progress) -> Result<Vec<String>> {
     let started = Instant::now();
     loop {
-        let list = api.get("/apis/apps/v1/deployments").await?;
-        let deployments = list["items"].as_array().cloned().unwrap_or_default();
-        let waiting: Vec<String> = deployments.iter().filter(|d| !is_complete(d)).map(label).collect();
+        let readiness = match readiness(api).await {
+            Ok(readiness) => readiness,
+            Err(error) if started.elapsed() > READY_LIMIT => return Err(error.into()),
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        let Readiness { workloads, waiting } = readiness;
         if waiting.is_empty() {
-            progress.done(&format!("{} workloads are ready", deployments.len()));
-            return Ok(());
+            let are = if workloads == 1 { "workload is" } else { "workloads are" };
+            progress.done(&format!("{workloads} {are} ready"));
+            return Ok(waiting);
+        }
+        if started.elapsed() > READY_LIMIT {
+            return Ok(waiting);
         }
         progress.show(&format!(
-            "{} of {} workloads are ready; waiting for {}",
-            deployments.len() - waiting.len(),
-            deployments.len(),
+            "{} of {workloads} workloads are ready; waiting for {}",
+            workloads.saturating_sub(waiting.len()),
             waiting.join(", ")
         ));
-        if started.elapsed() > READY_LIMIT {
-            bail!(
-                "not ready within {} s: {}; see `maille get pods -A`",
-                READY_LIMIT.as_secs(),
-                waiting.join(", ")
-            );
-        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Readiness {
+    workloads: usize,
+    waiting: Vec<String>,
+}
+
+async fn readiness(api: &Api) -> Result<Readiness, ApiError> {
+    let deployments = api.get("/apis/apps/v1/deployments").await?;
+    let pods = api.get("/api/v1/pods").await?;
+    let items = |list: &Value| list["items"].as_array().cloned().unwrap_or_default();
+    Ok(judge(&items(&deployments), &items(&pods)))
+}
+
+/// The Pods are asked too: after a restart a Deployment's status is that of the run before until its controller has
+/// looked again.
+fn judge(deployments: &[Value], pods: &[Value]) -> Readiness {
+    let is_bare = |pod: &&Value| pod["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty);
+    let mut waiting: Vec<String> = deployments.iter().filter(|d| !is_complete(d)).map(label).collect();
+    let unready: Vec<&Value> = pods.iter().filter(|pod| is_awaited(pod)).collect();
+    if waiting.is_empty() {
+        waiting.extend(unready.into_iter().map(label));
+    } else {
+        waiting.extend(unready.into_iter().filter(is_bare).map(label));
+    }
+    Readiness { workloads: deployments.len() + pods.iter().filter(is_bare).count(), waiting }
+}
+
+/// Whether a Pod should become ready and is not.
+fn is_awaited(pod: &Value) -> bool {
+    let over = pod["status"]["phase"] == "Succeeded" || !pod["metadata"]["deletionTimestamp"].is_null();
+    let conditions = pod["status"]["conditions"].as_array();
+    let ready = conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+    !over && !ready
 }
 
 fn is_complete(deployment: &Value) -> bool {
@@ -59,8 +97,8 @@ fn is_complete(deployment: &Value) -> bool {
         && status["observedGeneration"] == deployment["metadata"]["generation"]
 }
 
-fn label(deployment: &Value) -> String {
-    let text = |field: &str| deployment["metadata"][field].as_str().unwrap_or_default().to_owned();
+fn label(object: &Value) -> String {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     format!("{}/{}", text("namespace"), text("name"))
 }
 
@@ -86,5 +124,45 @@ pub(crate) async fn watch_pairs(api: &Api, progress: &mut Progress) -> Result<Ve
         }
         progress.show(&format!("{seen} of {} pairs have tried to talk", rows.len()));
         tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn deployment() -> Value {
+        json!({
+            "metadata": {"namespace": "a", "name": "web", "generation": 2}, "spec": {"replicas": 1},
+            "status": {"availableReplicas": 1, "updatedReplicas": 1, "observedGeneration": 2}
+        })
+    }
+
+    fn pod(name: &str, owned: bool, ready: &str) -> Value {
+        let owners = if owned { json!([{"name": "web-1"}]) } else { json!([]) };
+        json!({
+            "metadata": {"namespace": "a", "name": name, "ownerReferences": owners},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}
+        })
+    }
+
+    #[test]
+    fn a_deployment_whose_status_is_older_than_its_pods_is_waited_for() {
+        let found = judge(&[deployment()], &[pod("web-1-x", true, "False")]);
+        assert_eq!(found, Readiness { workloads: 1, waiting: vec!["a/web-1-x".to_owned()] });
+        assert!(judge(&[deployment()], &[pod("web-1-x", true, "True")]).waiting.is_empty());
+    }
+
+    #[test]
+    fn a_pod_of_its_own_is_a_workload_until_it_has_succeeded() {
+        let mut alone = pod("alone", false, "False");
+        assert_eq!(
+            judge(&[], &[alone.clone()]),
+            Readiness { workloads: 1, waiting: vec!["a/alone".to_owned()] }
+        );
+        alone["status"]["phase"] = json!("Succeeded");
+        assert!(judge(&[], &[alone]).waiting.is_empty());
     }
 }
