@@ -12,6 +12,7 @@ use maille_config::k8s::jiff::Timestamp;
 use maille_config::k8s::meta::{ObjectMeta, Time};
 use serde_json::json;
 
+use super::replicaset::REPLICA_FAILURE;
 use super::rollout::{Bounds, Set, scale_down, scale_up};
 use super::{is_not_found, ownership};
 
@@ -206,10 +207,15 @@ async fn write_status(
         || before.ready_replicas.unwrap_or(0) < ready
         || before.available_replicas.unwrap_or(0) < available
         || before.observed_generation != deployment.metadata.generation;
-    let conditions = vec![
+    let mut conditions = vec![
         availability(&before, is_available),
         progress(&before, spec, new.map(ResourceExt::name_any), complete, progressed),
     ];
+    let failure = new.and_then(|set| set.status.as_ref()?.conditions.as_ref()?.first());
+    if let Some(failure) = failure.filter(|condition| condition.type_.as_deref() == Some(REPLICA_FAILURE)) {
+        let message = failure.message.clone().unwrap_or_default();
+        conditions.push(condition(&before, REPLICA_FAILURE, "True", "FailedCreate", message, false));
+    }
     let status = DeploymentStatus {
         observed_generation: deployment.metadata.generation,
         replicas: Some(replicas),

@@ -24,6 +24,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
+use crate::kubelet::Recorder;
+
 /// A wait between failing attempts at the same key.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -76,14 +78,14 @@ impl Queue {
 }
 
 /// Runs the controllers until it is dropped. Errors of the API are logged and retried.
-pub async fn run(client: Client) {
+pub(crate) async fn run(client: Client, events: Recorder) {
     let queue = Arc::new(Queue::default());
     tokio::join!(
         watch::<Deployment>(&client, &queue, of_deployment),
         watch::<ReplicaSet>(&client, &queue, of_replica_set),
         watch::<Pod>(&client, &queue, of_pod),
         watch::<Service>(&client, &queue, of_service),
-        work(&client, &queue),
+        work(&client, &events, &queue),
         resync(&client, &queue),
     );
 }
@@ -117,10 +119,10 @@ where
     }
 }
 
-async fn work(client: &Client, queue: &Queue) {
+async fn work(client: &Client, events: &Recorder, queue: &Queue) {
     loop {
         for key in queue.take().await {
-            if let Err(error) = reconcile(client, &key).await {
+            if let Err(error) = reconcile(client, events, &key).await {
                 // A conflict means that somebody else was faster; the next look sees their work.
                 if !is_conflict(&error) {
                     warn!(?key, %error, "cannot bring about what is asked; trying again");
@@ -132,10 +134,10 @@ async fn work(client: &Client, queue: &Queue) {
     }
 }
 
-async fn reconcile(client: &Client, key: &Key) -> Result<(), kube::Error> {
+async fn reconcile(client: &Client, events: &Recorder, key: &Key) -> Result<(), kube::Error> {
     match key {
         Key::Deployment { namespace, name } => deployment::reconcile(client, namespace, name).await,
-        Key::ReplicaSet { namespace, name } => replicaset::reconcile(client, namespace, name).await,
+        Key::ReplicaSet { namespace, name } => replicaset::reconcile(client, events, namespace, name).await,
         Key::Service { namespace, name } => endpoints::reconcile(client, namespace, name).await,
         Key::Services { namespace } => endpoints::reconcile_all(client, namespace).await,
     }
