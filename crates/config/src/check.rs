@@ -160,9 +160,10 @@ fn kind_of(members: &Map<String, Value>) -> Result<&'static Kind, Vec<FieldError
         .help(format!("write {}", known.api_version()))
     } else {
         let names = kinds::KINDS.iter().map(|k| k.kind);
-        let help = match suggest::nearest(kind, names) {
-            Some(nearest) => format!("did you mean {nearest}?"),
-            None => "known kinds: ".to_owned() + &known_kinds().join(", "),
+        let help = match (instead_of(kind), suggest::nearest(kind, names)) {
+            (Some(instead), _) => instead.to_owned(),
+            (None, Some(nearest)) => format!("did you mean {nearest}?"),
+            (None, None) => "known kinds: ".to_owned() + &known_kinds().join(", "),
         };
         FieldError::new(
             FieldPath::root().key("kind"),
@@ -172,6 +173,29 @@ fn kind_of(members: &Map<String, Value>) -> Result<&'static Kind, Vec<FieldError
         .help(help)
     };
     Err(vec![error])
+}
+
+/// What to write in place of kinds of Kubernetes that people often have in their files.
+fn instead_of(kind: &str) -> Option<&'static str> {
+    match kind {
+        "Job" => Some("write a Pod with restartPolicy: OnFailure, which runs to its end"),
+        "CronJob" => Some("write a Pod with restartPolicy: OnFailure for each run"),
+        "StatefulSet" | "DaemonSet" | "ReplicationController" => {
+            Some("write a Deployment; a Service with clusterIP: None gives each Pod's address by name")
+        }
+        "PersistentVolumeClaim" | "PersistentVolume" | "StorageClass" => {
+            Some("mount an emptyDir or hostPath volume, which need no claim")
+        }
+        "NetworkPolicy" => Some("write an AuthorizationPolicy, which selects callers by identity"),
+        "Role" | "RoleBinding" | "ClusterRole" | "ClusterRoleBinding" => {
+            Some("leave it out: ServiceAccounts have no rights in this API")
+        }
+        "HorizontalPodAutoscaler" | "PodDisruptionBudget" | "PriorityClass" => {
+            Some("leave it out: replicas of the Deployment alone say how many Pods run")
+        }
+        "Ingress" | "IngressClass" => Some("leave it out: nothing outside of the mesh is led into it"),
+        _ => None,
+    }
 }
 
 fn known_kinds() -> Vec<&'static str> {

@@ -60,6 +60,11 @@ fn names_of_kinds_are_checked_first() {
             "kind: kind PeerAuthentcation of security.istio.io/v1 is not known here; did you mean PeerAuthentication?",
         ),
         (
+            "batch/v1",
+            "Job",
+            "kind: kind Job of batch/v1 is not known here; write a Pod with restartPolicy: OnFailure, which runs to its end",
+        ),
+        (
             "v1",
             "PeerAuthentication",
             "apiVersion: there is no kind PeerAuthentication in 'v1'; write security.istio.io/v1",
@@ -73,7 +78,7 @@ fn names_of_kinds_are_checked_first() {
     ] {
         assert_eq!(object(api_version, kind), expected);
     }
-    let unknown = object("batch/v1", "CronJob");
+    let unknown = object("example.com/v1", "Gadget");
     assert!(
         unknown.starts_with("kind: ")
             && unknown.contains("Deployment")

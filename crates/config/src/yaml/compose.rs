@@ -202,7 +202,10 @@ impl<'t> Composer<'t> {
             let key = match (key, &key_node.content) {
                 (Some(key), _) => key,
                 (None, Content::Scalar(Value::String(text))) => text.clone(),
-                _ => return Err(Problem::new(key_mark, "a key must be text", "put the key in quotes")),
+                _ => {
+                    let help = "put the key in quotes; {{ … }} is a template, to be rendered first (helm template)";
+                    return Err(Problem::new(key_mark, "a key must be text", help));
+                }
             };
             let (event, span) = self.next()?;
             let value = self.node(event, span)?;
