@@ -203,7 +203,8 @@ impl<'t> Composer<'t> {
                 (Some(key), _) => key,
                 (None, Content::Scalar(Value::String(text))) => text.clone(),
                 _ => {
-                    let help = "put the key in quotes; {{ … }} is a template, to be rendered first (helm template)";
+                    let help =
+                        "put the key in quotes; {{ … }} is a template, to be rendered first (helm template)";
                     return Err(Problem::new(key_mark, "a key must be text", help));
                 }
             };
