@@ -19,7 +19,7 @@ use crate::output::{colour, out, write_out};
 use crate::progress::Progress;
 use crate::{demo, signals};
 
-/// Exists while everything that was asked for at the start is applied and ready.
+/// Exists while everything that was asked for at the start is applied; names what was not ready in time.
 pub(crate) const STARTED: &str = "started";
 
 /// What `--detach` waits for at most.
@@ -150,7 +150,7 @@ async fn start(
     if !waiting.is_empty() {
         let limit = demo::READY_LIMIT.as_secs();
         let names = waiting.join(", ");
-        progress.done(&format!("not ready within {limit} s: {names}; see `kubectl describe pod`"));
+        out!("not ready within {limit} s: {names}; see `kubectl describe`");
         outcome = Outcome::NotFine;
     }
     if args.demo {
@@ -170,7 +170,11 @@ async fn start(
         return Ok(outcome);
     }
     up.set(true);
-    File::create(args.data_dir.join(STARTED)).context("cannot write to the data folder")?;
+    // Whole at once: --detach waits for it.
+    let unfinished = args.data_dir.join(format!("{STARTED}.new"));
+    std::fs::write(&unfinished, waiting.join("\n"))
+        .and_then(|()| std::fs::rename(&unfinished, args.data_dir.join(STARTED)))
+        .context("cannot write to the data folder")?;
     announce(args, &ready.kubeconfig);
     std::future::pending().await
 }
@@ -221,14 +225,14 @@ fn detach(args: &UpArgs) -> Result<Outcome> {
             let log = std::fs::read_to_string(&log_path).unwrap_or_default();
             bail!("the mesh did not start ({status}):\n{}", log.trim_end());
         }
-        if args.data_dir.join(STARTED).exists() {
-            progress.done("the mesh is ready");
+        if let Ok(waiting) = std::fs::read_to_string(args.data_dir.join(STARTED)) {
+            progress.done(if waiting.is_empty() { "the mesh is ready" } else { "the mesh runs" });
             let log = std::fs::read_to_string(&log_path).unwrap_or_default();
             let printed: Vec<&str> = log.lines().skip_while(|line| line.starts_with("  ")).collect();
             out!("{}", printed.join("\n").trim());
             out!("");
             out!("{} stops it.", down_command(&args.data_dir));
-            return Ok(Outcome::Fine);
+            return Ok(if waiting.is_empty() { Outcome::Fine } else { Outcome::NotFine });
         }
         ensure!(
             started.elapsed() < DETACH_LIMIT,
