@@ -60,6 +60,23 @@ enum People {
     Logs(commands::logs::LogsArgs),
     /// Show who talked to whom, and what was refused
     Flows(commands::flows::FlowsArgs),
+    /// Show who talks to whom as a page in the browser
+    Dashboard(commands::dashboard::DashboardArgs),
+    /// Find mistakes in the configuration, in files and in the mesh
+    Analyze(commands::analyze::AnalyzeArgs),
+    /// Check files of objects
+    Validate(commands::validate::ValidateArgs),
+    /// Ask what policy decides
+    Authz(commands::authz::AuthzArgs),
+    /// Show what a proxy lives by
+    #[command(visible_alias = "pc")]
+    ProxyConfig(commands::proxy_config::ProxyConfigArgs),
+    /// Show which proxies are connected, and whether they are up to date
+    #[command(visible_alias = "ps")]
+    ProxyStatus(commands::proxy_status::ProxyStatusArgs),
+    /// Commands that istioctl has under `x`: describe, authz check
+    #[command(name = "experimental", visible_aliases = ["x", "exp"])]
+    Experimental(commands::experimental::ExperimentalArgs),
     /// Print the version
     Version(commands::version::VersionArgs),
 }
@@ -110,7 +127,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: People) -> anyhow::Result<Outcome> {
-    use commands::{apply, delete, down, exec, flows, get, logs, status, up, version};
+    use commands::{analyze, apply, authz, dashboard, delete, down, exec, experimental, flows, get, logs};
+    use commands::{proxy_config, proxy_status, status, up, validate, version};
     choose_crypto();
     match command {
         People::Up(args) => up::run(args),
@@ -122,6 +140,13 @@ fn run(command: People) -> anyhow::Result<Outcome> {
         People::Exec(args) => exec::run(args),
         People::Logs(args) => on_runtime(logs::run(args)),
         People::Flows(args) => on_runtime(flows::run(args)),
+        People::Dashboard(args) => on_runtime(dashboard::run(args)),
+        People::Analyze(args) => on_runtime(analyze::run(args)),
+        People::Validate(args) => on_runtime(validate::run(args)),
+        People::Authz(args) => on_runtime(authz::run(args)),
+        People::ProxyConfig(args) => on_runtime(proxy_config::run(args)),
+        People::ProxyStatus(args) => on_runtime(proxy_status::run(args)),
+        People::Experimental(args) => on_runtime(experimental::run(args)),
         People::Version(args) => version::run(&args),
     }
 }

@@ -274,7 +274,7 @@ fn protocol(value: i32) -> PortProtocol {
         Ok(wire::Protocol::Http) => PortProtocol::Http,
         Ok(wire::Protocol::Http2) => PortProtocol::Http2,
         // A protocol of the future is opaque; on TCP, ALLOW rules get narrower and DENY rules wider.
-        Ok(wire::Protocol::Tcp) | Err(_) => PortProtocol::Tcp,
+        Ok(wire::Protocol::Tcp | wire::Protocol::Tls) | Err(_) => PortProtocol::Tcp,
     }
 }
 

@@ -51,6 +51,7 @@ pub fn service(world: &World, service: &Service) -> wire::Service {
                 workload: pod.map(|pod| workload(pod, config)),
                 address: address.to_string(),
                 ports: Vec::new(),
+                ..Default::default()
             });
             for port in ports {
                 if !endpoint.ports.iter().any(|p| p.service_port == port.service_port) {
@@ -71,11 +72,13 @@ pub fn service(world: &World, service: &Service) -> wire::Service {
                 number: p.number.into(),
                 name: p.name.clone(),
                 protocol: protocol(p.protocol),
+                ..Default::default()
             })
             .collect(),
         endpoints: endpoints.into_values().filter(|e| !e.ports.is_empty()).collect(),
         subject_alt_names: subject_alt_names(world, service),
         headless: service.headless,
+        ..Default::default()
     }
 }
 

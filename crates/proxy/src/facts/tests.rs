@@ -19,13 +19,14 @@ fn service_message(tls: i32) -> wire::Destination {
         workload: Some(workload_message()),
         address: "10.244.0.7".into(),
         ports: vec![wire::EndpointPort { service_port: 80, target_port: 8080, tls }],
+        ..Default::default()
     };
     let service = wire::Service {
         namespace: "shop".into(),
         name: "cart".into(),
         hostname: "cart.shop.svc.cluster.local".into(),
         addresses: vec!["10.96.0.9".into()],
-        ports: vec![wire::ServicePort { number: 80, name: "http".into(), protocol: 1 }],
+        ports: vec![wire::ServicePort { number: 80, name: "http".into(), protocol: 1, ..Default::default() }],
         endpoints: vec![endpoint],
         ..Default::default()
     };

@@ -442,6 +442,7 @@ impl Service {
             number: p.number.into(),
             name: p.name.clone(),
             protocol: p.protocol.proto(),
+            ..Default::default()
         });
         let endpoints = self.endpoints.iter().map(|e| {
             let ports = e.ports.iter().map(|p| wire::EndpointPort {
@@ -453,6 +454,7 @@ impl Service {
                 workload: Some(e.workload.message()),
                 address: e.address.clone(),
                 ports: ports.collect(),
+                ..Default::default()
             }
         });
         wire::Service {
@@ -464,6 +466,7 @@ impl Service {
             endpoints: endpoints.collect(),
             subject_alt_names: self.subject_alt_names.clone(),
             headless: self.headless,
+            ..Default::default()
         }
     }
 }
