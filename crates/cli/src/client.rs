@@ -17,7 +17,7 @@ pub(crate) struct ApiArgs {
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Data folder of the standalone mesh.
-    #[arg(long, global = true, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR)]
+    #[arg(long, global = true, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
 }
 

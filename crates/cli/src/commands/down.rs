@@ -10,7 +10,7 @@ use crate::output::out;
 #[derive(Debug, clap::Args)]
 pub(crate) struct DownArgs {
     /// Data folder of the mesh.
-    #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR)]
+    #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
     data_dir: PathBuf,
 }
 

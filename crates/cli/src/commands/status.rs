@@ -10,7 +10,7 @@ use crate::output::{aligned, out, write_out};
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
     /// Data folder of the mesh.
-    #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR)]
+    #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
     data_dir: std::path::PathBuf,
     /// Form of the output.
     #[arg(short = 'o', long, value_parser = ["json"])]

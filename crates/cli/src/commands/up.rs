@@ -43,7 +43,7 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     detach: bool,
     /// Folder of the mesh's state.
-    #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR)]
+    #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
     data_dir: PathBuf,
     /// Begun by --detach: leave the terminal.
     #[arg(long, hide = true)]
