@@ -25,6 +25,9 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("promtool", "prometheus"),
     ("h2load", "nghttp2-client"),
     ("wrk", "wrk"),
+    ("nginx", "nginx-light"),
+    ("chromium", "chromium"),
+    ("python3", "python3"),
 ];
 
 /// A program from PyPI: its file's name, there and under `.tools/`, its package and version.
