@@ -168,7 +168,13 @@ impl ClientState {
         if let Some(first) = requests.first_mut()
             && !self.node_sent
         {
-            first.node = Some(Node { id: self.node_id.clone(), ..Default::default() });
+            first.node = Some(Node {
+                id: self.node_id.clone(),
+                user_agent_name: "maille".to_owned(),
+                // One version for all crates of the workspace.
+                user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..Default::default()
+            });
             self.node_sent = true;
         }
         requests

@@ -31,4 +31,4 @@ pub use client::{
 pub use client_state::{ClientState, Receipt, SubscribeError};
 pub use resource::{Rejection, Resource, Update};
 pub use server::{Dirty, View, serve_stream};
-pub use server_state::{ProtocolError, Request, ServerState, TypeStatus};
+pub use server_state::{NodeInfo, ProtocolError, Request, ServerState, TypeStatus};

@@ -34,6 +34,8 @@ pub trait View: Send + 'static {
     fn changed(&mut self) -> impl Future<Output = Result<Vec<Dirty>, Status>> + Send;
     /// Told of each request, after the subscription changed and before it is answered.
     fn requested(&mut self, type_url: &str, request: &Request, state: &ServerState);
+    /// Told of each response, just before it goes out.
+    fn sending(&mut self, _response: &DeltaDiscoveryResponse, _state: &ServerState) {}
 }
 
 /// Serves one stream until the peer ends it, breaks the protocol, does not
@@ -71,6 +73,7 @@ where
     loop {
         while let Some(response) = state.next_response(&view) {
             deadline = Instant::now() + ACK_TIMEOUT;
+            view.sending(&response, &state);
             tokio::select! {
                 sent = sender.send(Ok(response)) => if sent.is_err() { return Ok(()) },
                 () = sleep_until(deadline) => return Err(too_slow()),

@@ -33,6 +33,17 @@ pub struct Request {
     pub acked: bool,
     /// The response on its way was rejected, whole or in part, for this reason.
     pub nacked: Option<String>,
+    /// Who the peer says it is, in the first request of a stream only.
+    pub node: Option<NodeInfo>,
+}
+
+/// What a peer says of itself; shown to people, never trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeInfo {
+    /// Its name for itself.
+    pub id: String,
+    /// Its version; empty if it does not say.
+    pub version: String,
 }
 
 /// The publisher's side of the delta protocol for one stream, without I/O.
@@ -53,6 +64,10 @@ struct TypeState {
     sent: HashMap<String, Option<String>>,
     /// Nonce of the response neither accepted nor rejected yet.
     in_flight: Option<String>,
+    /// Nonce of the last response.
+    sent_nonce: Option<String>,
+    /// Nonce of the last response that was accepted.
+    acked_nonce: Option<String>,
     dirty: Pending,
     answered: bool,
 }
@@ -100,7 +115,10 @@ impl ServerState {
             self.types.iter().filter(|(url, _)| **url != request.type_url).map(|(_, t)| t.names.len()).sum();
         let first = !self.types.contains_key(&request.type_url);
         let state = self.types.entry(request.type_url).or_default();
-        let mut done = Request::default();
+        let node = request
+            .node
+            .map(|node| NodeInfo { id: shorten(&node.id), version: shorten(&node.user_agent_version) });
+        let mut done = Request { node, ..Request::default() };
         if first {
             // A first request that subscribes to nothing is the legacy way to ask for everything.
             if request.resource_names_subscribe.is_empty() {
@@ -148,7 +166,10 @@ impl ServerState {
         if !request.response_nonce.is_empty() && state.in_flight.as_ref() == Some(&request.response_nonce) {
             state.in_flight = None;
             match request.error_detail {
-                None => done.acked = true,
+                None => {
+                    done.acked = true;
+                    state.acked_nonce = Some(request.response_nonce);
+                }
                 // What was rejected stays in `sent`: the same version again would be rejected again.
                 Some(error) => done.nacked = Some(error.message.chars().take(4096).collect()),
             }
@@ -215,6 +236,7 @@ impl ServerState {
             self.last_nonce += 1;
             let nonce = self.last_nonce.to_string();
             state.in_flight = Some(nonce.clone());
+            state.sent_nonce = Some(nonce.clone());
             return Some(DeltaDiscoveryResponse {
                 resources,
                 removed_resources: removed,
@@ -235,7 +257,11 @@ impl ServerState {
     pub fn types(&self) -> impl Iterator<Item = TypeStatus<'_>> {
         self.types.iter().map(|(type_url, state)| TypeStatus {
             type_url,
+            wildcard: state.wildcard,
+            names: state.names.len(),
             resources: state.sent.values().flatten().count(),
+            sent_nonce: state.sent_nonce.as_deref(),
+            acked_nonce: state.acked_nonce.as_deref(),
             settled: state.in_flight.is_none() && matches!(state.dirty, Pending::Nothing),
         })
     }
@@ -246,8 +272,16 @@ impl ServerState {
 pub struct TypeStatus<'a> {
     /// The type.
     pub type_url: &'a str,
+    /// Subscribed to all there is.
+    pub wildcard: bool,
+    /// Names subscribed to one by one.
+    pub names: usize,
     /// Resources sent.
     pub resources: usize,
+    /// Nonce of the last response.
+    pub sent_nonce: Option<&'a str>,
+    /// Nonce of the last response that was accepted.
+    pub acked_nonce: Option<&'a str>,
     /// All that was sent was answered, and nothing more is owed.
     pub settled: bool,
 }
@@ -285,6 +319,11 @@ impl TypeState {
             None => version.is_some() || self.names.contains(name),
         }
     }
+}
+
+/// A stranger chooses it, and it is kept.
+fn shorten(text: &str) -> String {
+    text.chars().take(MAX_NAME_BYTES / 4).collect()
 }
 
 fn is_name(name: &str) -> bool {
