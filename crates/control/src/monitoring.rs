@@ -119,7 +119,10 @@ async fn flows(
 async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
     match refuse_workloads(&shared, caller) {
         Some(refusal) => refusal,
-        None => Json(json!({ "proxies": shared.control.proxies.list() })).into_response(),
+        None => {
+            let proxies = shared.control.proxies.list();
+            Json(json!({ "version": env!("CARGO_PKG_VERSION"), "proxies": proxies })).into_response()
+        }
     }
 }
 

@@ -1,4 +1,26 @@
-//! Who is connected, and how far each has acknowledged.
+//! Who is connected, and how far each has acknowledged: what `GET /proxies` of the monitoring port shows.
+//!
+//! The answer is `{"version": "<of this control plane>", "proxies": [PROXY, …]}`, in the order of their connecting, each
+//!
+//! ```json
+//! {
+//!   "uid": "production/cart-5f6d-x2x9z", "namespace": "production", "pod": "cart-5f6d-x2x9z", "workload": "cart",
+//!   "node": "production/cart-5f6d-x2x9z", "version": "0.1.0",
+//!   "identity": "cluster.local/ns/production/sa/cart", "address": "10.244.0.7", "connectedSinceMs": 1700000000000,
+//!   "types": {
+//!     "Authorization": {
+//!       "wildcard": true, "names": 0, "resources": 3, "settled": true, "sentNonce": "4", "ackedNonce": "4",
+//!       "sentMs": 1700000001000, "ackedMs": 1700000001002, "rejected": "why", "rejectedMs": 1700000000500
+//!     },
+//!     "Destination": {…}, "Inbound": {…}, "MeshSettings": {…}, "TrustBundle": {…}
+//!   }
+//! }
+//! ```
+//!
+//! A type is there once the proxy asked for it. `sentNonce` and `sentMs` are absent and 0 before the first response;
+//! what was sent and neither accepted nor rejected has `sentNonce` ≠ `ackedNonce` and `settled` false. `rejected`
+//! stays until a later response is accepted. `node` and `version` are what the proxy says of itself (empty before its
+//! first request); all else is attested.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +52,16 @@ struct Connected {
 pub struct ProxyStatus {
     /// `<namespace>/<pod>`.
     pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its Pod.
+    pub pod: String,
+    /// The owner people know it by.
+    pub workload: String,
+    /// Its name for itself.
+    pub node: String,
+    /// Its version, as it says.
+    pub version: String,
     /// The identity proved.
     pub identity: String,
     /// Where it calls from.
@@ -44,15 +76,29 @@ pub struct ProxyStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TypeSummary {
+    /// Subscribed to all there is for it.
+    pub wildcard: bool,
+    /// Names subscribed to one by one.
+    pub names: usize,
     /// Resources sent.
     pub resources: usize,
     /// All that was sent was acknowledged or rejected, and nothing more is owed.
     pub settled: bool,
+    /// Nonce of the last response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_nonce: Option<String>,
+    /// Nonce of the last response that was accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acked_nonce: Option<String>,
+    /// Unix milliseconds of the last response; 0 before the first.
+    pub sent_ms: u64,
     /// Unix milliseconds of the last acknowledgement; 0 before the first.
     pub acked_ms: u64,
-    /// Why the last response was rejected, if it was.
+    /// Why a response was rejected, if none was accepted since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
+    /// Unix milliseconds of that rejection; 0 without one.
+    pub rejected_ms: u64,
 }
 
 /// A proxy's place in the list; dropping it ends it.
@@ -80,6 +126,11 @@ impl Proxies {
         let id = connected.last_id;
         let status = ProxyStatus {
             uid,
+            namespace: peer.pod().name.namespace.clone(),
+            pod: peer.pod().name.name.clone(),
+            workload: peer.pod().workload_name.clone(),
+            node: String::new(),
+            version: String::new(),
             identity: peer.identity().to_string(),
             address: peer.address().to_string(),
             connected_since_ms: millis(clock.now()),
@@ -107,22 +158,52 @@ impl ProxyHandle {
         let now = millis(self.clock.now());
         let mut connected = self.proxies.0.lock();
         let Some(status) = connected.streams.get_mut(&self.id) else { return };
-        for of_type in state.types() {
-            let name = of_type.type_url.rsplit('.').next().unwrap_or_default();
-            let summary = status.types.entry(name.to_owned()).or_default();
-            summary.resources = of_type.resources;
-            summary.settled = of_type.settled;
-            if of_type.type_url == type_url {
-                if request.acked {
-                    summary.acked_ms = now;
-                    summary.rejected = None;
-                }
-                if let Some(reason) = &request.nacked {
-                    summary.rejected = Some(reason.clone());
-                }
-            }
+        if let Some(node) = &request.node {
+            status.node.clone_from(&node.id);
+            status.version.clone_from(&node.version);
+        }
+        status.read(state);
+        let Some(summary) = status.types.get_mut(short(type_url)) else { return };
+        if request.acked {
+            summary.acked_ms = now;
+            summary.rejected = None;
+            summary.rejected_ms = 0;
+        }
+        if let Some(reason) = &request.nacked {
+            summary.rejected = Some(reason.clone());
+            summary.rejected_ms = now;
         }
     }
+
+    /// Notes that a response of this type goes out, and the state of the stream after it.
+    pub fn sending(&self, type_url: &str, state: &ServerState) {
+        let now = millis(self.clock.now());
+        let mut connected = self.proxies.0.lock();
+        let Some(status) = connected.streams.get_mut(&self.id) else { return };
+        status.read(state);
+        if let Some(summary) = status.types.get_mut(short(type_url)) {
+            summary.sent_ms = now;
+        }
+    }
+}
+
+impl ProxyStatus {
+    fn read(&mut self, state: &ServerState) {
+        for of_type in state.types() {
+            let summary = self.types.entry(short(of_type.type_url).to_owned()).or_default();
+            summary.wildcard = of_type.wildcard;
+            summary.names = of_type.names;
+            summary.resources = of_type.resources;
+            summary.settled = of_type.settled;
+            summary.sent_nonce = of_type.sent_nonce.map(str::to_owned);
+            summary.acked_nonce = of_type.acked_nonce.map(str::to_owned);
+        }
+    }
+}
+
+/// `Inbound` of `type.googleapis.com/maille.facts.v1.Inbound`.
+pub(crate) fn short(type_url: &str) -> &str {
+    type_url.rsplit('.').next().unwrap_or_default()
 }
 
 impl Drop for ProxyHandle {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use maille_core::NamespacedName;
+use maille_proto::discovery::DeltaDiscoveryResponse;
 use maille_xds::type_urls::{AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
 use maille_xds::{Dirty, Request, Resource, ServerState, View};
 use tonic::Status;
@@ -185,5 +186,9 @@ impl View for PeerView {
             tracing::warn!(pod = %self.own, r#type = type_url, %reason, "proxy rejected facts");
         }
         self.record.update(type_url, request, state);
+    }
+
+    fn sending(&mut self, response: &DeltaDiscoveryResponse, state: &ServerState) {
+        self.record.sending(&response.type_url, state);
     }
 }

@@ -182,6 +182,31 @@ async fn a_rejection_is_shown_with_its_reason_and_the_rest_holds() {
 }
 
 #[tokio::test]
+async fn proxies_are_listed_with_who_they_are_and_how_far_each_type_got() {
+    let lab = Lab::new().await;
+    let proxy = cart_proxy(&lab).await;
+    eventually("inbound", || proxy.seen.get::<wire::Inbound>(INBOUND, "shop/cart-1")).await;
+    let listed = eventually("all acknowledged", || {
+        let proxy = lab.control.proxies.list().into_iter().next()?;
+        let acked = proxy.types.values().all(|t| t.settled && t.acked_nonce.is_some());
+        (acked && proxy.types.len() == 4).then_some(proxy)
+    })
+    .await;
+    assert_eq!((listed.namespace.as_str(), listed.pod.as_str()), ("shop", "cart-1"));
+    assert_eq!((listed.node.as_str(), listed.version.as_str()), ("test", env!("CARGO_PKG_VERSION")));
+    let inbound = &listed.types["Inbound"];
+    assert_eq!((inbound.wildcard, inbound.names, inbound.resources), (false, 1, 1));
+    assert_eq!(inbound.sent_nonce, inbound.acked_nonce);
+    assert!(inbound.sent_ms > 0 && inbound.acked_ms >= inbound.sent_ms, "{inbound:?}");
+    assert!(listed.types["Authorization"].wildcard);
+    let (_, body) = lab.http("/proxies").await;
+    for part in ["\"connectedSinceMs\":", "\"sentNonce\":", "\"ackedNonce\":", "\"sentMs\":", "\"workload\":"]
+    {
+        assert!(body.contains(part), "{part} in {body}");
+    }
+}
+
+#[tokio::test]
 async fn stopping_ends_streams_quickly_and_clients_hear_of_it() {
     let mut lab = Lab::new().await;
     let proxy = cart_proxy(&lab).await;
