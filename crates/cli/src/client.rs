@@ -91,6 +91,11 @@ impl Api {
         Ok(Self { client: kube::Client::try_from(config)? })
     }
 
+    /// The client itself, for what is no plain request.
+    pub(crate) fn client(&self) -> &kube::Client {
+        &self.client
+    }
+
     /// GET, answered with JSON.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.send(Method::GET, path, "application/json", None).await
