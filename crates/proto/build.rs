@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use prost::Message as _;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
     println!("cargo:rerun-if-changed={}", root.display());
@@ -13,6 +15,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         "istio/v1/auth/ca.proto",
     ];
     let descriptors = protox::compile(files, [&root])?;
+    // Protobuf's JSON for the facts, which proxies show on their admin port. A reader may be of another version.
+    pbjson_build::Builder::new()
+        .register_descriptors(&descriptors.encode_to_vec())?
+        .btree_map([".maille.facts.v1"])
+        .ignore_unknown_fields()
+        .build(&[".maille.facts.v1"])?;
     // Maps in order, so that equal facts have equal bytes: a version is a hash of them.
     tonic_prost_build::configure()
         .bytes(".maille.facts.v1")

@@ -12,9 +12,10 @@
     reason = "generated code carries the protos' comments only"
 )]
 
-/// The facts a proxy lives by (`maille.facts.v1`).
+/// The facts a proxy lives by (`maille.facts.v1`), with protobuf's JSON for serde.
 pub mod facts {
     tonic::include_proto!("maille.facts.v1");
+    include!(concat!(env!("OUT_DIR"), "/maille.facts.v1.serde.rs"));
 }
 
 /// What proxies report they saw (`maille.flows.v1`).
