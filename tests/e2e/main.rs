@@ -8,6 +8,8 @@
 
 mod bad_yaml;
 mod control_plane_away;
+mod document;
+mod guide;
 mod identity;
 mod isolation;
 mod lifecycle;
@@ -56,6 +58,10 @@ const OWN_MESH: &[Own] = &[
     ("up_check_ends_with_everything_as_expected", lifecycle::up_check),
     ("up_refuses_bad_files_before_anything_starts", bad_yaml::through_up),
     ("a_mesh_starts_again_from_another_place", lifecycle::starts_again_from_another_place),
+    ("the_guide_manifests_apply_both_ways", guide::manifests_apply_both_ways),
+    ("an_api_outside_the_mesh_gets_mutual_tls", guide::external_api),
+    ("a_namespace_migrates_to_strict_without_a_failed_call", guide::migration),
+    ("the_guide_document_is_true", guide::the_document_is_true),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),
 ];
 

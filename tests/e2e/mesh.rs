@@ -35,6 +35,11 @@ pub(crate) fn binary() -> PathBuf {
     std::env::var_os("MAILLE_BIN").map(PathBuf::from).unwrap_or_default()
 }
 
+/// The real kubectl.
+pub(crate) fn kubectl() -> PathBuf {
+    std::env::var_os("MAILLE_KUBECTL").map_or_else(|| "kubectl".into(), PathBuf::from)
+}
+
 /// A running mesh; stopped and checked for remains when dropped.
 pub(crate) struct Mesh {
     folder: TempDir,
@@ -143,8 +148,7 @@ impl Mesh {
 
     /// Real kubectl with `input` on standard input.
     pub(crate) fn kubectl_ran(&self, arguments: &[&str], input: Option<&str>) -> Result<Ran> {
-        let kubectl = std::env::var_os("MAILLE_KUBECTL").unwrap_or_else(|| "kubectl".into());
-        let mut command = Command::new(kubectl);
+        let mut command = Command::new(kubectl());
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
         command.env("HOME", self.folder.path());
         run_with_input(command, input)
