@@ -236,7 +236,34 @@ pub(crate) fn pod(pod: &Pod) -> Option<world::Pod> {
         meshed: containers().any(|c| c.name == "istio-proxy"),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         named_ports: named_ports.collect(),
+        scrape: scrape(pod),
         labels,
+    })
+}
+
+/// Where the pod's metrics are, by the annotations that Prometheus' own examples and Istio use.
+fn scrape(pod: &Pod) -> Option<world::Scrape> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    let value = |name: &str| {
+        annotations.get(&format!("prometheus.io/{name}")).map(|v| v.trim()).filter(|v| !v.is_empty())
+    };
+    if value("scrape") != Some("true") {
+        return None;
+    }
+    let mut declared = pod.spec.containers.iter().flat_map(|c| c.ports.iter().flatten());
+    let first = || {
+        let port = declared.find(|p| is_tcp(p.protocol.as_deref())).map_or(80, |p| p.container_port);
+        self::port(port)
+    };
+    let path = value("path").unwrap_or("/metrics");
+    Some(world::Scrape {
+        port: value("port").map_or_else(first, |text| text.parse().ok().filter(|n| *n != 0))?,
+        path: if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
+        scheme: match value("scheme") {
+            None | Some("http") => "http".to_owned(),
+            Some("https") => "https".to_owned(),
+            Some(_) => return None,
+        },
     })
 }
 

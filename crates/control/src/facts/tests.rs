@@ -29,6 +29,7 @@ fn pod(name: &str, address: u8, account: &str, tls_mode: Option<&str>) -> Pod {
         meshed: tls_mode == Some("istio"),
         terminating: false,
         named_ports: vec![("web".into(), 8080)],
+        scrape: None,
     }
 }
 

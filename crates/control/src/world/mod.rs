@@ -22,7 +22,7 @@ pub use changes::{ChangeSet, Key};
 pub use event::{Change, Event};
 pub use names::Asked;
 pub use objects::{
-    EndpointSlice, MeshConfig, Pod, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL, TargetPort,
+    EndpointSlice, MeshConfig, Pod, Scrape, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL, TargetPort,
 };
 
 use crate::facts::Policy;

@@ -28,6 +28,19 @@ pub struct Pod {
     pub terminating: bool,
     /// Its named container ports, for services that say `targetPort: <name>`.
     pub named_ports: Vec<(String, u16)>,
+    /// Where it wants its metrics to be read, if it does.
+    pub scrape: Option<Scrape>,
+}
+
+/// What the annotations `prometheus.io/…` of a Pod say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scrape {
+    /// `prometheus.io/port`, else the first container port, else 80.
+    pub port: u16,
+    /// `prometheus.io/path`, else `/metrics`.
+    pub path: String,
+    /// `prometheus.io/scheme`: `http` or `https`.
+    pub scheme: String,
 }
 
 /// Label with which the injector, or the user, says how a pod is reached (reference mtls 2.1).

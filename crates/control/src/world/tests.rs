@@ -34,6 +34,7 @@ fn pod(n: u8, address: u8, app: u8, terminating: bool) -> Pod {
         meshed: true,
         terminating,
         named_ports: vec![("http".into(), 8080)],
+        scrape: None,
     }
 }
 

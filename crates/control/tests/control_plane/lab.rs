@@ -301,6 +301,7 @@ pub(crate) fn pod(name: &str, account: &str, address: &str) -> Pod {
         meshed: true,
         terminating: false,
         named_ports: Vec::new(),
+        scrape: None,
     }
 }
 

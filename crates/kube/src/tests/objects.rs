@@ -56,6 +56,27 @@ fn a_pod_is_reduced_to_what_the_mesh_needs() {
 }
 
 #[test]
+fn where_a_pods_metrics_are_is_read_from_its_annotations() {
+    let scraped = |annotations: Value| {
+        let found = pod(|p| p["metadata"]["annotations"] = annotations).expect("part of the world");
+        found.scrape.map(|s| (s.scheme, s.port, s.path))
+    };
+    let http = |port, path: &str| Some(("http".to_owned(), port, path.to_owned()));
+    assert_eq!(scraped(json!({})), None);
+    assert_eq!(scraped(json!({"prometheus.io/scrape": "false", "prometheus.io/port": "1"})), None);
+    assert_eq!(scraped(json!({"prometheus.io/scrape": "true"})), http(8080, "/metrics"), "the declared port");
+    let injected = json!({
+        "prometheus.io/scrape": "true", "prometheus.io/port": "15020", "prometheus.io/path": "/stats/prometheus"
+    });
+    assert_eq!(scraped(injected), http(15020, "/stats/prometheus"));
+    assert_eq!(scraped(json!({"prometheus.io/scrape": "true", "prometheus.io/path": "m"})), http(8080, "/m"));
+    for (key, wrong) in [("port", "web"), ("port", "0"), ("scheme", "ftp")] {
+        let annotations = json!({"prometheus.io/scrape": "true", format!("prometheus.io/{key}"): wrong});
+        assert_eq!(scraped(annotations), None, "{key}: {wrong}");
+    }
+}
+
+#[test]
 fn pods_without_an_address_of_their_own_are_not_part_of_the_world() {
     assert!(pod(|p| p["spec"]["hostNetwork"] = json!(true)).is_none());
     assert!(pod(|p| p["status"] = json!({ "phase": "Pending" })).is_none());
