@@ -34,7 +34,8 @@ pub(crate) async fn run(args: StatusArgs) -> Result<Outcome> {
 
 /// The status of the mesh with this data folder, in its documented form: `ready`, `running`, `supervisor` (pid),
 /// `kubeconfig`, `dashboard` (null until there is one), `node_namespace`, `control_plane {ready, pod}` and
-/// `workloads[] {namespace, name, pod, address, ready, sidecar, restarts}`.
+/// `workloads[] {namespace, name, pod, address, phase, ready, sidecar, restarts, message}`: one for each Pod, and one
+/// with `pod` null for each Deployment that lacks Pods. `message` says why something is missing, or is null.
 async fn collect(data_dir: &std::path::Path) -> Value {
     let kubeconfig = data_dir.join("kubeconfig");
     let mut status = json!({
@@ -49,8 +50,9 @@ async fn collect(data_dir: &std::path::Path) -> Value {
     status["kubeconfig"] = json!(kubeconfig);
     let Ok(api) = Api::from_file(&kubeconfig).await else { return status };
     let Ok(pods) = api.get("/api/v1/pods").await else { return status };
-    let pods = pods["items"].as_array().cloned().unwrap_or_default();
-    let workloads: Vec<Value> = pods.iter().map(workload).collect();
+    let Ok(deployments) = api.get("/apis/apps/v1/deployments").await else { return status };
+    let items = |list: &Value| list["items"].as_array().cloned().unwrap_or_default();
+    let workloads = workloads(&items(&pods), &items(&deployments));
     let control_plane = workloads
         .iter()
         .find(|workload| workload["namespace"] == maille_core::ROOT_NAMESPACE && workload["name"] == "istiod")
@@ -63,6 +65,34 @@ async fn collect(data_dir: &std::path::Path) -> Value {
     status["control_plane"] = json!(control_plane);
     status["workloads"] = json!(workloads);
     status
+}
+
+/// A row for each Pod; and one for each Deployment with fewer Pods available than it wants, unless a Pod of its own
+/// that is not ready shows it already.
+fn workloads(pods: &[Value], deployments: &[Value]) -> Vec<Value> {
+    let mut rows: Vec<Value> = pods.iter().map(workload).collect();
+    for deployment in deployments {
+        let wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
+        let status = &deployment["status"];
+        let available = status["availableReplicas"].as_i64().unwrap_or(0);
+        let (namespace, name) = (&deployment["metadata"]["namespace"], &deployment["metadata"]["name"]);
+        let shows =
+            |row: &Value| row["namespace"] == *namespace && row["name"] == *name && row["ready"] == false;
+        if available >= wanted || rows.iter().any(shows) {
+            continue;
+        }
+        let conditions = status["conditions"].as_array();
+        let failure =
+            conditions.into_iter().flatten().find(|condition| condition["type"] == "ReplicaFailure");
+        let why = failure.and_then(|condition| condition["message"].as_str());
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        rows.push(json!({
+            "namespace": namespace, "name": name, "pod": null, "address": null, "phase": null,
+            "ready": false, "sidecar": false, "restarts": 0,
+            "message": format!("{available} of {wanted} Pods are there{why}"),
+        }));
+    }
+    rows
 }
 
 fn workload(pod: &Value) -> Value {
@@ -79,7 +109,8 @@ fn workload(pod: &Value) -> Value {
         "phase": pod["status"]["phase"],
         "ready": ready || finished,
         "sidecar": sidecar,
-        "restarts": restarts
+        "restarts": restarts,
+        "message": null
     })
 }
 
@@ -106,7 +137,8 @@ fn print(status: &Value) {
     let mut lines = vec![
         ["NAMESPACE", "WORKLOAD", "ADDRESS", "STATE", "SIDECAR", "RESTARTS"].map(str::to_owned).to_vec(),
     ];
-    for workload in status["workloads"].as_array().into_iter().flatten() {
+    let workloads = || status["workloads"].as_array().into_iter().flatten();
+    for workload in workloads() {
         let text = |field: &str| workload[field].as_str().unwrap_or("-").to_owned();
         lines.push(vec![
             text("namespace"),
@@ -119,4 +151,50 @@ fn print(status: &Value) {
     }
     out!("");
     write_out(&aligned(&lines));
+    for workload in workloads() {
+        if let (Some(namespace), Some(name), Some(message)) =
+            (workload["namespace"].as_str(), workload["name"].as_str(), workload["message"].as_str())
+        {
+            out!("{namespace}/{name}: {message}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(available: i64) -> Value {
+        json!({
+            "metadata": {"namespace": "a", "name": "web"}, "spec": {"replicas": 2},
+            "status": {"availableReplicas": available, "conditions": [
+                {"type": "Progressing", "status": "True", "message": "working"},
+                {"type": "ReplicaFailure", "status": "True", "message": "pods \"x\" is forbidden"}]}
+        })
+    }
+
+    fn pod(ready: bool) -> Value {
+        json!({
+            "metadata": {"namespace": "a", "name": "web-1-x", "labels": {"pod-template-hash": "1"},
+                "ownerReferences": [{"name": "web-1"}]},
+            "status": {"phase": "Running", "containerStatuses": [{"name": "web", "ready": ready}]}
+        })
+    }
+
+    #[test]
+    fn a_deployment_without_pods_is_not_ready_and_says_why() {
+        let rows = workloads(&[], &[deployment(0)]);
+        assert_eq!((rows.len(), &rows[0]["ready"]), (1, &json!(false)));
+        assert_eq!(rows[0]["message"], "0 of 2 Pods are there: pods \"x\" is forbidden");
+    }
+
+    #[test]
+    fn a_deployment_is_shown_beside_its_pods_only_if_they_hide_that_some_are_missing() {
+        assert_eq!(workloads(&[pod(true), pod(true)], &[deployment(2)]).len(), 2);
+        assert_eq!(workloads(&[pod(true)], &[deployment(1)]).len(), 2);
+        assert_eq!(workloads(&[pod(false)], &[deployment(0)]).len(), 1);
+        let mut none_wanted = deployment(0);
+        none_wanted["spec"]["replicas"] = json!(0);
+        assert!(workloads(&[], &[none_wanted]).is_empty());
+    }
 }
