@@ -97,7 +97,7 @@ impl HandshakeError {
 }
 
 /// What the library's own verifiers say, with the likely cause.
-fn explain(why: &CertificateError) -> String {
+pub(crate) fn explain(why: &CertificateError) -> String {
     match why {
         CertificateError::UnknownIssuer => {
             "none of the given roots stands behind it; the root bundle may be that of another authority"

@@ -8,7 +8,7 @@
 //! Peers are authenticated by SPIFFE identity, never by the name that was dialled (reference mtls
 //! section 3). [`sniff`] reads a ClientHello before TLS begins, since the choice of what to do with
 //! a connection depends on it (reference mtls 1.3). [`control`] holds the ordinary TLS of the
-//! control plane and the API.
+//! control plane and the API, [`Origin`] the TLS that a DestinationRule orders towards servers outside.
 //!
 //! Sessions are never resumed: a resumed session would carry an identity past the renewal,
 //! expiry or distrust of the certificate that proved it.
@@ -20,6 +20,7 @@ mod context;
 pub mod control;
 mod error;
 mod hello;
+mod origin;
 mod peer;
 mod provider;
 mod refusal;
@@ -30,6 +31,7 @@ pub use alpn::{ClientAlpn, ServerAlpn};
 pub use context::{Current, TlsContext};
 pub use error::{HandshakeError, SetupError};
 pub use hello::{MAX_HELLO_PREFIX, Sniff, sniff};
+pub use origin::{ClientCertificate, Origin, OriginRequest, Proof, ServerRoots};
 pub use peer::{leaf_fingerprint, outbound_sni, peer_of_client, peer_of_server};
 pub use provider::provider;
 pub use refusal::{Presenter, Reason, Refusal};
