@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use maille_core::Identity;
-use maille_telemetry::{RefusalKind, ResponseFlags};
+use maille_telemetry::{RefusalKind, ResponseFlags, TlsReason};
 use maille_tls::{ClientAlpn, HandshakeError};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::record::tls_reason;
 use crate::sniff::Prefixed;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -79,6 +80,14 @@ impl ConnectError {
         match self {
             Self::Tls { error: HandshakeError::Refused(_), .. } => RefusalKind::ServerIdentity,
             _ => RefusalKind::UpstreamFailed,
+        }
+    }
+
+    /// Why there was no TLS, for metrics.
+    pub(crate) fn tls(&self) -> Option<TlsReason> {
+        match self {
+            Self::Tls { error, .. } => Some(tls_reason(error)),
+            _ => None,
         }
     }
 

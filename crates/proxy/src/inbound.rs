@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use maille_telemetry::{Protocol, RefusalKind};
+use maille_telemetry::{Protocol, RefusalKind, TlsReason};
 use maille_tls::{HandshakeError, ServerAlpn};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -99,15 +99,21 @@ impl Arrival<'_> {
         let limit = self.worker.config.limits.handshake;
         let accepted = match timeout(limit, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(HandshakeError::from_io(&error).to_string()),
-            Err(_) => Err(format!("the TLS handshake took longer than {limit:?}")),
+            Ok(Err(error)) => {
+                let error = HandshakeError::from_io(&error);
+                Err((error.to_string(), record::tls_reason(&error)))
+            }
+            Err(_) => Err((format!("the TLS handshake took longer than {limit:?}"), TlsReason::Timeout)),
         };
         let verified = accepted.and_then(|stream| {
             let session = stream.get_ref().1;
-            let identity = maille_tls::peer_of_server(session).map_err(|e| e.to_string())?;
+            let identity = maille_tls::peer_of_server(session)
+                .map_err(|error| (error.to_string(), record::tls_reason(&error)))?;
             let chain: Rc<[_]> = session.peer_certificates().unwrap_or_default().into();
-            let leaf = chain.first().ok_or("the client showed no certificate")?;
-            let expires = maille_pki::leaf_facts(leaf).map_err(|e| e.to_string())?.not_after;
+            let none = || ("the client showed no certificate".to_owned(), TlsReason::NoClientCertificate);
+            let leaf = chain.first().ok_or_else(none)?;
+            let unreadable = |error: maille_pki::Error| (error.to_string(), TlsReason::BadCertificate);
+            let expires = maille_pki::leaf_facts(leaf).map_err(unreadable)?.not_after;
             Ok((stream, identity, Proof { expires, chain, generation: current.generation() }))
         });
         match verified {
@@ -115,8 +121,8 @@ impl Arrival<'_> {
                 let facts = Facts { identity: Some(identity), sni, proof: Some(proof), ..self.facts() };
                 Some((stream, facts))
             }
-            Err(reason) => {
-                self.refuse(Refused::new(RefusalKind::TlsHandshake, reason));
+            Err((reason, tls)) => {
+                self.refuse(Refused::new(RefusalKind::TlsHandshake, reason).with_tls(Some(tls)));
                 None
             }
         }

@@ -129,7 +129,7 @@ impl Departure<'_> {
                 tcp::run(self.worker, &mut stream, &mut connected.stream, connection, None).await;
             }
             Err(error) => {
-                let refused = Refused::new(error.kind(), error.to_string()).with_flags(error.flags());
+                let refused = Refused::new(error.kind(), error.to_string()).with_flags(error.flags()).with_tls(error.tls());
                 self.refuse(Some(&called), upstream.is_mutual(), refused);
             }
         }

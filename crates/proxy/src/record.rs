@@ -7,8 +7,9 @@ use maille_core::Identity;
 use maille_policy::{ConnectionPolicy, DecidedBy, Decision, RequestAttributes, RuleId};
 use maille_telemetry::{
     ConnectionLabels, Peer, PolicyRef, Protocol, Refusal, RefusalKind, Reporter, ResponseFlags, Security,
-    ServiceLabels, WorkloadLabels,
+    ServiceLabels, TlsReason, WorkloadLabels,
 };
+use maille_tls::{HandshakeError, Reason};
 
 use crate::snapshot::{Inbound, ServiceName, Workload};
 
@@ -19,11 +20,18 @@ pub(crate) struct Refused {
     policy: Option<RuleId>,
     reason: String,
     flags: ResponseFlags,
+    tls: Option<TlsReason>,
 }
 
 impl Refused {
     pub(crate) fn new(kind: RefusalKind, reason: String) -> Self {
-        Self { kind, policy: None, reason, flags: kind.flags() }
+        Self { kind, policy: None, reason, flags: kind.flags(), tls: kind.tls() }
+    }
+
+    /// Says why there was no mutual TLS, if that is known better than its kind tells.
+    pub(crate) fn with_tls(mut self, reason: Option<TlsReason>) -> Self {
+        self.tls = reason.or(self.tls);
+        self
     }
 
     pub(crate) fn with_flags(mut self, flags: ResponseFlags) -> Self {
@@ -51,7 +59,7 @@ impl Refused {
     /// As telemetry takes it.
     pub(crate) fn refusal(&self) -> Refusal<'_> {
         let policy = self.policy.as_ref().map(policy_ref);
-        Refusal { kind: self.kind, policy, reason: &self.reason, flags: self.flags }
+        Refusal { kind: self.kind, policy, reason: &self.reason, flags: self.flags, tls: self.tls }
     }
 
     pub(crate) fn kind(&self) -> RefusalKind {
@@ -64,6 +72,29 @@ impl Refused {
 
     pub(crate) fn reason(&self) -> &str {
         &self.reason
+    }
+}
+
+/// What a failed handshake is counted as.
+pub(crate) fn tls_reason(error: &HandshakeError) -> TlsReason {
+    match error {
+        HandshakeError::Refused(refusal) => match &refusal.reason {
+            Reason::UnknownIssuer { .. } | Reason::NoBundle(_) => TlsReason::UntrustedCa,
+            Reason::TrustDomain { .. } => TlsReason::TrustDomain,
+            Reason::Expired { .. } => TlsReason::Expired,
+            Reason::NotYetValid { .. } => TlsReason::NotYetValid,
+            Reason::Name { .. } => TlsReason::SanMismatch,
+            Reason::Unreadable(_) | Reason::Leaf(_) | Reason::Purpose(_) | Reason::Path(_) => {
+                TlsReason::BadCertificate
+            }
+        },
+        HandshakeError::NoCertificate => TlsReason::NoClientCertificate,
+        HandshakeError::BadSignature => TlsReason::BadSignature,
+        HandshakeError::Certificate(_) => TlsReason::BadCertificate,
+        HandshakeError::RefusedByPeer(_) => TlsReason::RefusedByPeer,
+        HandshakeError::Incompatible(_) => TlsReason::Incompatible,
+        HandshakeError::Protocol(_) => TlsReason::Protocol,
+        HandshakeError::Io(_) => TlsReason::Broken,
     }
 }
 

@@ -25,5 +25,5 @@ pub use labels::{
     ConnectionLabels, Peer, Protocol, Reporter, ResponseFlags, Security, ServiceLabels, WorkloadLabels,
 };
 pub use recorder::{Connection, Edge, RequestOutcome, WorkerRecorder};
-pub use refusal::{PolicyRef, Refusal, RefusalKind};
+pub use refusal::{PolicyRef, Refusal, RefusalKind, TlsReason};
 pub use registry::{OwnWorkload, ProxyGauges, Registry};

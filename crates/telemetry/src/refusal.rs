@@ -76,6 +76,17 @@ impl RefusalKind {
         }
     }
 
+    /// Why there was no mutual TLS, as far as the kind tells.
+    pub fn tls(self) -> Option<TlsReason> {
+        match self {
+            Self::Plaintext => Some(TlsReason::Plaintext),
+            Self::TlsHandshake => Some(TlsReason::Protocol),
+            Self::ServerIdentity => Some(TlsReason::BadCertificate),
+            Self::CertificateExpired => Some(TlsReason::Expired),
+            _ => None,
+        }
+    }
+
     /// What flows say of it.
     pub fn decision(self) -> Decision {
         match self {
@@ -92,6 +103,61 @@ impl RefusalKind {
     }
 }
 
+/// Why there was no mutual TLS; the `reason` label of `maille_mtls_rejected_total` (reference cli-and-telemetry 3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TlsReason {
+    /// Plaintext where mutual TLS is demanded.
+    Plaintext,
+    /// No known root stands behind the certificate.
+    UntrustedCa,
+    /// The certificate's trust domain is not accepted.
+    TrustDomain,
+    /// The certificate has expired.
+    Expired,
+    /// The certificate is not valid yet.
+    NotYetValid,
+    /// The certificate names somebody else than was expected.
+    SanMismatch,
+    /// No certificate was shown.
+    NoClientCertificate,
+    /// The peer does not hold the key of the certificate it shows.
+    BadSignature,
+    /// The certificate cannot be read, or breaks another rule.
+    BadCertificate,
+    /// The peer refused our certificate.
+    RefusedByPeer,
+    /// No TLS version, cipher suite, group or application protocol in common.
+    Incompatible,
+    /// What the peer sent is no valid TLS.
+    Protocol,
+    /// The handshake took too long.
+    Timeout,
+    /// The connection broke during the handshake.
+    Broken,
+}
+
+impl TlsReason {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::UntrustedCa => "untrusted_ca",
+            Self::TrustDomain => "trust_domain",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::SanMismatch => "san_mismatch",
+            Self::NoClientCertificate => "no_client_cert",
+            Self::BadSignature => "bad_signature",
+            Self::BadCertificate => "bad_certificate",
+            Self::RefusedByPeer => "refused_by_peer",
+            Self::Incompatible => "incompatible",
+            Self::Protocol => "protocol",
+            Self::Timeout => "timeout",
+            Self::Broken => "broken",
+        }
+    }
+}
+
 /// A refusal, with everything that explains it.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal<'a> {
@@ -103,12 +169,14 @@ pub struct Refusal<'a> {
     pub reason: &'a str,
     /// Usually [`RefusalKind::flags`].
     pub flags: ResponseFlags,
+    /// Why there was no mutual TLS, if that is what it is about.
+    pub tls: Option<TlsReason>,
 }
 
 impl<'a> Refusal<'a> {
     /// A refusal with the flags that usually go with its kind.
     pub fn new(kind: RefusalKind, policy: Option<PolicyRef<'a>>, reason: &'a str) -> Self {
-        Self { kind, policy, reason, flags: kind.flags() }
+        Self { kind, policy, reason, flags: kind.flags(), tls: kind.tls() }
     }
 
     /// `RESPONSE_CODE_DETAILS`, or for TCP `CONNECTION_TERMINATION_DETAILS`

@@ -118,7 +118,11 @@ pub(crate) fn fail(
             (StatusCode::BAD_GATEWAY, text, RefusalKind::UpstreamFailed, ResponseFlags::UpstreamProtocolError)
         }
     };
-    let refused = Refused::new(kind, error.to_string()).with_flags(flags);
+    let tls = match error {
+        SendError::Connect(error) => error.tls(),
+        SendError::Reset(_) | SendError::Protocol(_) => None,
+    };
+    let refused = Refused::new(kind, error.to_string()).with_flags(flags).with_tls(tls);
     exchange.flags = flags;
     refuse(worker, line, &refused, exchange, status, &text)
 }
