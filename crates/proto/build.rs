@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={}", root.display());
     let files = [
         "maille/facts/v1/facts.proto",
+        "maille/facts/v1/dump.proto",
         "maille/flows/v1/flows.proto",
         "envoy/service/discovery/v3/discovery.proto",
         "istio/v1/auth/ca.proto",

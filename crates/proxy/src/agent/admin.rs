@@ -1,25 +1,29 @@
 //! The admin port (15000): what this proxy lives by, for people and `maille proxy-config`. No secrets; loopback only,
 //! and there only for root and the proxy's own user, not for the application.
+//!
+//! `/config_dump` is a [`wire::ConfigDump`] in protobuf's JSON, made of the resources in force as they came: complete
+//! by construction.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
-use maille_core::{EndpointTls, PortProtocol};
-use maille_pki::Svid;
+use maille_pki::{Moment, certificate_pem};
+use maille_proto::facts as wire;
 use maille_telemetry::Registry;
+use maille_xds::type_urls;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use prost::Message;
+use serde::Serialize;
 
 use super::destinations::Destinations;
-use super::facts_in_force::FactsInForce;
+use super::facts_in_force::{FactsInForce, Received};
 use super::options::ProxyOptions;
 use super::server::{Answer, Asked, Pages, metrics, text, with_type};
 use super::status::Readiness;
 use super::status_pages::not_found;
-use crate::snapshot::{Destination, Inbound, MeshSettings, Service, Workload};
 
 /// Pages of port 15000.
 pub(crate) struct AdminPages {
@@ -39,7 +43,7 @@ impl Pages for AdminPages {
             }
             match (&asked.method, asked.path.as_str()) {
                 (&Method::GET, "/config_dump") => page(&self.config()),
-                (&Method::GET, "/certs") => page(&self.certificates()),
+                (&Method::GET, "/certs") => page(&certificates(&self.facts.lock())),
                 (&Method::GET, "/stats" | "/stats/prometheus") => metrics(self.telemetry.render_prometheus()),
                 (&Method::GET, "/ready") => match self.readiness.missing(SystemTime::now()) {
                     None => text(StatusCode::OK, "LIVE\n"),
@@ -55,40 +59,26 @@ impl Pages for AdminPages {
 }
 
 impl AdminPages {
-    fn config(&self) -> Value {
+    fn config(&self) -> wire::ConfigDump {
         let facts = self.facts.lock();
-        let (settings, inbound, policies) = facts.view();
-        let policies: Vec<_> = policies
-            .iter()
-            .map(|p| {
-                json!({"namespace": p.namespace, "name": p.name, "dryRun": p.dry_run, "spec": format!("{:?}", p.spec)})
-            })
-            .collect();
-        let generation = facts.shared().map(|shared| shared.snapshot.load().generation);
-        json!({
-            "workload": self.options.uid(),
-            "identity": self.options.identity.uri(),
-            "generation": generation,
-            "meshSettings": settings.map(mesh_settings),
-            "inbound": inbound.map(own_inbound),
-            "authorizationPolicies": policies,
-            "trustDomains": facts.roots().iter().map(|(d, r)| (d.to_string(), json!(r.len()))).collect::<serde_json::Map<_, _>>(),
-            "destinations": self.destinations.held().iter().map(|(name, d)| destination(name, d)).collect::<Vec<_>>(),
-        })
-    }
-
-    fn certificates(&self) -> Value {
-        let facts = self.facts.lock();
-        let own = facts.credential().map(|credential| certificate(&credential.svid));
-        let roots: serde_json::Map<_, _> = facts
-            .roots()
-            .iter()
-            .map(|(domain, roots)| {
-                let pem: Vec<_> = roots.iter().map(maille_pki::certificate_pem).collect();
-                (domain.to_string(), Value::from(pem))
-            })
-            .collect();
-        json!({"certificate": own, "roots": roots})
+        let generation = facts.shared().map_or(0, |shared| shared.snapshot.load().generation);
+        let names = self.destinations.names();
+        // What was given up is no longer kept current.
+        let in_force = || {
+            facts
+                .received()
+                .filter(|(kind, name, _)| *kind != type_urls::DESTINATION || names.contains(*name))
+        };
+        wire::ConfigDump {
+            workload: self.options.uid(),
+            identity: self.options.identity.uri(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: u32::try_from(generation).unwrap_or(u32::MAX),
+            facts: Some(facts_in_force(in_force())),
+            certificates: Some(certificates(&facts)),
+            bootstrap: Some(bootstrap(&self.options)),
+            held: in_force().map(|(type_url, name, received)| held(type_url, name, received)).collect(),
+        }
     }
 
     fn logging(&self, level: Option<&str>) -> Answer {
@@ -102,127 +92,77 @@ impl AdminPages {
     }
 }
 
-fn page(value: &Value) -> Answer {
-    with_type(StatusCode::OK, "application/json", format!("{value:#}\n"))
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-fn certificate(svid: &Svid) -> Value {
-    json!({
-        "identity": svid.identity().uri(),
-        "serial": svid.serial(),
-        "notBefore": unix_seconds(svid.not_before()),
-        "notAfter": unix_seconds(svid.not_after()),
-        "chain": svid.chain_pem(),
-    })
-}
-
-fn mesh_settings(settings: &MeshSettings) -> Value {
-    json!({
-        "trustDomain": settings.trust_domain.to_string(),
-        "trustDomainAliases": settings.trust_domain_aliases.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "rootNamespace": settings.root_namespace,
-        "outboundPolicy": format!("{:?}", settings.outbound_policy),
-        "pathNormalization": format!("{:?}", settings.path_normalization),
-        "protocolDetectionTimeoutMs": settings.protocol_detection_timeout.map(|d| d.as_millis() as u64),
-        "clusterDomain": settings.cluster_domain,
-    })
-}
-
-fn own_inbound(inbound: &Inbound) -> Value {
-    let mut numbers: Vec<_> = inbound.ports.keys().chain(inbound.port_modes.keys()).copied().collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let ports: Vec<_> = numbers
-        .into_iter()
-        .map(|number| {
-            json!({
-                "port": number,
-                "mode": inbound.mode_of(number).as_str(),
-                "protocol": protocol(inbound.protocol_of(number)),
-                "service": inbound.ports.get(&number).map(|p| p.service.hostname.to_string()),
-            })
-        })
-        .collect();
-    json!({"workload": workload(&inbound.workload), "mode": inbound.mode.as_str(), "ports": ports})
-}
-
-fn workload(workload: &Workload) -> Value {
-    json!({
-        "uid": *workload.uid,
-        "workloadName": *workload.workload_name,
-        "identity": workload.identity.as_ref().map(|id| id.uri()),
-        "addresses": workload.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "meshed": workload.meshed,
-    })
-}
-
-fn protocol(protocol: PortProtocol) -> &'static str {
-    match protocol {
-        PortProtocol::Auto => "AUTO",
-        PortProtocol::Http => "HTTP",
-        PortProtocol::Http2 => "HTTP2",
-        PortProtocol::Tcp => "TCP",
+fn page(message: &impl Serialize) -> Answer {
+    match serde_json::to_string_pretty(message) {
+        Ok(json) => with_type(StatusCode::OK, "application/json", format!("{json}\n")),
+        // A fact with a value of the future, which has no name yet.
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be shown: {error}\n")),
     }
 }
 
-fn tls(tls: EndpointTls) -> &'static str {
-    match tls {
-        EndpointTls::Plaintext => "PLAINTEXT",
-        EndpointTls::IstioMutual => "ISTIO_MUTUAL",
+fn facts_in_force<'a>(
+    received: impl Iterator<Item = (&'a str, &'a str, &'a Received)>,
+) -> wire::FactsInForce {
+    let mut facts = wire::FactsInForce::default();
+    for (type_url, name, received) in received {
+        let body = received.body.as_slice();
+        // What is in force was readable when it came.
+        match type_url {
+            type_urls::MESH_SETTINGS => facts.mesh_settings = wire::MeshSettings::decode(body).ok(),
+            type_urls::INBOUND => facts.inbound = wire::Inbound::decode(body).ok(),
+            type_urls::AUTHORIZATION => facts.authorizations.extend(wire::Authorization::decode(body)),
+            type_urls::TRUST_BUNDLE => facts.trust_bundles.extend(wire::TrustBundle::decode(body)),
+            type_urls::DESTINATION => facts.destinations.push(wire::NamedDestination {
+                name: name.to_owned(),
+                destination: wire::Destination::decode(body).ok(),
+            }),
+            _ => {}
+        }
+    }
+    facts
+}
+
+fn held(type_url: &str, name: &str, received: &Received) -> wire::HeldResource {
+    wire::HeldResource {
+        r#type: type_url.rsplit('.').next().unwrap_or_default().to_owned(),
+        name: name.to_owned(),
+        version: received.version.clone(),
+        updated: Moment(received.at).to_string(),
     }
 }
 
-fn destination(name: &str, destination: &Destination) -> Value {
-    match destination {
-        Destination::Unknown => json!({"name": name, "kind": "unknown"}),
-        Destination::Workload(direct) => json!({
-            "name": name,
-            "kind": "workload",
-            "workload": workload(&direct.workload),
-            "headlessPorts": direct.headless_ports.iter().map(|p| json!({
-                "port": p.port,
-                "protocol": protocol(p.protocol),
-                "tls": tls(p.tls),
-                "service": *p.service.hostname,
-                "servicePort": p.service_port,
-                "subjectAltNames": *p.subject_alt_names,
-            })).collect::<Vec<_>>(),
-        }),
-        Destination::Service(service) => service_value(name, service),
-    }
+fn certificates(facts: &FactsInForce) -> wire::Certificates {
+    let own = facts.credential().map(|credential| wire::Certificate {
+        identity: credential.svid.identity().uri(),
+        serial: credential.svid.serial().to_owned(),
+        not_before: Moment(credential.svid.not_before()).to_string(),
+        not_after: Moment(credential.svid.not_after()).to_string(),
+        obtained: Moment(credential.obtained).to_string(),
+        chain: credential.svid.chain_pem(),
+    });
+    let roots = facts.roots().into_iter().map(|(domain, roots)| wire::TrustedRoots {
+        trust_domain: domain.to_string(),
+        certificates: roots.iter().map(certificate_pem).collect(),
+    });
+    wire::Certificates { workload: own, roots: roots.collect() }
 }
 
-fn service_value(name: &str, service: &Service) -> Value {
-    let endpoints: Vec<_> = service
-        .endpoints
-        .iter()
-        .map(|endpoint| {
-            let ports: Vec<_> = endpoint
-                .ports
-                .iter()
-                .map(|p| json!({"servicePort": p.service_port, "targetPort": p.target_port, "tls": tls(p.tls)}))
-                .collect();
-            json!({
-                "address": endpoint.address.to_string(),
-                "workload": *endpoint.workload.uid,
-                "identity": endpoint.workload.identity.as_ref().map(|id| id.uri()),
-                "ports": ports,
-            })
-        })
-        .collect();
-    json!({
-        "name": name,
-        "kind": "service",
-        "hostname": *service.name.hostname,
-        "namespace": *service.name.namespace,
-        "addresses": service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "headless": service.headless,
-        "ports": service.ports.iter().map(|p| json!({"number": p.number, "protocol": protocol(p.protocol)})).collect::<Vec<_>>(),
-        "subjectAltNames": *service.subject_alt_names,
-        "endpoints": endpoints,
-    })
+fn bootstrap(options: &ProxyOptions) -> wire::Bootstrap {
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    let listen = &options.listen;
+    wire::Bootstrap {
+        cluster: options.cluster.clone(),
+        pod_ip: options.pod_ip.to_string(),
+        discovery_address: options.discovery_address.clone(),
+        ca_address: options.ca_address.clone(),
+        workers: u32::try_from(options.workers).unwrap_or(u32::MAX),
+        drain_seconds: seconds(options.drain),
+        certificate_ttl_seconds: seconds(options.certificate_ttl),
+        inbound: listen.inbound.to_string(),
+        outbound: listen.outbound.to_string(),
+        status: listen.status.to_string(),
+        readiness: listen.readiness.to_string(),
+        metrics: listen.metrics.to_string(),
+        admin: listen.admin.to_string(),
+    }
 }

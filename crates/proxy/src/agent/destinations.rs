@@ -71,17 +71,6 @@ impl Destinations {
         self.entries.lock().keys().cloned().collect()
     }
 
-    /// Names held, with what is known of them, sorted.
-    pub(crate) fn held(&self) -> Vec<(String, Arc<Destination>)> {
-        let entries = self.entries.lock();
-        let known = entries
-            .iter()
-            .filter_map(|(name, entry)| Some((name.clone(), entry.cell.as_ref()?.load().clone())));
-        let mut held: Vec<_> = known.collect();
-        held.sort_by(|a, b| a.0.cmp(&b.0));
-        held
-    }
-
     /// Says why questions go unanswered, or that they are answered again.
     pub(crate) fn outage(&self, reason: Option<String>) {
         *self.outage.lock() = reason;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use maille_core::TrustDomain;
 use maille_pki::{CertificateDer, TrustBundles};
@@ -45,8 +46,15 @@ pub(crate) struct FactsInForce {
     policy: Option<Arc<PolicySet>>,
     snapshot: Option<Arc<SnapshotCell>>,
     tls: Option<Arc<TlsContext>>,
-    /// As received, for the next start.
-    raw: BTreeMap<(String, String), (String, Vec<u8>)>,
+    /// As received, by type and name, for the next start and the admin port.
+    raw: BTreeMap<(String, String), Received>,
+}
+
+/// A resource in force, as it came.
+pub(crate) struct Received {
+    pub(crate) version: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) at: SystemTime,
 }
 
 /// What an update touched.
@@ -93,9 +101,10 @@ impl FactsInForce {
         })
     }
 
-    /// The checked facts, for the admin port.
-    pub(crate) fn view(&self) -> (Option<&MeshSettings>, Option<&Inbound>, Vec<&Authorization>) {
-        (self.settings.as_ref(), self.inbound.as_deref(), self.authorizations.values().collect())
+    /// Everything in force as it came, sorted by type and name, for the admin port. Destinations that were given
+    /// up may still be among it.
+    pub(crate) fn received(&self) -> impl Iterator<Item = (&str, &str, &Received)> {
+        self.raw.iter().map(|((type_url, name), received)| (type_url.as_str(), name.as_str(), received))
     }
 
     /// The certificate in use.
@@ -139,7 +148,8 @@ impl FactsInForce {
             match self.take(&type_url, &resource.name, &resource.body.value, &mut touched) {
                 Ok(()) => {
                     let key = (type_url.clone(), resource.name);
-                    self.raw.insert(key, (resource.version, resource.body.value));
+                    let (version, body) = (resource.version, resource.body.value);
+                    self.raw.insert(key, Received { version, body, at: SystemTime::now() });
                 }
                 Err(reason) => rejections.push(Rejection::new(resource.name, reason)),
             }
@@ -337,11 +347,11 @@ impl FactsInForce {
             return Vec::new();
         }
         self.forget_unheld();
-        let all = self.raw.iter().map(|((type_url, name), (version, body))| StoredResource {
+        let all = self.raw.iter().map(|((type_url, name), received)| StoredResource {
             type_url: type_url.clone(),
             name: name.clone(),
-            version: version.clone(),
-            body: body.clone(),
+            version: received.version.clone(),
+            body: received.body.clone(),
         });
         let mut stored: Vec<_> = all.collect();
         stored.sort_by_key(|r| r.type_url == type_urls::DESTINATION);

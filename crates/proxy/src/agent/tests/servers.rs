@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use maille_proto::facts as wire;
 use maille_telemetry::{
     ConnectionLabels, Peer, Protocol, Refusal, RefusalKind, Reporter, Security, ServiceLabels,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{Lab, eventually, get, identity, request, shared, start};
+use super::{Lab, OWN, eventually, get, identity, request, shared, start};
 use crate::agent::options::ProxyOptions;
 use crate::agent::status_pages::Order;
 
@@ -91,8 +92,17 @@ async fn orders_and_admin_pages_are_for_this_host_by_its_own_name() {
     assert_eq!(request(admin, "GET", "/config_dump", "rebound.example").await.0, 403);
     let (code, dump) = get(admin, "/config_dump").await;
     assert_eq!(code, 200);
-    let dump: serde_json::Value = serde_json::from_str(&dump).expect("JSON");
-    assert_eq!(dump["inbound"]["mode"], "STRICT");
+    assert!(!dump.contains("PRIVATE"), "{dump}");
+    let dump: wire::ConfigDump = serde_json::from_str(&dump).expect("protobuf's JSON");
+    assert_eq!((dump.workload.as_str(), dump.generation > 0), (OWN, true));
+    let facts = dump.facts.expect("facts");
+    assert_eq!(facts.inbound.map(|inbound| inbound.mode()), Some(wire::MtlsMode::Strict));
+    assert!(facts.mesh_settings.is_some());
+    assert!(
+        dump.held.iter().any(|held| held.r#type == "Inbound" && held.name == OWN && !held.version.is_empty())
+    );
+    let own = dump.certificates.and_then(|certificates| certificates.workload).expect("a certificate");
+    assert!(own.chain.iter().all(|pem| pem.contains("BEGIN CERTIFICATE")) && !own.serial.is_empty());
     let (_, certs) = get(admin, "/certs").await;
     assert!(
         certs.contains("spiffe://cluster.local/ns/shop/sa/cart") && !certs.contains("PRIVATE"),
