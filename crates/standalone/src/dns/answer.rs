@@ -45,19 +45,25 @@ pub(super) fn answer(query: &[u8], zone: &Zone, over_tcp: bool) -> Reply {
         return to_bytes(&response, over_tcp, &message);
     }
     let name = question.name().to_string().trim_end_matches('.').to_lowercase();
-    if !Zone::is_own(&name) {
+    let (found, ttl_s, apex) = if Zone::is_own(&name) {
+        (zone.lookup(&name), TTL_S, CLUSTER_DOMAIN)
+    } else if let Some(external) = zone.external(&name) {
+        (Some(external.records.clone()), external.ttl_s.unwrap_or(TTL_S), name.as_str())
+    } else {
         return Reply::Elsewhere;
-    }
+    };
     response.metadata.authoritative = true;
-    match zone.lookup(&name) {
+    match found {
         _ if question.query_class() != DNSClass::IN => {
             response.metadata.response_code = ResponseCode::Refused
         }
         None => response.metadata.response_code = ResponseCode::NXDomain,
-        Some(records) => add_records(&mut response, question.name(), question.query_type(), records, zone),
+        Some(records) => {
+            add_records(&mut response, question.name(), question.query_type(), ttl_s, records, zone)
+        }
     }
     if response.answers.is_empty()
-        && let Some(authority) = authority()
+        && let Some(authority) = authority(apex)
     {
         response.add_authority(authority);
     }
@@ -68,6 +74,7 @@ fn add_records(
     response: &mut Message,
     name: &Name,
     wanted: RecordType,
+    ttl_s: u32,
     mut records: Vec<Record>,
     zone: &Zone,
 ) {
@@ -98,13 +105,13 @@ fn add_records(
             }
             _ => continue,
         };
-        response.add_answer(DnsRecord::from_rdata(name.clone(), TTL_S, data));
+        response.add_answer(DnsRecord::from_rdata(name.clone(), ttl_s, data));
     }
 }
 
 /// Says how long a "no" may be kept (RFC 2308).
-fn authority() -> Option<DnsRecord> {
-    let zone = Name::from_ascii(format!("{CLUSTER_DOMAIN}.")).ok()?;
+fn authority(apex: &str) -> Option<DnsRecord> {
+    let zone = Name::from_ascii(format!("{apex}.")).ok()?;
     let server = Name::from_ascii(format!("ns.dns.{CLUSTER_DOMAIN}.")).ok()?;
     let soa = SOA::new(server.clone(), server, 1, 7200, 1800, 86400, TTL_S);
     Some(DnsRecord::from_rdata(zone, TTL_S, RData::SOA(soa)))
@@ -156,7 +163,9 @@ mod tests {
 
     fn zone() -> Zone {
         let service: Service = serde_json::from_value(json!({
-            "metadata": {"name": "web", "namespace": "shop"},
+            "metadata": {"name": "web", "namespace": "shop", "annotations": {
+                "external-dns.alpha.kubernetes.io/hostname": "web.example.com",
+                "external-dns.alpha.kubernetes.io/ttl": "30"}},
             "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]}
         }))
         .expect("a Service");
@@ -185,6 +194,20 @@ mod tests {
         assert_eq!((aaaa.metadata.response_code, aaaa.answers.len()), (ResponseCode::NoError, 0));
         let absent = ask("web.shop.svc.cluster.local.svc.cluster.local.", RecordType::A).expect("answered");
         assert_eq!((absent.metadata.response_code, absent.authorities.len()), (ResponseCode::NXDomain, 1));
+    }
+
+    #[test]
+    fn a_name_that_a_service_asked_for_is_answered_with_its_ttl() {
+        let response = ask("Web.Example.com.", RecordType::A).expect("answered");
+        let answers: Vec<(u32, &RData)> = response.answers.iter().map(|a| (a.ttl, &a.data)).collect();
+        assert_eq!(answers, [(30, &RData::A(A("10.96.0.7".parse().expect("an address"))))]);
+        let aaaa = ask("web.example.com.", RecordType::AAAA).expect("answered");
+        assert_eq!((aaaa.metadata.response_code, aaaa.answers.len()), (ResponseCode::NoError, 0));
+        assert_eq!(aaaa.authorities.len(), 1);
+        assert!(
+            ask("example.com.", RecordType::A).is_none()
+                && ask("x.web.example.com.", RecordType::A).is_none()
+        );
     }
 
     #[test]

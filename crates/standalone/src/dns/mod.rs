@@ -1,10 +1,12 @@
-//! The cluster's DNS server: names of Services and Pods; other names are asked of the host's resolvers.
+//! The cluster's DNS server: names of Services and Pods; other names are asked of resolvers outside.
 //!
 //! Follows the Kubernetes DNS specification 1.1: `<service>.<namespace>.svc.<domain>`, headless
 //! Services as the addresses of their endpoints, `<hostname>.<service>…`, SRV records
-//! of named ports, `a-b-c-d.<namespace>.pod.<domain>`, ExternalName as CNAME.
+//! of named ports, `a-b-c-d.<namespace>.pod.<domain>`, ExternalName as CNAME. Names that Services ask for by
+//! external-dns' annotation are answered as well; those of the cluster cannot be taken that way.
 
 mod answer;
+mod external;
 mod forward;
 mod server;
 mod zone;

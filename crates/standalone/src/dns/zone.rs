@@ -11,6 +11,8 @@ use maille_config::k8s::api::core::v1::Service;
 use maille_config::k8s::api::discovery::v1::EndpointSlice;
 use maille_core::CLUSTER_DOMAIN;
 
+use super::external::{ExternalName, ExternalNames};
+
 /// One record, as much as the cluster needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Record {
@@ -28,6 +30,8 @@ pub struct Zone {
     records: HashMap<String, Vec<Record>>,
     /// Names that have no records but names below them: they exist (RFC 8020).
     branches: HashSet<String>,
+    /// Names outside the cluster's domain.
+    external: ExternalNames,
 }
 
 impl Zone {
@@ -45,15 +49,22 @@ impl Zone {
         }
         let mut zone = Self::default();
         zone.branches.insert(CLUSTER_DOMAIN.to_owned());
+        let mut services: Vec<&Service> = services.collect();
+        // The oldest first: it keeps a name outside the cluster that a newer one asks for as well.
+        services.sort_by_cached_key(|service| {
+            (service.creation_timestamp().map(|at| at.0), service.namespace(), service.name_any())
+        });
         for service in services {
             let key = (service.namespace().unwrap_or_default(), service.name_any());
-            zone.add_service(service, &key.0, of_service.get(&key).map_or(&[][..], Vec::as_slice));
+            let name = format!("{}.{}.svc.{CLUSTER_DOMAIN}", key.1, key.0).to_lowercase();
+            zone.add_service(service, &name, of_service.get(&key).map_or(&[][..], Vec::as_slice));
+            zone.external.add(service, zone.records.get(&name).map_or(&[][..], Vec::as_slice));
         }
         zone
     }
 
-    fn add_service(&mut self, service: &Service, namespace: &str, slices: &[&EndpointSlice]) {
-        let name = format!("{}.{namespace}.svc.{CLUSTER_DOMAIN}", service.name_any()).to_lowercase();
+    fn add_service(&mut self, service: &Service, name: &str, slices: &[&EndpointSlice]) {
+        let name = name.to_owned();
         let Some(spec) = &service.spec else { return };
         if let Some(external) =
             spec.external_name.as_ref().filter(|_| spec.type_.as_deref() == Some("ExternalName"))
@@ -130,7 +141,12 @@ impl Zone {
         pod_address(name).map(|address| vec![Record::Address(address)])
     }
 
-    /// Whether `name` is the cluster's to answer.
+    /// What a Service has under a name outside the cluster's domain (lower case, no final dot).
+    pub(super) fn external(&self, name: &str) -> Option<&ExternalName> {
+        self.external.get(name)
+    }
+
+    /// Whether `name` is in the cluster's own domain.
     pub(super) fn is_own(name: &str) -> bool {
         name.strip_suffix(CLUSTER_DOMAIN).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
@@ -159,6 +175,7 @@ pub(super) async fn follow(client: Client, zone: &ArcSwap<Zone>) {
             .map(|event| event.map(|_| ()))
             .boxed(),
     );
+    let mut told = Vec::new();
     while let Some(change) = changes.next().await {
         if let Err(error) = change {
             tracing::debug!(%error, "watch interrupted; names stay as they are");
@@ -166,7 +183,12 @@ pub(super) async fn follow(client: Client, zone: &ArcSwap<Zone>) {
             continue;
         }
         let (services, slices) = (services.state(), slices.state());
-        zone.store(Zone::build(services.iter().map(AsRef::as_ref), slices.iter().map(AsRef::as_ref)).into());
+        let next = Zone::build(services.iter().map(AsRef::as_ref), slices.iter().map(AsRef::as_ref));
+        if next.external.problems != told {
+            told.clone_from(&next.external.problems);
+            told.iter().for_each(|problem| tracing::warn!("{problem}"));
+        }
+        zone.store(next.into());
     }
 }
 
@@ -193,6 +215,36 @@ mod tests {
         ]))
         .expect("slices");
         Zone::build(services.iter(), slices.iter())
+    }
+
+    #[test]
+    fn a_service_has_its_addresses_under_the_external_name_it_asks_for() {
+        let annotations = |name: &str| json!({"external-dns.alpha.kubernetes.io/hostname": name});
+        let services: Vec<Service> = serde_json::from_value(json!([
+            {"metadata": {"name": "late", "namespace": "a", "creationTimestamp": "2026-02-01T00:00:00Z",
+                          "annotations": annotations("api.example.com")},
+             "spec": {"clusterIP": "10.96.0.9"}},
+            {"metadata": {"name": "early", "namespace": "b", "creationTimestamp": "2026-01-01T00:00:00Z",
+                          "annotations": annotations("api.example.com,x.default.svc.cluster.local")},
+             "spec": {"clusterIP": "None"}},
+            {"metadata": {"name": "virtual", "namespace": "b", "annotations": annotations("v.example.com")},
+             "spec": {"clusterIP": "10.96.0.7"}}
+        ]))
+        .expect("services");
+        let slices: Vec<EndpointSlice> = serde_json::from_value(json!([
+            {"addressType": "IPv4",
+             "metadata": {"name": "e", "namespace": "b", "labels": {"kubernetes.io/service-name": "early"}},
+             "endpoints": [
+                {"addresses": ["10.244.0.3"], "conditions": {"ready": true}},
+                {"addresses": ["10.244.0.4"], "conditions": {"ready": false}}]}
+        ]))
+        .expect("slices");
+        let zone = Zone::build(services.iter(), slices.iter());
+        let records = |name: &str| zone.external(name).map(|found| found.records.clone());
+        assert_eq!(records("api.example.com"), Some(vec![address("10.244.0.3")]), "headless, the older one");
+        assert_eq!(records("v.example.com"), Some(vec![address("10.96.0.7")]));
+        assert_eq!(records("example.com"), None);
+        assert_eq!(zone.lookup("x.default.svc.cluster.local"), None, "not a name to take");
     }
 
     fn address(text: &str) -> Record {
