@@ -33,11 +33,16 @@ fn render(address: Ipv4Addr, open_tcp: &[u16], open_udp: &[u16]) -> String {
          \x20 }\n",
     );
     let mut body = String::from(
-        "  chain input {\n\
+        "  # Ports that are reached by redirection only (see `maille_egress`).\n\
+         \x20 set redirected {\n\
+         \x20   type inet_service\n\
+         \x20 }\n\
+         \x20 chain input {\n\
          \x20   type filter hook input priority 0; policy accept;\n",
     );
     body.push_str(&format!("    iifname != \"{BRIDGE}\" accept\n"));
     body.push_str("    ct state established,related accept\n");
+    body.push_str("    ct status dnat tcp dport @redirected accept\n");
     if !open_tcp.is_empty() {
         body.push_str(&format!("    ip daddr {address} tcp dport {} accept\n", nft::set(open_tcp)));
     }

@@ -6,6 +6,7 @@
 //!
 //! - [`netns`]: make, enter, list and delete network namespaces.
 //! - [`link`]: the bridge and the pairs that join Pods to it.
+//! - [`egress`]: what Pods send to the outside of the mesh.
 //! - [`guard`]: a Pod can use its own address only; the node's own ports.
 //! - [`service`]: virtual addresses translated inside each namespace.
 //! - [`intercept`]: redirection into the sidecar (reference mtls 7.2).
@@ -17,6 +18,7 @@
 #![deny(unsafe_code)]
 
 mod command;
+pub mod egress;
 mod error;
 pub mod guard;
 pub mod intercept;

@@ -13,12 +13,14 @@ use std::time::Duration;
 use maille_net::link::{self, Attachment};
 use maille_net::original_dst::original_dst;
 use maille_net::service::{self, Transport, VirtualPort};
-use maille_net::{NetNs, guard, intercept, nft};
+use maille_net::{NetNs, egress, guard, intercept, nft};
 
 fn main() -> ExitCode {
     common::run(&[
         ("pods_reach_each_other_and_only_open_ports_of_the_node", reach),
         ("a_pod_cannot_use_the_address_of_another", spoof),
+        ("tcp_to_the_outside_reaches_only_the_listener_for_it", outside),
+        ("special_addresses_and_a_closed_way_out_are_refused_at_once", outside_refused),
         ("a_virtual_address_leads_to_ready_endpoints_or_is_refused", services),
         ("applications_are_redirected_and_the_proxy_is_not", redirect),
         ("interception_is_idempotent", idempotent),
@@ -159,6 +161,57 @@ fn spoof() {
     ip(&["link", "set", "eth0", "address", "02:00:00:00:00:99"]);
     send(&lab.pods[0].address.to_string()).unwrap();
     receiver.recv_from(&mut buffer).expect_err("another hardware address is dropped");
+}
+
+const WAY_OUT: u16 = 6444;
+/// TEST-NET-3 (RFC 5737): nowhere, and outside of the mesh.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
+fn own_networks() -> [ipnet::Ipv4Net; 2] {
+    ["10.244.0.0/16", "10.96.0.0/16"].map(|net| net.parse().unwrap())
+}
+
+fn outside() {
+    let lab = Lab::new(1);
+    egress::install(&lab.node, &own_networks(), Some(WAY_OUT)).unwrap();
+    let listener = lab.node.run(|| TcpListener::bind((GATEWAY, WAY_OUT)).unwrap()).unwrap();
+    let _api = lab.node.run(|| TcpListener::bind((GATEWAY, 6443)).unwrap()).unwrap();
+    for port in [443, 6443, 53, WAY_OUT] {
+        let target = SocketAddr::from((OUTSIDE, port));
+        let _client = lab.connect(0, target).unwrap();
+        let (accepted, from) = listener.accept().unwrap();
+        assert_eq!(original_dst(&accepted).unwrap(), Some(target));
+        assert_eq!(from.ip(), lab.pods[0].address, "the Pod's own address, which the guard proved");
+    }
+    let direct = lab.connect(0, SocketAddr::from((GATEWAY, WAY_OUT))).unwrap_err();
+    assert_eq!(direct.kind(), std::io::ErrorKind::ConnectionRefused, "only by redirection");
+    lab.connect(0, SocketAddr::from((GATEWAY, 6443))).expect("what the guard lets in is as before");
+    lab.connect(0, SocketAddr::from((Ipv4Addr::new(10, 244, 9, 9), 80))).expect_err("an address of the mesh");
+    listener.set_nonblocking(true).unwrap();
+    listener.accept().expect_err("which is not redirected");
+}
+
+fn outside_refused() {
+    let lab = Lab::new(1);
+    let refused = |address: Ipv4Addr| {
+        let error = lab.connect(0, SocketAddr::from((address, 80))).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address}");
+    };
+    egress::install(&lab.node, &own_networks(), Some(WAY_OUT)).unwrap();
+    let listener = lab.node.run(|| TcpListener::bind((GATEWAY, WAY_OUT)).unwrap()).unwrap();
+    refused(Ipv4Addr::new(169, 254, 169, 254));
+    refused(Ipv4Addr::new(168, 63, 129, 16));
+    listener.set_nonblocking(true).unwrap();
+    listener.accept().expect_err("nothing of it is redirected");
+
+    egress::install(&lab.node, &own_networks(), None).unwrap();
+    refused(OUTSIDE);
+    let udp = lab.pods[0].pod.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    udp.set_read_timeout(Some(WAIT)).unwrap();
+    udp.connect((OUTSIDE, 123)).unwrap();
+    udp.send(b"time?").unwrap();
+    let error = udp.recv(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "UDP is refused, not swallowed");
 }
 
 fn virtual_port(endpoints: Vec<(Ipv4Addr, u16)>) -> VirtualPort {
