@@ -61,6 +61,14 @@ pub(crate) struct HistogramReading {
 }
 
 impl Histogram {
+    /// Adds what another one counted.
+    pub(crate) fn absorb(&self, other: &Self) {
+        for (mine, theirs) in self.cells.iter().zip(&other.cells) {
+            mine.add(theirs.value());
+        }
+        self.sum_thousandths.add(other.sum_thousandths.value());
+    }
+
     /// Counts one value given in thousandths of the unit.
     pub(crate) fn record(&self, thousandths: u64) {
         let value = thousandths as f64 / 1000.0;
@@ -80,6 +88,13 @@ impl Histogram {
 }
 
 impl HistogramReading {
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (sum, cell) in self.cells.iter_mut().zip(other.cells) {
+            *sum += cell;
+        }
+        self.sum_thousandths += other.sum_thousandths;
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.cells.iter().sum()
     }

@@ -14,6 +14,7 @@ pub mod access_log;
 mod flow;
 mod histogram;
 mod labels;
+mod naming;
 mod prometheus;
 mod recorder;
 mod refusal;
@@ -24,6 +25,7 @@ pub use access_log::{AccessLog, RequestLine};
 pub use labels::{
     ConnectionLabels, Peer, Protocol, Reporter, ResponseFlags, Security, ServiceLabels, WorkloadLabels,
 };
+pub use naming::{Names, Naming};
 pub use recorder::{Connection, Edge, RequestOutcome, WorkerRecorder};
 pub use refusal::{PolicyRef, Refusal, RefusalKind, TlsReason};
 pub use registry::{OwnWorkload, ProxyGauges, Registry};

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::histogram::{BOUNDS, HistogramReading};
 use crate::labels::{Reporter, ResponseFlags, Security, WorkloadLabels};
-use crate::recorder::{Losses, RefusalKey, SeriesKey};
+use crate::recorder::{Losses, RefusalKey, RejectionKey, SeriesKey};
 use crate::registry::{GaugeReading, OwnWorkload};
 use crate::series::{RequestKey, Series};
 
@@ -32,6 +32,8 @@ pub(crate) struct Page {
     requests: BTreeMap<(SeriesKey, RequestKey), Requests>,
     tcp: BTreeMap<(SeriesKey, ResponseFlags), Tcp>,
     refusals: BTreeMap<RefusalKey, u64>,
+    /// By what is shown of their key.
+    rejections: BTreeMap<String, u64>,
 }
 
 impl Page {
@@ -39,6 +41,7 @@ impl Page {
         &mut self,
         series: &[(SeriesKey, Arc<Series>)],
         refusals: impl IntoIterator<Item = (RefusalKey, u64)>,
+        rejections: impl IntoIterator<Item = (RejectionKey, u64)>,
     ) {
         for (key, series) in series {
             self.add_series(key, series);
@@ -46,9 +49,14 @@ impl Page {
         for (key, count) in refusals {
             *self.refusals.entry(key).or_default() += count;
         }
+        for (key, count) in rejections {
+            *self.rejections.entry(rejection_labels(&key)).or_default() += count;
+        }
     }
 
     fn add_series(&mut self, key: &SeriesKey, series: &Arc<Series>) {
+        // Callers that wait for their names are unknown together.
+        let key = &SeriesKey { unnamed: None, ..key.clone() };
         for (request, counters) in series.requests.iter() {
             // The cell that takes the rest exists from the start; without a count it is no series.
             let mut duration = HistogramReading::default();
@@ -84,6 +92,7 @@ impl Page {
         self.requests_families(&mut out, own);
         self.tcp_families(&mut out, own);
         self.refusals_family(&mut out);
+        self.rejections_family(&mut out);
         own_families(&mut out, own, gauges, losses, lines_dropped);
         out
     }
@@ -92,11 +101,14 @@ impl Page {
         if self.requests.is_empty() {
             return;
         }
-        let labels: Vec<(String, &Requests)> = self
-            .requests
-            .iter()
-            .map(|((key, request), sum)| (request_labels(key, request, own), sum))
-            .collect();
+        // By what is shown: an absent label and one that says `unknown` are the same there.
+        let mut labels: BTreeMap<String, Requests> = BTreeMap::new();
+        for ((key, request), sum) in &self.requests {
+            let shown = labels.entry(request_labels(key, request, own)).or_default();
+            shown.duration.add(&sum.duration);
+            shown.request_bytes.add(&sum.request_bytes);
+            shown.response_bytes.add(&sum.response_bytes);
+        }
         head(out, "istio_requests_total", "counter", "HTTP requests.");
         for (labels, sum) in &labels {
             line(out, "istio_requests_total", labels, sum.duration.count());
@@ -119,8 +131,14 @@ impl Page {
         if self.tcp.is_empty() {
             return;
         }
-        let labels: Vec<(String, &Tcp)> =
-            self.tcp.iter().map(|((key, flags), sum)| (tcp_labels(key, *flags, own), sum)).collect();
+        let mut labels: BTreeMap<String, Tcp> = BTreeMap::new();
+        for ((key, flags), sum) in &self.tcp {
+            let shown = labels.entry(tcp_labels(key, *flags, own)).or_default();
+            shown.opened += sum.opened;
+            shown.closed += sum.closed;
+            shown.sent += sum.sent;
+            shown.received += sum.received;
+        }
         type Field = fn(&Tcp) -> u64;
         let families: [(&str, &str, Field); 4] = [
             ("istio_tcp_connections_opened_total", "Connections opened, refused ones and HTTP's too.", |t| {
@@ -138,6 +156,22 @@ impl Page {
         }
     }
 
+    fn rejections_family(&self, out: &mut String) {
+        if self.rejections.is_empty() {
+            return;
+        }
+        let name = "maille_mtls_rejected_total";
+        head(
+            out,
+            name,
+            "counter",
+            "Connections refused or failed for want of mutual TLS, by reason and workloads.",
+        );
+        for (labels, count) in &self.rejections {
+            line(out, name, labels, *count);
+        }
+    }
+
     fn refusals_family(&self, out: &mut String) {
         if self.refusals.is_empty() {
             return;
@@ -145,13 +179,9 @@ impl Page {
         let name = "maille_refusals_total";
         head(out, name, "counter", "Connections and requests refused or failed, by reason and policy.");
         for (key, count) in &self.refusals {
-            let direction = match key.reporter {
-                Reporter::Source => "outbound",
-                Reporter::Destination => "inbound",
-            };
             let rule = key.rule.map(|r| r.to_string()).unwrap_or_default();
             let mut labels = String::new();
-            label(&mut labels, "direction", direction);
+            label(&mut labels, "direction", direction(key.reporter));
             label(&mut labels, "reason", key.kind.as_str());
             label(&mut labels, "policy_namespace", &key.policy_namespace);
             label(&mut labels, "policy", &key.policy);
@@ -173,10 +203,29 @@ fn own_families(
     label(&mut build, "tag", &own.version);
     head(out, "istio_build", "gauge", "What runs here.");
     line(out, "istio_build", &build, 1);
-    if gauges.certificate_expiry != 0 {
-        let name = "maille_certificate_expiry_timestamp_seconds";
-        head(out, name, "gauge", "When the workload certificate in use expires.");
-        line(out, name, "", gauges.certificate_expiry);
+    let kinds = [("leaf", "default", gauges.certificate_expiry), ("root", "ROOTCA", gauges.root_expiry)];
+    let ends: Vec<_> = kinds.into_iter().filter(|(_, _, end)| *end != 0).collect();
+    if !ends.is_empty() {
+        let name = "maille_cert_expiry_timestamp_seconds";
+        head(
+            out,
+            name,
+            "gauge",
+            "When the certificate in use, and the first of the roots that came with it, expire.",
+        );
+        for (kind, _, end) in &ends {
+            let mut labels = String::new();
+            label(&mut labels, "identity", known(&gauges.identity));
+            label(&mut labels, "kind", kind);
+            line(out, name, &labels, end);
+        }
+        let name = "istio_agent_cert_expiry_seconds";
+        head(out, name, "gauge", "Seconds until the certificate expires; negative once it has.");
+        for (_, resource, end) in &ends {
+            let mut labels = String::new();
+            label(&mut labels, "resource_name", resource);
+            line(out, name, &labels, end.saturating_sub(gauges.now));
+        }
     }
     if gauges.xds_last_update != 0 {
         let name = "maille_xds_last_update_timestamp_seconds";
@@ -258,6 +307,24 @@ fn histogram(out: &mut String, name: &str, labels: &str, reading: &HistogramRead
     let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
     let _ = writeln!(out, "{name}_sum{{{labels}}} {}", reading.sum_thousandths as f64 / 1000.0);
     let _ = writeln!(out, "{name}_count{{{labels}}} {count}");
+}
+
+fn direction(reporter: Reporter) -> &'static str {
+    match reporter {
+        Reporter::Source => "outbound",
+        Reporter::Destination => "inbound",
+    }
+}
+
+fn rejection_labels(key: &RejectionKey) -> String {
+    let mut labels = String::with_capacity(200);
+    label(&mut labels, "direction", direction(key.reporter));
+    label(&mut labels, "reason", key.reason.as_str());
+    for (end, workload) in [("source", &key.source), ("destination", &key.destination)] {
+        label(&mut labels, &format!("{end}_workload"), known(&workload.name));
+        label(&mut labels, &format!("{end}_workload_namespace"), known(&workload.namespace));
+    }
+    labels
 }
 
 /// Adds one label, its value escaped as the format asks.

@@ -1,6 +1,7 @@
 //! What a worker records with, and the handles it records on.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -13,7 +14,8 @@ use crate::flow::{self, FlowCounters, FlowReading, Outcome};
 use crate::labels::{
     ConnectionLabels, Peer, Reporter, ResponseFlags, Security, ServiceLabels, WorkloadLabels,
 };
-use crate::refusal::{PolicyRef, Refusal, RefusalKind};
+use crate::naming::Unnamed;
+use crate::refusal::{PolicyRef, Refusal, RefusalKind, TlsReason};
 use crate::series::{RequestKey, Series};
 
 /// Metric label sets per worker; beyond it everything is counted under the label value `other`.
@@ -33,16 +35,19 @@ pub(crate) struct SeriesKey {
     pub(crate) destination: Arc<WorkloadLabels>,
     pub(crate) service: Arc<ServiceLabels>,
     pub(crate) security: Security,
+    /// Of a caller that waits for its name.
+    pub(crate) unnamed: Option<IpAddr>,
 }
 
 impl SeriesKey {
-    fn of(labels: &ConnectionLabels) -> Self {
+    fn of(labels: &ConnectionLabels, security: Security, unnamed: Option<IpAddr>) -> Self {
         Self {
             reporter: labels.reporter,
             source: labels.source.workload.clone(),
             destination: labels.destination.workload.clone(),
             service: labels.service.clone(),
-            security: labels.security,
+            security,
+            unnamed,
         }
     }
 
@@ -58,7 +63,7 @@ impl SeriesKey {
             canonical_revision: other(),
         });
         let service = Arc::new(ServiceLabels { host: other(), name: other(), namespace: other() });
-        Self { reporter, source: workload.clone(), destination: workload, service, security }
+        Self { reporter, source: workload.clone(), destination: workload, service, security, unnamed: None }
     }
 }
 
@@ -70,6 +75,17 @@ pub(crate) struct RefusalKey {
     pub(crate) policy_namespace: String,
     pub(crate) policy: String,
     pub(crate) rule: Option<u32>,
+}
+
+/// What `maille_mtls_rejected_total` is kept by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RejectionKey {
+    pub(crate) reporter: Reporter,
+    pub(crate) reason: TlsReason,
+    pub(crate) source: Arc<WorkloadLabels>,
+    pub(crate) destination: Arc<WorkloadLabels>,
+    /// Of a caller that waits for its name.
+    pub(crate) unnamed: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -91,6 +107,8 @@ pub(crate) struct Tables {
     pub(crate) series: Map<SeriesKey, Arc<Series>>,
     flows: Map<(ConnectionLabels, Outcome), FlowCell>,
     pub(crate) refusals: Map<RefusalKey, u64>,
+    pub(crate) rejections: Map<RejectionKey, u64>,
+    pub(crate) unnamed: Unnamed,
 }
 
 /// Counts of what did not fit or was lost, shared by all workers; touched only then.
@@ -101,18 +119,24 @@ pub(crate) struct Losses {
 }
 
 impl Tables {
-    fn series(&mut self, labels: &ConnectionLabels, losses: &Losses) -> Arc<Series> {
-        let key = SeriesKey::of(labels);
+    fn series(&mut self, labels: &ConnectionLabels, security: Security, losses: &Losses) -> Arc<Series> {
+        let key = SeriesKey::of(labels, security, self.unnamed(labels));
         if let Some(series) = self.series.get(&key) {
             return series.clone();
         }
-        let key = if self.series.len() < MAX_SERIES {
+        let key = if self.series.len() + self.unnamed.len() < MAX_SERIES {
             key
         } else {
             losses.series.fetch_add(1, Ordering::Relaxed);
-            SeriesKey::other(labels.reporter, labels.security)
+            SeriesKey::other(labels.reporter, security)
         };
         self.series.entry(key).or_default().clone()
+    }
+
+    /// The address to count a caller by until it has a name.
+    fn unnamed(&mut self, labels: &ConnectionLabels) -> Option<IpAddr> {
+        let waits = labels.reporter == Reporter::Destination && labels.source.workload.name.is_empty();
+        labels.source.address.filter(|address| waits && self.unnamed.admit(*address))
     }
 
     fn flow(
@@ -140,7 +164,11 @@ impl Tables {
         cell.counters.clone()
     }
 
-    fn refusal(&mut self, reporter: Reporter, refusal: &Refusal<'_>) {
+    fn refusal(&mut self, labels: &ConnectionLabels, refusal: &Refusal<'_>) {
+        let reporter = labels.reporter;
+        if let Some(reason) = refusal.tls {
+            self.rejection(labels, reason);
+        }
         let mut key = RefusalKey {
             reporter,
             kind: refusal.kind,
@@ -154,6 +182,21 @@ impl Tables {
             key.rule = None;
         }
         *self.refusals.entry(key).or_default() += 1;
+    }
+
+    fn rejection(&mut self, labels: &ConnectionLabels, reason: TlsReason) {
+        let mut key = RejectionKey {
+            reporter: labels.reporter,
+            reason,
+            source: labels.source.workload.clone(),
+            destination: labels.destination.workload.clone(),
+            unnamed: self.unnamed(labels),
+        };
+        if self.rejections.len() >= MAX_REFUSALS && !self.rejections.contains_key(&key) {
+            let other = SeriesKey::other(labels.reporter, labels.security);
+            key = RejectionKey { source: other.source, destination: other.destination, unnamed: None, ..key };
+        }
+        *self.rejections.entry(key).or_default() += 1;
     }
 
     /// Every flow that moved since the last call; forgets idle ones. Only copies handles and names, since the worker
@@ -238,7 +281,7 @@ impl WorkerRecorder {
     /// uses for each destination that one application connection reaches. Keep it with the pool.
     pub fn edge(&self, labels: &ConnectionLabels) -> Edge {
         let mut tables = self.tables.lock();
-        let series = tables.series(labels, &self.losses);
+        let series = tables.series(labels, labels.security, &self.losses);
         let flow = tables.flow(labels, Outcome::allowed(), "", &self.losses);
         Edge { labels: labels.clone(), series, flow }
     }
@@ -275,11 +318,12 @@ impl WorkerRecorder {
     pub fn refused_connection(&self, labels: &ConnectionLabels, refusal: &Refusal<'_>) {
         {
             let mut tables = self.tables.lock();
-            let series = tables.series(labels, &self.losses);
+            let security = security_of(labels, refusal);
+            let series = tables.series(labels, security, &self.losses);
             let cell = series.tcp(refusal.flags);
             cell.opened.add(1);
             cell.closed.add(1);
-            tables.refusal(labels.reporter, refusal);
+            tables.refusal(labels, refusal);
             tables.flow(labels, outcome_of(refusal), refusal.reason, &self.losses).connections.add(1);
         }
         self.access_log.refusal(&RefusalLine { labels, refusal, request: None });
@@ -290,7 +334,7 @@ impl WorkerRecorder {
     pub fn connection_cut(&self, mut connection: Connection, refusal: &Refusal<'_>) {
         {
             let mut tables = self.tables.lock();
-            tables.refusal(connection.edge.labels.reporter, refusal);
+            tables.refusal(&connection.edge.labels, refusal);
             tables
                 .flow(&connection.edge.labels, outcome_of(refusal), refusal.reason, &self.losses)
                 .connections
@@ -311,7 +355,7 @@ impl WorkerRecorder {
         edge.count(outcome);
         {
             let mut tables = self.tables.lock();
-            tables.refusal(edge.labels.reporter, refusal);
+            tables.refusal(&edge.labels, refusal);
             let flow = tables.flow(&edge.labels, outcome_of(refusal), refusal.reason, &self.losses);
             flow.request(outcome.code, micros(outcome.duration));
             flow.bytes_received.add(outcome.request_bytes);
@@ -322,6 +366,15 @@ impl WorkerRecorder {
             refusal,
             request: Some((request, outcome)),
         });
+    }
+}
+
+/// A handshake that failed, or that never began, was neither plaintext nor mutual TLS. Who looks for plaintext callers
+/// must not be sent after a workload whose certificate has expired.
+fn security_of(labels: &ConnectionLabels, refusal: &Refusal<'_>) -> Security {
+    match (refusal.kind, labels.security) {
+        (RefusalKind::TlsHandshake | RefusalKind::Overload, Security::None) => Security::Unknown,
+        (_, security) => security,
     }
 }
 

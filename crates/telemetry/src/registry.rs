@@ -1,13 +1,14 @@
 //! The place where everything recorded comes together.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use maille_proto::flows;
 use parking_lot::Mutex;
 
 use crate::access_log::AccessLog;
+use crate::naming::{Names, Naming};
 use crate::prometheus;
 use crate::recorder::{Losses, Tables, WorkerRecorder};
 
@@ -23,7 +24,9 @@ pub struct OwnWorkload {
 /// What the proxy says of itself; set by whoever knows, read at scrape time.
 #[derive(Debug, Default)]
 pub struct ProxyGauges {
+    identity: OnceLock<String>,
     certificate_expiry: AtomicI64,
+    root_expiry: AtomicI64,
     certificate_rotations: AtomicU64,
     certificate_failures: AtomicU64,
     xds_connected: AtomicBool,
@@ -43,6 +46,16 @@ impl ProxyGauges {
     /// A certificate valid until `not_after` is in use that was not just obtained.
     pub fn certificate_loaded(&self, not_after: SystemTime) {
         self.certificate_expiry.store(unix_seconds(not_after), Ordering::Relaxed);
+    }
+
+    /// Whose certificate it is. Only the first call counts.
+    pub fn identity(&self, identity: String) {
+        let _ = self.identity.set(identity);
+    }
+
+    /// The roots that came with the certificate; the first of them ends at `not_after`.
+    pub fn roots_loaded(&self, not_after: SystemTime) {
+        self.root_expiry.store(unix_seconds(not_after), Ordering::Relaxed);
     }
 
     /// An attempt to obtain a certificate failed.
@@ -77,6 +90,9 @@ impl ProxyGauges {
 
     pub(crate) fn reading(&self) -> GaugeReading {
         GaugeReading {
+            identity: self.identity.get().cloned().unwrap_or_default(),
+            now: unix_seconds(SystemTime::now()),
+            root_expiry: self.root_expiry.load(Ordering::Relaxed),
             certificate_expiry: self.certificate_expiry.load(Ordering::Relaxed),
             certificate_rotations: self.certificate_rotations.load(Ordering::Relaxed),
             certificate_failures: self.certificate_failures.load(Ordering::Relaxed),
@@ -90,8 +106,11 @@ impl ProxyGauges {
 }
 
 /// The gauges at one moment; times in Unix seconds, 0 if there is none yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct GaugeReading {
+    pub(crate) identity: String,
+    pub(crate) now: i64,
+    pub(crate) root_expiry: i64,
     pub(crate) certificate_expiry: i64,
     pub(crate) certificate_rotations: u64,
     pub(crate) certificate_failures: u64,
@@ -107,13 +126,19 @@ fn unix_seconds(time: SystemTime) -> i64 {
 }
 
 /// Everything recorded in one process.
-#[derive(Debug)]
 pub struct Registry {
     own: OwnWorkload,
     gauges: ProxyGauges,
     access_log: AccessLog,
     losses: Arc<Losses>,
+    names: OnceLock<Arc<dyn Names>>,
     workers: Mutex<Vec<Arc<Mutex<Tables>>>>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("own", &self.own).finish_non_exhaustive()
+    }
 }
 
 impl Registry {
@@ -124,6 +149,7 @@ impl Registry {
             gauges: ProxyGauges::default(),
             access_log,
             losses: Arc::default(),
+            names: OnceLock::new(),
             workers: Mutex::default(),
         })
     }
@@ -135,6 +161,24 @@ impl Registry {
         WorkerRecorder::new(tables, self.losses.clone(), self.access_log.clone())
     }
 
+    /// Asks `names` who is behind an address that was counted without a name. Only the first call counts.
+    pub fn set_names(&self, names: Arc<dyn Names>) {
+        let _ = self.names.set(names);
+    }
+
+    fn name_callers(&self) {
+        let Some(names) = self.names.get() else { return };
+        for worker in self.workers() {
+            let waiting = worker.lock().waiting();
+            let found = waiting.into_iter().filter_map(|caller| match names.name(caller.0, &caller.1) {
+                Naming::Named(workload) => Some((caller, workload)),
+                Naming::Pending => None,
+            });
+            let found = found.collect();
+            worker.lock().give_names(&found);
+        }
+    }
+
     /// What the proxy says of itself.
     pub fn gauges(&self) -> &ProxyGauges {
         &self.gauges
@@ -142,21 +186,25 @@ impl Registry {
 
     /// The page for Prometheus, in text format 0.0.4.
     pub fn render_prometheus(&self) -> String {
+        self.name_callers();
         let mut page = prometheus::Page::default();
         for worker in self.workers() {
             // Handles are copied and summed afterwards: the worker may wait for this lock.
-            let (series, refusals) = {
+            let (series, refusals, rejections) = {
                 let tables = worker.lock();
-                let series: Vec<_> = tables.series.iter().map(|(k, s)| (k.clone(), s.clone())).collect();
-                (series, tables.refusals.clone())
+                let all = tables.series.iter().chain(tables.unnamed.iter());
+                let series: Vec<_> = all.map(|(k, s)| (k.clone(), s.clone())).collect();
+                (series, tables.refusals.clone(), tables.rejections.clone())
             };
-            page.add_worker(&series, refusals);
+            page.add_worker(&series, refusals, rejections);
         }
         page.render(&self.own, &self.gauges.reading(), &self.losses, self.access_log.dropped())
     }
 
     /// The flows that moved since the last call. Only one reader may exist: what it took is gone.
     pub fn take_flows(&self) -> Vec<flows::Flow> {
+        // Metrics are not read as often as this, and an address may have another workload by then.
+        self.name_callers();
         let now = SystemTime::now();
         let mut moved = Vec::new();
         for worker in self.workers() {

@@ -54,6 +54,23 @@ impl Series {
         self.requests.cell(key, RequestKey::REST)
     }
 
+    /// Adds what another one counted. Nobody else may count on this one.
+    pub(crate) fn absorb(&self, other: &Self) {
+        for (key, counters) in other.requests.iter() {
+            let sum = self.request(key);
+            sum.duration.absorb(&counters.duration);
+            sum.request_bytes.absorb(&counters.request_bytes);
+            sum.response_bytes.absorb(&counters.response_bytes);
+        }
+        for (flags, counters) in other.tcp.iter() {
+            let sum = self.tcp(flags);
+            sum.opened.add(counters.opened.value());
+            sum.closed.add(counters.closed.value());
+            sum.sent.add(counters.sent.value());
+            sum.received.add(counters.received.value());
+        }
+    }
+
     pub(crate) fn tcp(&self, flags: ResponseFlags) -> &TcpCounters {
         self.tcp.cell(flags, ResponseFlags::None)
     }
