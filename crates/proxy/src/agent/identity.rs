@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use maille_pki::{Svid, create_csr, generate_key, renew_at};
+use maille_pki::{Svid, create_csr, generate_key, leaf_facts, renew_at};
 use maille_proto::ca::IstioCertificateRequest;
 use maille_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use maille_telemetry::Registry;
@@ -90,6 +90,7 @@ pub(crate) async fn run(
                 let svid = &credential.svid;
                 info!(identity = %svid.identity(), serial = svid.serial(), "workload certificate obtained");
                 telemetry.gauges().certificate_renewed(svid.not_after());
+                note_roots(&telemetry, &credential);
                 if let Some(store) = &store
                     && let Err(error) = store.save_credential(&credential)
                 {
@@ -114,6 +115,14 @@ pub(crate) async fn run(
                 wait = (wait * 2).min(MAX_WAIT_WITH);
             }
         }
+    }
+}
+
+/// Tells telemetry when the first of the roots ends that came with a certificate.
+pub(crate) fn note_roots(telemetry: &Registry, credential: &Credential) {
+    let ends = credential.roots.iter().filter_map(|root| Some(leaf_facts(root).ok()?.not_after));
+    if let Some(first) = ends.min() {
+        telemetry.gauges().roots_loaded(first);
     }
 }
 

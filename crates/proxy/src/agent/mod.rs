@@ -5,6 +5,7 @@
 
 mod admin;
 mod app_metrics;
+mod caller_names;
 mod channel;
 mod client;
 mod destinations;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::admin::AdminPages;
+use super::caller_names::CallerNames;
 use super::destinations::Destinations;
 use super::discovery::Discovery;
 use super::facts_in_force::FactsInForce;
@@ -66,6 +67,8 @@ impl Agent {
         let (client, driver) = Client::new(&client_options);
         let readiness = Arc::new(Readiness::default());
         let destinations = Arc::new(Destinations::new(client.clone(), options.resolve_timeout));
+        telemetry.set_names(Arc::new(CallerNames(destinations.clone())));
+        telemetry.gauges().identity(options.identity.to_string());
         let facts = Arc::new(Mutex::new(FactsInForce::new(
             options.clone(),
             telemetry.clone(),
@@ -121,6 +124,7 @@ impl Agent {
         if let Some(kept) = &kept {
             info!(identity = %kept.svid.identity(), serial = kept.svid.serial(), "using the certificate of the life before");
             facts.lock().set_credential(kept.clone());
+            identity::note_roots(&telemetry, kept);
             discovery.publish();
         }
         let (credential_sender, credential) = watch::channel(kept);
