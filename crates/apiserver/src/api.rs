@@ -6,7 +6,9 @@ use ipnet::Ipv4Net;
 
 use crate::auth::tokens::Tokens;
 use crate::injection::Injection;
+use crate::pods::PodStreams;
 use crate::store::Store;
+use crate::streams::Sessions;
 
 /// Fixed facts of one server.
 #[derive(Debug, Clone)]
@@ -24,6 +26,10 @@ pub(crate) struct Api {
     pub(crate) tokens: Tokens,
     /// The authority that Pods and kubeconfigs trust for this API.
     pub(crate) root_pem: String,
+    /// Who runs the Pods.
+    pub(crate) pods: Option<Arc<dyn PodStreams>>,
+    /// Streams into Pods that are open.
+    pub(crate) sessions: Sessions,
 }
 
 /// Who asks.

@@ -21,6 +21,7 @@ use crate::request::{self, Query, Route, Target};
 use crate::resources;
 use crate::respond::{self, Body};
 use crate::status::{ApiError, ApiResult};
+use crate::streams;
 use crate::verbs::watch::Watch;
 use crate::verbs::write::{self, PatchKind, Written};
 use crate::verbs::{delete, read};
@@ -161,7 +162,13 @@ async fn objects(
     parts: &Parts,
     body: &mut Option<Incoming>,
 ) -> ApiResult<Response<Body>> {
-    let verb = verb(&parts.method, &target, &query)?;
+    let verb = match streams::is_stream(&target) {
+        // Whoever may only read must not run commands, although a WebSocket begins with GET (Kubernetes 1.35,
+        // AuthorizePodWebsocketUpgradeCreatePermission).
+        true if matches!(parts.method, Method::GET | Method::POST) => "create",
+        true => return Err(ApiError::method_not_allowed()),
+        false => verb(&parts.method, &target, &query)?,
+    };
     let selected = || {
         // A list that is selected by name is a question about that name.
         let selector = query.text("fieldSelector").unwrap_or_default();
@@ -191,10 +198,8 @@ async fn objects(
     if !name_in_body {
         may(name.as_deref().unwrap_or_default())?;
     }
-    if target.resource.is("", "pods")
-        && let Some(instead) = target.subresource.as_deref().and_then(elsewhere)
-    {
-        return Err(ApiError::new(405, "MethodNotAllowed", instead));
+    if streams::is_stream(&target) {
+        return streams::answer(api, caller, &target, &query, parts).await;
     }
     if proxied {
         let Some(body) = body.take() else { return Err(ApiError::bad_request("the body was read before")) };
@@ -281,23 +286,6 @@ async fn objects(
     }
 }
 
-/// What does the work of a Pod's streaming subresources, which this API does not serve.
-fn elsewhere(subresource: &str) -> Option<&'static str> {
-    match subresource {
-        "exec" => Some(
-            "this API does not serve exec (nor cp, which uses it): `maille exec POD -n NAMESPACE -- COMMAND` runs a \
-             command in a container",
-        ),
-        "attach" => Some("this API does not serve attach: `kubectl logs -f` follows what a container writes"),
-        "portforward" => Some(
-            "this API does not serve port-forward: `kubectl get --raw \
-             /api/v1/namespaces/NAMESPACE/pods/POD:PORT/proxy/PATH` reaches an HTTP port of a Pod, and `maille exec` \
-             runs a client in a container",
-        ),
-        _ => None,
-    }
-}
-
 fn delete_options(bytes: &[u8], content_type: &str, query: &Query) -> ApiResult<delete::DeleteOptions> {
     let value = if bytes.is_empty() { None } else { Some(body::decode(bytes, content_type)?) };
     delete::DeleteOptions::parse(query, value.as_ref())
@@ -379,16 +367,4 @@ fn watch(api: &Arc<Api>, target: Target, query: Query, shape: Shape) -> ApiResul
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_served_names_what_does_it_instead() {
-        assert!(elsewhere("exec").is_some_and(|text| text.contains("maille exec")));
-        assert!(elsewhere("portforward").is_some_and(|text| text.contains("/proxy/")));
-        assert!(elsewhere("log").is_none());
-    }
 }

@@ -8,6 +8,7 @@
 //! - `admission`: defaults, what the mesh adds, validation. `patch`: the ways to change a part.
 //! - `store`: one file, one writer, a ring of recent changes for watches.
 //! - `collector`: what follows from changes: owners, namespaces.
+//! - `streams`: commands and connections inside Pods, which `pods` asks of whoever runs them.
 //! - `discovery`, `openapi`, `table`: what clients ask to find their way and to print.
 //!
 //! It refuses to be a cluster: there is one node, one store, and a fixed table of rights.
@@ -33,6 +34,7 @@ mod openapi;
 mod options;
 mod patch;
 mod places;
+mod pods;
 mod protobuf;
 mod request;
 mod resources;
@@ -42,11 +44,13 @@ mod selector;
 mod server;
 mod status;
 mod store;
+mod streams;
 mod table;
 mod time;
 mod verbs;
 
 pub use kubeconfig::write_kubeconfig;
 pub use options::{Options, Ready, ServeError};
+pub use pods::{ExecCommand, PodStreams, Running, StartError, TerminalSize};
 pub use server::serve;
 pub use store::StoreError;

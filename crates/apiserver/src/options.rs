@@ -1,9 +1,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use maille_core::TrustDomain;
 
+use crate::pods::PodStreams;
 use crate::store::StoreError;
 
 /// How to serve.
@@ -31,6 +33,8 @@ pub struct Options {
     pub pod_log_dir: PathBuf,
     /// Where to write the administrator's kubeconfig (mode 0600) before [`Ready`] is told.
     pub kubeconfig: Option<PathBuf>,
+    /// Who runs the Pods: behind `exec` and `portforward`, which are refused without.
+    pub pods: Option<Arc<dyn PodStreams>>,
 }
 
 impl Options {
@@ -54,6 +58,7 @@ impl Options {
             image: format!("maille:{}", env!("CARGO_PKG_VERSION")),
             trust_domain: default_trust_domain(),
             node_name: "maille".to_owned(),
+            pods: None,
         }
     }
 }

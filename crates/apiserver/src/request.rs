@@ -26,6 +26,11 @@ impl Query {
         self.0.get(name)?.first().map(String::as_str).filter(|v| !v.is_empty())
     }
 
+    /// All values of a parameter, in their order.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.get(name).into_iter().flatten().map(String::as_str)
+    }
+
     /// Whether a switch is on.
     pub(crate) fn flag(&self, name: &str) -> bool {
         // A switch without a value is on, as in Go's conversion of `?watch`.

@@ -23,6 +23,7 @@ use crate::injection::Injection;
 use crate::options::{Options, Ready, ServeError};
 use crate::places::Places;
 use crate::store::{RingLimits, Store};
+use crate::streams::Sessions;
 use crate::{bootstrap, collector, handler, kubeconfig};
 
 /// Connections served at once; more wait to be accepted.
@@ -69,6 +70,8 @@ pub async fn serve(options: Options, ready: oneshot::Sender<Ready>) -> Result<()
         root_pem: authority.roots_pem(),
         injection: Injection::new(inject),
         settings,
+        pods: options.pods.clone(),
+        sessions: Sessions::default(),
         store,
     });
     let mut listeners = Vec::new();
@@ -192,5 +195,5 @@ async fn connection(api: Arc<Api>, stream: TcpStream, acceptor: TlsAcceptor) -> 
         // A peer that vanished without a word gives its connection back.
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(30));
-    builder.serve_connection(TokioIo::new(stream), service).await.map_err(|e| e.to_string())
+    builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await.map_err(|e| e.to_string())
 }

@@ -30,6 +30,8 @@ pub(crate) fn scene(limits: RingLimits) -> Scene {
     let store = Arc::new(Store::open(&dir.path().join("s"), limits).expect("opened"));
     let domain = maille_core::TrustDomain::parse("cluster.local").expect("valid");
     let api = Api {
+        pods: None,
+        sessions: Default::default(),
         tokens: Tokens::load(&store).expect("a key"),
         root_pem: "root".into(),
         injection: Injection::new(InjectSettings::new("i", "/maille", domain)),

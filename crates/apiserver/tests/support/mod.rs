@@ -17,8 +17,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with(|_| ())
+    }
+
+    /// With other options than the usual.
+    pub(crate) fn start_with(change: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let (runtime, ready) = start_in(dir.path());
+        let (runtime, ready) = start_in_with(dir.path(), change);
         Self { dir, ready, _runtime: runtime }
     }
 
@@ -72,6 +77,10 @@ impl Server {
 
 /// Serves from `dir` on a free port.
 pub(crate) fn start_in(dir: &Path) -> (tokio::runtime::Runtime, Ready) {
+    start_in_with(dir, |_| ())
+}
+
+fn start_in_with(dir: &Path, change: impl FnOnce(&mut Options)) -> (tokio::runtime::Runtime, Ready) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -79,7 +88,8 @@ pub(crate) fn start_in(dir: &Path) -> (tokio::runtime::Runtime, Ready) {
         .expect("a runtime");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let options = Options::new(dir, vec![listener]);
+    let mut options = Options::new(dir, vec![listener]);
+    change(&mut options);
     runtime.spawn(async move {
         if let Err(error) = serve(options, sender).await {
             eprintln!("the API ended: {error}");

@@ -10,6 +10,7 @@
 //! [`Order`]); when that socket closes because the supervisor died, the container dies.
 
 mod container;
+mod dial;
 mod monitor;
 mod privileges;
 mod spec;
@@ -19,6 +20,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub use container::DEFAULT_PATH;
+pub use dial::dial;
 pub use monitor::exec_here;
 pub use spec::{Capabilities, FileTree, Joined, Order, Process, Report, SandboxSpec, Start, Volume};
 
