@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod demo;
 mod output;
+mod pods;
 mod progress;
 mod roles;
 mod shop;

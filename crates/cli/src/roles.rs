@@ -102,6 +102,7 @@ pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
     options.service_cidr = maille_standalone::address::SERVICE_NETWORK;
     options.node_name = maille_standalone::address::NODE_NAME.to_owned();
     options.binary = maille_standalone::address::BINARY_IN_CONTAINERS.into();
+    options.pods = Some(Arc::new(crate::pods::Containers::open(&args.data_dir)?));
     for listener in &options.listeners {
         listener.set_nonblocking(true)?;
     }
