@@ -2,12 +2,17 @@
 
 mod authorization;
 mod authorization_warnings;
+mod client_tls;
 mod conditions;
+mod destination_rule;
+mod export;
 mod kubernetes;
 mod metadata;
 mod path_template;
 mod peer_authentication;
 mod pod;
+mod service_entry;
+mod service_entry_endpoints;
 mod values;
 mod view;
 
@@ -25,11 +30,16 @@ use view::View;
 
 /// A checked object.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "objects are looked at one by one, as they are written")]
 pub enum Object {
     /// `security.istio.io` PeerAuthentication.
     PeerAuthentication(istio::PeerAuthentication),
     /// `security.istio.io` AuthorizationPolicy.
     AuthorizationPolicy(istio::AuthorizationPolicy),
+    /// `networking.istio.io` DestinationRule.
+    DestinationRule(istio::DestinationRule),
+    /// `networking.istio.io` ServiceEntry.
+    ServiceEntry(istio::ServiceEntry),
     /// One of Kubernetes' own kinds, which decodes strictly into its `k8s-openapi` type; without `null` members.
     Kubernetes(Value),
 }
@@ -64,6 +74,16 @@ pub fn check(object: &Value) -> Result<Object, Vec<FieldError>> {
             authorization::check(View::new(object), &mut errors);
             decoded.map(Object::AuthorizationPolicy)
         }
+        ("networking.istio.io", "DestinationRule") => {
+            let decoded = decode_istio(members, &mut errors);
+            destination_rule::check(View::new(object), &mut errors);
+            decoded.map(Object::DestinationRule)
+        }
+        ("networking.istio.io", "ServiceEntry") => {
+            let decoded = decode_istio(members, &mut errors);
+            service_entry::check(View::new(object), &mut errors);
+            decoded.map(Object::ServiceEntry)
+        }
         _ => {
             decode_kubernetes(kind, object, &mut errors);
             kubernetes::check(kind, &View::new(object), &mut errors);
@@ -84,6 +104,8 @@ pub fn warnings(object: &Object) -> Vec<FieldError> {
     match object {
         Object::PeerAuthentication(policy) => peer_authentication::warnings(policy),
         Object::AuthorizationPolicy(policy) => authorization_warnings::warnings(policy),
+        Object::DestinationRule(rule) => destination_rule::warnings(rule),
+        Object::ServiceEntry(entry) => service_entry::warnings(entry),
         Object::Kubernetes(_) => Vec::new(),
     }
 }
@@ -103,16 +125,24 @@ pub fn prune_nulls(value: &mut Value) {
 impl Object {
     /// The object as JSON in its canonical spelling: camel case, no `null` members.
     pub fn to_value(&self) -> Value {
-        let typed = match self {
-            Self::PeerAuthentication(policy) => ("PeerAuthentication", serde_json::to_value(policy)),
-            Self::AuthorizationPolicy(policy) => ("AuthorizationPolicy", serde_json::to_value(policy)),
+        const SECURITY: &str = "security.istio.io/v1";
+        const NETWORKING: &str = "networking.istio.io/v1";
+        let (api_version, kind, typed) = match self {
+            Self::PeerAuthentication(policy) => {
+                (SECURITY, "PeerAuthentication", serde_json::to_value(policy))
+            }
+            Self::AuthorizationPolicy(policy) => {
+                (SECURITY, "AuthorizationPolicy", serde_json::to_value(policy))
+            }
+            Self::DestinationRule(rule) => (NETWORKING, "DestinationRule", serde_json::to_value(rule)),
+            Self::ServiceEntry(entry) => (NETWORKING, "ServiceEntry", serde_json::to_value(entry)),
             Self::Kubernetes(value) => return value.clone(),
         };
         let mut members = Map::new();
-        members.insert("apiVersion".to_owned(), json!("security.istio.io/v1"));
-        members.insert("kind".to_owned(), json!(typed.0));
-        // Both are structs with text keys: they are always objects.
-        if let Ok(Value::Object(rest)) = typed.1 {
+        members.insert("apiVersion".to_owned(), json!(api_version));
+        members.insert("kind".to_owned(), json!(kind));
+        // All are structs with text keys: they are always objects.
+        if let Ok(Value::Object(rest)) = typed {
             members.extend(rest);
         }
         Value::Object(members)
@@ -250,6 +280,8 @@ fn decode_kubernetes(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) 
     errors.append(&mut decode(object));
 }
 
+#[cfg(test)]
+mod networking_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -180,8 +180,8 @@ pub static KINDS: &[Kind] = &[
         "destinationrules",
         "destinationrule",
         &["dr"],
-        Later,
-        "it comes with the client side's TLS settings and load balancing",
+        Enforced,
+        "",
     ),
     istio(
         (NETWORKING, NETWORKING_VERSIONS),
@@ -189,8 +189,8 @@ pub static KINDS: &[Kind] = &[
         "serviceentries",
         "serviceentry",
         &["se"],
-        Later,
-        "it comes with destinations outside the mesh",
+        Enforced,
+        "",
     ),
     istio(
         (NETWORKING, NETWORKING_VERSIONS),

@@ -7,20 +7,27 @@
 
 #![forbid(unsafe_code)]
 
+mod age;
 mod check;
 mod decode;
+pub mod destination_rule;
 mod diagnostic;
+mod export;
 mod field_error;
+mod hosts;
 pub mod istio;
 pub mod kinds;
 pub mod mtls;
 mod path;
+pub mod service_entry;
 mod suggest;
 pub mod yaml;
 
 pub use check::{Object, check, prune_nulls, warnings};
 pub use diagnostic::{Diagnostic, Severity};
+pub use export::exported_to;
 pub use field_error::{FieldError, FieldErrorKind};
+pub use hosts::HostPattern;
 pub use yaml::load;
 
 /// Kubernetes' own types.

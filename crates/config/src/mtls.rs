@@ -1,11 +1,10 @@
 //! What a workload accepts, from all PeerAuthentications that concern it (reference mtls 1.2, PA-1 to PA-8).
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use maille_core::{Labels, MtlsMode, Selector};
 
+use crate::age::by_age;
 use crate::istio::{MutualTls, MutualTlsMode, PeerAuthentication};
 
 /// The modes of one workload.
@@ -74,12 +73,6 @@ fn oldest<'p>(
             wanted(&Selector::new(pairs))
         })
         .min_by(|a, b| by_age(&a.metadata, &b.metadata))
-}
-
-/// Oldest first; in the same second by name. An object without a creation time is not stored yet, and newest.
-fn by_age(a: &ObjectMeta, b: &ObjectMeta) -> Ordering {
-    let seconds = |meta: &ObjectMeta| meta.creation_timestamp.as_ref().map_or(i64::MAX, |t| t.0.as_second());
-    (seconds(a), &a.name, &a.namespace).cmp(&(seconds(b), &b.name, &b.namespace))
 }
 
 /// `None` is UNSET.

@@ -338,9 +338,9 @@ pub(crate) fn arbitrary_json() -> impl proptest::strategy::Strategy<Value = Valu
         any::<bool>().prop_map(Value::Bool),
         any::<i64>().prop_map(Value::from),
         "[a-zA-Z0-9 :#'\"{}.ß-]{0,12}".prop_map(Value::String),
-        "(STRICT|DENY|10\\.0\\.0\\.0/8|/a/\\{\\*\\}|80|\\*)".prop_map(Value::String),
+        "(STRICT|DENY|MUTUAL|STATIC|DNS|10\\.0\\.0\\.0/8|/a/\\{\\*\\}|80|\\*)".prop_map(Value::String),
     ];
-    let key = "(spec|metadata|name|labels|selector|matchLabels|mtls|mode|portLevelMtls|rules|from|source|to|operation|when|key|values|ports|paths|principals|[a-z.\\[\\]]{0,4})";
+    let key = "(spec|metadata|name|labels|selector|matchLabels|mtls|mode|portLevelMtls|rules|from|source|to|operation|when|key|values|ports|paths|principals|host|hosts|trafficPolicy|tls|portLevelSettings|port|number|sni|addresses|endpoints|address|resolution|exportTo|workloadSelector|[a-z.\\[\\]]{0,4})";
     leaf.prop_recursive(5, 40, 5, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::Array),

@@ -63,6 +63,10 @@ impl<'v> View<'v> {
         self.value.as_i64()
     }
 
+    pub(super) fn is_true(&self) -> bool {
+        self.value.as_bool() == Some(true)
+    }
+
     pub(super) fn is_object(&self) -> bool {
         self.value.is_object()
     }

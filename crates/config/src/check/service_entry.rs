@@ -1,0 +1,226 @@
+//! ServiceEntry (reference mtls 4.1; istio pkg/config/validation, ValidateServiceEntry).
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use maille_core::is_dns_label;
+
+use super::values::{any, check_port_number, check_texts, ip_block};
+use super::view::View;
+use super::{export, service_entry_endpoints};
+use crate::field_error::{FieldError, FieldErrorKind};
+use crate::hosts;
+use crate::istio::{Resolution, ServiceEntry};
+use crate::path::FieldPath;
+use crate::service_entry::PortClass;
+
+/// The sizes of the schema.
+const MAX_HOSTS: usize = 256;
+const MAX_ADDRESSES: usize = 256;
+const MAX_PORTS: usize = 256;
+const MAX_ENDPOINTS: usize = 4096;
+
+pub(super) fn check(object: View<'_>, errors: &mut Vec<FieldError>) {
+    let spec = object.get("spec");
+    let resolution = spec.get("resolution");
+    for (field, max) in [
+        ("hosts", MAX_HOSTS),
+        ("addresses", MAX_ADDRESSES),
+        ("ports", MAX_PORTS),
+        ("endpoints", MAX_ENDPOINTS),
+    ] {
+        let list = spec.get(field);
+        let count = list.elements().count();
+        if count > max {
+            errors.push(
+                list.invalid(format!("has {count} elements")).help(format!("at most {max}; split the entry")),
+            );
+        }
+    }
+    check_hosts(&spec, errors);
+    check_addresses(&spec, errors);
+    check_ports(&spec, errors);
+    let mode = resolution.text().unwrap_or("NONE");
+    if mode == "DYNAMIC_DNS" {
+        errors.push(
+            resolution
+                .error(
+                    FieldErrorKind::NotEnforced,
+                    "resolution DYNAMIC_DNS is not enforced yet: names are looked up ahead of requests",
+                )
+                .help("name the hosts, with resolution DNS"),
+        );
+    }
+    let selector = spec.get("workloadSelector");
+    if !selector.is_absent() {
+        errors
+            .push(selector.not_enforced("workloadSelector", "workloads outside the cluster; list endpoints"));
+    }
+    service_entry_endpoints::check(&spec, mode, errors);
+    check_texts(&spec.get("subjectAltNames"), any, errors);
+    let namespace = object.get("metadata").get("namespace");
+    export::check(&spec.get("exportTo"), namespace.text(), true, errors);
+}
+
+fn check_hosts(spec: &View<'_>, errors: &mut Vec<FieldError>) {
+    let list = spec.get("hosts");
+    if list.is_empty() {
+        errors.push(
+            list.required("an entry names at least one host").help("for example hosts: [api.example.com]"),
+        );
+    }
+    for host in list.elements() {
+        let Some(text) = host.text() else { continue };
+        if text == "*" {
+            errors.push(host.invalid("'*' would be every host").help("for example *.example.com"));
+        } else if let Some(problem) = hosts::problem(text) {
+            errors.push(
+                host.invalid(format!("'{text}' {problem}"))
+                    .help("for example api.example.com or *.example.com"),
+            );
+        } else if text.parse::<IpAddr>().is_ok() {
+            errors.push(
+                host.invalid(format!("'{text}' is an address"))
+                    .help("put it into addresses, and give the service a name here"),
+            );
+        }
+    }
+    let by_dns = matches!(spec.get("resolution").text(), Some("DNS" | "DNS_ROUND_ROBIN"));
+    if by_dns && spec.get("endpoints").is_empty() {
+        for host in list.elements().filter(|h| h.text().is_some_and(|text| text.starts_with('*'))) {
+            errors.push(
+                host.invalid("a wildcard cannot be looked up in DNS")
+                    .help("name the hosts, list endpoints to look up instead, or use resolution NONE"),
+            );
+        }
+    }
+}
+
+fn check_addresses(spec: &View<'_>, errors: &mut Vec<FieldError>) {
+    let by_dns = matches!(spec.get("resolution").text(), Some("DNS" | "DNS_ROUND_ROBIN"));
+    let list = spec.get("addresses");
+    check_texts(&list, ip_block, errors);
+    for address in list.elements() {
+        let block = address.text().and_then(|text| text.parse::<IpNet>().ok());
+        if by_dns && block.is_some_and(|block| block.prefix_len() < block.max_prefix_len()) {
+            errors.push(
+                address
+                    .invalid("a block of addresses goes with resolution NONE or STATIC only")
+                    .help("name single addresses"),
+            );
+        }
+    }
+}
+
+fn check_ports(spec: &View<'_>, errors: &mut Vec<FieldError>) {
+    let list = spec.get("ports");
+    let (mut names, mut numbers) = (Vec::new(), Vec::new());
+    let (mut all_name_their_host, unaddressed) = (true, spec.get("addresses").is_empty());
+    for port in list.elements() {
+        let name = port.get("name");
+        match name.text().unwrap_or_default() {
+            "" if port.is_object() => {
+                errors.push(name.required("a port has a name").help("for example name: https"))
+            }
+            text if !is_dns_label(text) => {
+                errors.push(name.invalid(format!("'{text}' is no name of a port")).help(
+                    "1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit",
+                ))
+            }
+            text if names.contains(&text) => {
+                errors
+                    .push(name.error(FieldErrorKind::Duplicate, format!("a port is named '{text}' already")));
+            }
+            text => names.push(text),
+        }
+        let number = port.get("number");
+        match number.number() {
+            None if port.is_object() && number.is_absent() => {
+                errors.push(number.required("a port has a number").help("for example number: 443"));
+            }
+            Some(n) if numbers.contains(&n) => {
+                errors.push(number.error(FieldErrorKind::Duplicate, format!("port {n} is there already")));
+            }
+            Some(n) => {
+                numbers.push(n);
+                check_port_number(&number, errors);
+            }
+            None => {}
+        }
+        // Zero is Protobuf's spelling of absent.
+        let target = port.get("targetPort");
+        if target.number() != Some(0) {
+            check_port_number(&target, errors);
+        }
+        let class = check_protocol(&port.get("protocol"), errors);
+        all_name_their_host &= class.is_none_or(PortClass::names_its_host);
+        if port.is_object() && unaddressed && class.is_some_and(|class| !class.names_its_host()) {
+            let written =
+                port.get("protocol").text().filter(|p| !p.is_empty()).unwrap_or("an unset protocol");
+            errors.push(
+                port.error(
+                    FieldErrorKind::NotEnforced,
+                    format!("a port with {written} cannot be recognised without addresses: nothing in its bytes names the host"),
+                )
+                .help("list the hosts' addresses in spec.addresses, or write protocol HTTP or TLS if it is one"),
+            );
+        }
+    }
+    let several = spec.get("hosts").elements().count() > 1;
+    if several && !all_name_their_host && !matches!(spec.get("resolution").text(), None | Some("NONE")) {
+        errors.push(
+            spec.get("hosts")
+                .invalid("connections to a port that is neither HTTP nor TLS do not say which of several hosts they mean")
+                .help("write an entry for each host"),
+        );
+    }
+}
+
+fn check_protocol(protocol: &View<'_>, errors: &mut Vec<FieldError>) -> Option<PortClass> {
+    if !protocol.is_absent() && protocol.text().is_none() {
+        return None;
+    }
+    let text = protocol.text().unwrap_or_default();
+    let class = PortClass::parse(text);
+    if class.is_none() {
+        errors.push(
+            protocol
+                .error(FieldErrorKind::Enum, format!("'{text}' is no protocol that proxies carry"))
+                .help("HTTP, HTTP2, GRPC, HTTPS, TLS, TCP or MONGO"),
+        );
+    }
+    class
+}
+
+pub(super) fn warnings(entry: &ServiceEntry) -> Vec<FieldError> {
+    let spec = FieldPath::root().key("spec");
+    let mut warnings = Vec::new();
+    let mut warn = |path: FieldPath, message: &str, help: &str| {
+        warnings.push(FieldError::new(path, FieldErrorKind::Invalid, message).help(help));
+    };
+    for (i, host) in entry.spec.hosts.iter().enumerate() {
+        if host.strip_prefix('*').is_some_and(|rest| !rest.starts_with('.')) {
+            let path = spec.key("hosts").index(i);
+            warn(
+                path,
+                "the wildcard stands within a label",
+                "most servers' names end at a dot: *.example.com",
+            );
+        }
+    }
+    if entry.spec.ports.is_empty() {
+        warn(
+            spec.key("ports"),
+            "without ports nothing is sent to the hosts",
+            "for example {number: 443, name: tls, protocol: TLS}",
+        );
+    }
+    if entry.spec.resolution == Resolution::Static && entry.spec.endpoints.is_empty() {
+        warn(
+            spec.key("endpoints"),
+            "resolution STATIC without endpoints reaches nobody",
+            "list endpoints with their addresses",
+        );
+    }
+    warnings
+}
