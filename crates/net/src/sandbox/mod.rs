@@ -22,6 +22,7 @@ use std::process::ExitCode;
 pub use container::DEFAULT_PATH;
 pub use dial::dial;
 pub use monitor::exec_here;
+pub use privileges::become_user;
 pub use spec::{Capabilities, FileTree, Joined, Order, Process, Report, SandboxSpec, Start, Volume};
 
 /// What the hidden subcommand `sandbox` does: `args` are its arguments.

@@ -12,6 +12,14 @@ const OPEN_FILES: u64 = 65_536;
 /// Processes and threads per user; a Pod has a user of its own unless its manifest says otherwise.
 const PROCESSES: u64 = 8_192;
 
+/// Becomes this user, alone in a group of the same number, for good and with no capability: for a process that needed
+/// root only to begin. It ends with its parent, as [`crate::process::die_with_parent`] arranges.
+///
+/// The process must be single-threaded: the calls below concern the calling thread.
+pub fn become_user(id: u32) -> Result<(), NetError> {
+    become_with(id, id, &[], CapabilitySet::empty())
+}
+
 /// Becomes the container's user for good, with no capability but what `process` names.
 ///
 /// The process must be single-threaded: the calls below concern the calling thread.
@@ -20,10 +28,14 @@ pub(super) fn drop_all(process: &Process) -> Result<(), NetError> {
         Capabilities::None => CapabilitySet::empty(),
         Capabilities::Intercept => CapabilitySet::NET_ADMIN,
     };
+    become_with(process.uid, process.gid, &process.groups, keep)
+}
+
+fn become_with(uid: u32, gid: u32, groups: &[u32], keep: CapabilitySet) -> Result<(), NetError> {
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, OPEN_FILES)?;
     // Root's processes are counted over the whole host, and `maille intercept` must be able to start `nft`.
-    if process.uid != 0 {
+    if uid != 0 {
         limit(Resource::Nproc, PROCESSES)?;
     }
 
@@ -39,8 +51,8 @@ pub(super) fn drop_all(process: &Process) -> Result<(), NetError> {
         }
     }
 
-    let groups: Vec<Gid> = process.groups.iter().copied().map(Gid::from_raw).collect();
-    let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     thread::set_thread_groups(&groups).map_err(NetError::sys("set supplementary groups"))?;
     thread::set_thread_res_gid(gid, gid, gid).map_err(NetError::sys("set the group"))?;
     if !keep.is_empty() {
