@@ -96,6 +96,8 @@ enum Role {
     #[command(hide = true)]
     ApiServer(roles::ApiServerArgs),
     #[command(hide = true)]
+    Egress(roles::EgressArgs),
+    #[command(hide = true)]
     Sandbox(roles::SandboxArgs),
 }
 
@@ -161,6 +163,7 @@ fn play(role: Role) -> anyhow::Result<Outcome> {
         Role::ControlPlane(args) => roles::control_plane(args),
         Role::Proxy(args) => roles::proxy(args),
         Role::ApiServer(args) => roles::api_server(args),
+        Role::Egress(args) => roles::egress(args),
     }
     .map(|()| Outcome::Fine)
 }

@@ -1,7 +1,7 @@
 //! The roles that processes of a mesh play. People do not call these; the supervisor, or Kubernetes, does.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,7 +72,22 @@ pub(crate) struct ApiServerArgs {
     /// Network namespace of the mesh's node.
     #[arg(long, value_name = "NAME")]
     node_namespace: String,
+    /// Resolver for names from outside the cluster, in place of those of the host's /etc/resolv.conf.
+    #[arg(long = "dns-upstream", value_name = "ADDRESS[:PORT]", value_parser = resolver)]
+    dns_upstreams: Vec<SocketAddrV4>,
 }
+
+/// Reads the address of a resolver, with port 53 unless it says another.
+pub(crate) fn resolver(text: &str) -> Result<SocketAddrV4, String> {
+    let parsed = text.parse().or_else(|_| text.parse().map(|address| SocketAddrV4::new(address, DNS)));
+    match parsed {
+        Ok(resolver) if resolver.port() != 0 && !resolver.ip().is_unspecified() => Ok(resolver),
+        _ => Err("not an IPv4 address with or without a port, such as 1.1.1.1 or 127.0.0.1:5353".to_owned()),
+    }
+}
+
+/// Where resolvers listen.
+const DNS: u16 = 53;
 
 /// Serves the embedded API and cluster DNS until SIGTERM.
 ///
@@ -87,7 +102,10 @@ pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
     crate::choose_crypto();
     let local = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port))
         .with_context(|| format!("cannot listen on 127.0.0.1:{}", args.port))?;
-    let resolvers = host_resolvers();
+    let resolvers = match args.dns_upstreams.is_empty() {
+        true => host_resolvers(),
+        false => args.dns_upstreams.iter().copied().map(SocketAddr::V4).collect(),
+    };
     let upstream = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot open a socket for DNS")?;
     maille_net::NetNs::named(args.node_namespace.as_str()).enter()?;
     let node = TcpListener::bind((NODE_ADDRESS, API_PORT)).context("cannot listen on the node's address")?;
@@ -138,9 +156,22 @@ fn host_resolvers() -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| line.strip_prefix("nameserver"))
         .filter_map(|address| address.trim().parse().ok())
-        .map(|address| SocketAddr::new(address, 53))
+        .map(|address| SocketAddr::new(address, DNS))
         .filter(|address| address.is_ipv4())
         .collect()
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EgressArgs {
+    /// Network namespace of the mesh's node.
+    #[arg(long, value_name = "NAME")]
+    node_namespace: String,
+}
+
+/// Connects for Pods to the outside of the mesh until SIGTERM. The process stays in the host's network namespace.
+pub(crate) fn egress(args: EgressArgs) -> Result<()> {
+    let _log = log_to_stdout();
+    maille_standalone::egress::run(&args.node_namespace)
 }
 
 #[derive(Debug, clap::Args)]

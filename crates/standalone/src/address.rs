@@ -21,6 +21,10 @@ pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 pub const API_PORT: u16 = 6443;
 /// Where cluster DNS listens.
 pub const DNS_PORT: u16 = 53;
+/// Where the Pods' way out listens; reached by redirection only.
+pub const EGRESS_PORT: u16 = 6444;
+/// The user of the process there; the last before those of Pods.
+pub const EGRESS_USER: u32 = FIRST_POD_UID - 1;
 /// `kubernetes.default`.
 pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// `kube-dns.kube-system`, which Pods' `resolv.conf` names.

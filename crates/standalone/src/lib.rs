@@ -5,6 +5,7 @@
 //! - [`address`]: the networks and addresses of a mesh.
 //! - [`controllers`]: Deployment, ReplicaSet and EndpointSlice controllers.
 //! - [`dns`]: the cluster's DNS server.
+//! - [`egress`]: the Pods' way out of the machine.
 //! - [`builtin`]: the objects that every mesh begins with.
 //! - [`exec`]: a command in a running container.
 
@@ -15,6 +16,7 @@ pub mod builtin;
 mod cluster;
 pub mod controllers;
 pub mod dns;
+pub mod egress;
 pub mod exec;
 mod hash;
 mod kubelet;

@@ -4,11 +4,11 @@ use std::future::Future;
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
-use maille_net::{NetNs, guard, link};
+use maille_net::{NetNs, egress, guard, link};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::address::{API_PORT, DNS_PORT, NODE_ADDRESS, POD_NETWORK};
+use crate::address::{API_PORT, DNS_PORT, EGRESS_PORT, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK};
 
 /// The node namespace of a mesh.
 #[derive(Debug)]
@@ -20,11 +20,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Makes the namespace, the bridge and the guards.
-    pub(crate) fn create(ns_name: &str) -> anyhow::Result<NetNs> {
+    /// Makes the namespace, the bridge and the guards; `way_out` says whether Pods reach the outside.
+    pub(crate) fn create(ns_name: &str, way_out: bool) -> anyhow::Result<NetNs> {
         let ns = NetNs::create(ns_name)?;
         link::create_bridge(&ns, NODE_ADDRESS, POD_NETWORK.prefix_len())?;
         guard::install(&ns, NODE_ADDRESS, &[API_PORT, DNS_PORT], &[DNS_PORT])?;
+        egress::install(&ns, &[POD_NETWORK, SERVICE_NETWORK], way_out.then_some(EGRESS_PORT))?;
         Ok(ns)
     }
 

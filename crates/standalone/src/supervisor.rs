@@ -6,6 +6,7 @@
 //! last process, so that even SIGKILL leaves only namespaces for the next run, or `down`, to sweep.
 
 use std::ffi::OsString;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::address::{AddressPool, DNS_SERVICE, NODE_ADDRESS};
 use crate::builtin::{self, BuiltinOptions};
 use crate::cluster::{self, Cluster};
 use crate::controllers;
+use crate::egress;
 use crate::kubelet::{Kubelet, Recorder};
 use crate::node::Node;
 use crate::services::Programmer;
@@ -50,8 +52,12 @@ pub struct SupervisorOptions {
     /// Port of the API on the host's 127.0.0.1; 0 for any that is free.
     pub api_port: u16,
     /// How to start the API process: program and first arguments, before `--data-dir DIR --node-namespace NAME
-    /// --port N`. `None` is `<binary> api-server`.
+    /// --port N [--dns-upstream ADDRESS:PORT]…`. `None` is `<binary> api-server`.
     pub api_command: Option<Vec<OsString>>,
+    /// Resolvers for names from outside the cluster; if there are none, the API process takes those of the host.
+    pub dns_upstreams: Vec<SocketAddrV4>,
+    /// Whether Pods reach addresses outside of the mesh, by TCP.
+    pub egress: bool,
     /// Whether to create the built-in objects; a test of the supervisor alone does not want a control plane.
     pub builtin: bool,
     /// Told once, when the API answers and Pods are being run.
@@ -99,7 +105,7 @@ fn supervise_here(options: SupervisorOptions) -> anyhow::Result<()> {
     let data = DataDir::create(&options.data_dir)?;
     let _lock = data.lock()?;
     data.sweep()?;
-    let node_ns = Node::create(&data.node_namespace())?;
+    let node_ns = Node::create(&data.node_namespace(), options.egress)?;
     // After the first namespace: it is what makes /run/netns a shared mount, through which the host sees the rest.
     let result = maille_net::mounts::unshare_for(data.path())
         .map_err(anyhow::Error::from)
@@ -129,6 +135,7 @@ async fn supervise(mut options: SupervisorOptions, data: DataDir, node_ns: NetNs
     let result = tokio::select! {
         result = run_mesh(&options, ready, &data, node) => result,
         error = api.keep_running(&options, &data) => Err(error),
+        () = egress::keep_running(&options.binary, &data), if options.egress => Ok(()),
     };
     api.stop().await;
     result
@@ -263,6 +270,7 @@ impl ApiProcess {
             .arg(data.path())
             .args(["--node-namespace", &data.node_namespace()])
             .args(["--port", &port.to_string()])
+            .args(options.dns_upstreams.iter().map(|resolver| format!("--dns-upstream={resolver}")))
             .stdin(std::process::Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -123,6 +123,8 @@ fn options(
         binary: std::env::current_exe().unwrap(),
         api_port: 0,
         api_command: None,
+        dns_upstreams: Vec::new(),
+        egress: true,
         builtin: true,
         ready: Some(ready),
         shutdown,

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -45,6 +46,15 @@ pub(crate) struct UpArgs {
     /// Folder of the mesh's state.
     #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
     data_dir: PathBuf,
+    /// Keep Pods from reaching anything outside of the mesh. Without it they open TCP connections to wherever this
+    /// machine can, its private networks included, as containers do (but never to loopback, link-local or
+    /// metadata addresses); UDP is closed to them either way, but for DNS.
+    #[arg(long)]
+    no_egress: bool,
+    /// Ask this resolver for names outside of the cluster, in place of those of /etc/resolv.conf; may be given several
+    /// times, and the next is asked when one is silent.
+    #[arg(long = "dns-upstream", value_name = "ADDRESS[:PORT]", value_parser = crate::roles::resolver)]
+    dns_upstreams: Vec<SocketAddrV4>,
     /// Begun by --detach: leave the terminal.
     #[arg(long, hide = true)]
     detached: bool,
@@ -97,6 +107,8 @@ async fn live(args: &UpArgs, documents: &[Document]) -> Result<Outcome> {
         binary: std::env::current_exe().context("cannot tell where this program is")?,
         api_port: 0,
         api_command: None,
+        dns_upstreams: args.dns_upstreams.clone(),
+        egress: !args.no_egress,
         builtin: true,
         ready: Some(ready),
         shutdown: shutdown.clone(),
@@ -213,6 +225,10 @@ fn detach(args: &UpArgs) -> Result<Outcome> {
     if args.demo {
         command.arg("--demo");
     }
+    if args.no_egress {
+        command.arg("--no-egress");
+    }
+    command.args(args.dns_upstreams.iter().map(|resolver| format!("--dns-upstream={resolver}")));
     for file in &args.files {
         command.arg("-f").arg(file);
     }

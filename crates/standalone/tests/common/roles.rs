@@ -17,6 +17,7 @@ pub(crate) fn play() -> Option<ExitCode> {
     match role.as_str() {
         "sandbox" => Some(maille_net::sandbox::main(rest.into_iter().map(Into::into))),
         "api-server" => Some(api_server(&rest)),
+        "egress" => Some(egress(&rest)),
         "exec" => Some(exec(&rest)),
         "serve" => Some(serve(&rest)),
         "fetch" => Some(fetch(&rest)),
@@ -62,6 +63,16 @@ fn api_server(args: &[String]) -> ExitCode {
         }
     });
     ExitCode::SUCCESS
+}
+
+fn egress(args: &[String]) -> ExitCode {
+    match maille_standalone::egress::run(&value(args, "--node-namespace")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// What `maille exec` does: a process of its own, because the command gets its standard streams.

@@ -1,0 +1,171 @@
+//! The Pods' way out: a Pod, a node, and a host of its own, each a network namespace.
+
+#![allow(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+
+mod common;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use maille_net::link::{self, Attachment};
+use maille_net::{NetNs, egress, guard};
+use maille_standalone::address::{
+    API_PORT, DNS_PORT, EGRESS_PORT, EGRESS_USER, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK,
+};
+
+fn main() -> ExitCode {
+    if let Some(code) = common::roles::play() {
+        return code;
+    }
+    common::run(&[
+        ("a_pod_reaches_the_host_and_what_it_reaches_but_nothing_else", reaches),
+        ("the_process_has_no_privileges_and_sees_the_pods_address", unprivileged),
+    ])
+}
+
+const WAIT: Duration = Duration::from_secs(10);
+/// An address of the host under test (TEST-NET-2, RFC 5737).
+const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+/// A Pod at its node, and the host's namespace with the process in it.
+struct Lab {
+    node: NetNs,
+    pod: Attachment,
+    host: NetNs,
+    process: Child,
+}
+
+impl Lab {
+    fn new(name: &str) -> Self {
+        let id = format!("maille-out{}-{name}", std::process::id());
+        let host = NetNs::create(format!("{id}-host")).unwrap();
+        ip(&host, "link set lo up");
+        // Both are the host's own addresses; the second stands for a metadata service within reach.
+        ip(&host, &format!("addr add {HOST}/32 dev lo"));
+        ip(&host, "addr add 169.254.169.254/32 dev lo");
+        let node = NetNs::create(format!("{id}-node")).unwrap();
+        link::create_bridge(&node, NODE_ADDRESS, POD_NETWORK.prefix_len()).unwrap();
+        guard::install(&node, NODE_ADDRESS, &[API_PORT, DNS_PORT], &[DNS_PORT]).unwrap();
+        egress::install(&node, &[POD_NETWORK, SERVICE_NETWORK], Some(EGRESS_PORT)).unwrap();
+        let pod = Attachment {
+            pod: NetNs::create(format!("{id}-pod")).unwrap(),
+            address: Ipv4Addr::new(10, 244, 1, 2),
+            prefix: POD_NETWORK.prefix_len(),
+            gateway: NODE_ADDRESS,
+        };
+        guard::allow(&node, &pod).unwrap();
+        link::attach(&node, &pod).unwrap();
+        let process = Command::new("ip")
+            .args(["netns", "exec", host.name()])
+            .arg(std::env::current_exe().unwrap())
+            .args(["egress", "--node-namespace", node.name()])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lab = Self { node, pod, host, process };
+        let deadline = Instant::now() + WAIT;
+        while lab.connect(HOST, 1).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+            assert!(Instant::now() < deadline, "the process does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        lab
+    }
+
+    fn connect(&self, address: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+        let to = SocketAddr::from((address, port));
+        let stream = self.pod.pod.run(|| TcpStream::connect_timeout(&to, WAIT)).unwrap()?;
+        stream.set_read_timeout(Some(WAIT))?;
+        Ok(stream)
+    }
+
+    /// What the Pod gets to read from there after it has said `hello` and closed its half.
+    fn fetch(&self, address: Ipv4Addr, port: u16) -> std::io::Result<String> {
+        let mut stream = self.connect(address, port)?;
+        stream.write_all(b"hello")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Answers each connection, once its client has said all it has to say, with that twice.
+    fn echo(&self, address: Ipv4Addr, port: u16) {
+        let listener = self.host.run(|| TcpListener::bind((address, port)).unwrap()).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut text = String::new();
+                if stream.read_to_string(&mut text).is_ok() {
+                    let _ = stream.write_all(text.repeat(2).as_bytes());
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        for ns in [&self.pod.pod, &self.node, &self.host] {
+            ns.delete().unwrap();
+        }
+    }
+}
+
+fn ip(ns: &NetNs, arguments: &str) {
+    let status = Command::new("ip").args(["-n", ns.name()]).args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "{arguments}");
+}
+
+fn reaches() {
+    let lab = Lab::new("a");
+    lab.echo(HOST, 80);
+    assert_eq!(lab.fetch(HOST, 80).unwrap(), "hellohello", "with its half closed before the answer");
+
+    // There are servers, and no Pod gets to them.
+    for (address, port) in
+        [(Ipv4Addr::LOCALHOST, 81), (Ipv4Addr::new(169, 254, 169, 254), 80), (Ipv4Addr::LOCALHOST, API_PORT)]
+    {
+        lab.echo(address, port);
+        let seen = lab.fetch(address, port).unwrap_err();
+        assert_eq!(seen.kind(), ErrorKind::ConnectionRefused, "{address}:{port}");
+    }
+    // Not directly, and none of the node's other ports by way of the redirection.
+    assert_eq!(lab.connect(NODE_ADDRESS, EGRESS_PORT).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let api = lab.node.run(|| TcpListener::bind((NODE_ADDRESS, API_PORT)).unwrap()).unwrap();
+    api.set_nonblocking(true).unwrap();
+    lab.fetch(HOST, API_PORT).expect_err("nobody listens there on the host");
+    api.accept().expect_err("and the API has not been asked");
+    // A Pod's mistake about the mesh's networks stays inside.
+    lab.connect(Ipv4Addr::new(10, 244, 200, 200), 80).expect_err("no such Pod");
+}
+
+fn unprivileged() {
+    let lab = Lab::new("b");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", lab.process.id())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(field("Uid:"), vec![EGRESS_USER.to_string(); 4]);
+    assert_eq!(field("Gid:"), vec![EGRESS_USER.to_string(); 4]);
+    assert!(field("Groups:").is_empty(), "{status}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!(field("NoNewPrivs:"), ["1"]);
+
+    // A Pod that pretends to be another gets nowhere.
+    lab.echo(HOST, 80);
+    lab.fetch(HOST, 80).unwrap();
+    ip(&lab.pod.pod, "addr add 10.244.1.77/16 dev eth0");
+    let spoofed = lab.pod.pod.run(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([10, 244, 1, 77], 0)).into()).unwrap();
+        socket.connect_timeout(&SocketAddr::from((HOST, 80)).into(), Duration::from_secs(1))
+    });
+    assert_eq!(spoofed.unwrap().unwrap_err().kind(), ErrorKind::TimedOut, "the guard drops it");
+}
