@@ -1,8 +1,9 @@
-//! The monitoring port: metrics, health, and the flows and proxies known, over plain HTTP.
+//! The monitoring port: metrics, health, and the flows, proxies and scrape targets known, over plain HTTP.
 //!
-//! Metrics and health are for everyone, as Istio's are. Who talks to whom is not every workload's business: Pods
+//! Metrics and health are for everyone, as Istio's are. Who talks to whom, and who is where, is not every workload's business: Pods
 //! outside of the root namespace are refused it (people reach it through the API server or from the node).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,15 +17,19 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::serve::{IncomingStream, Listener};
+use maille_config::mtls;
+use maille_core::MtlsMode;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::flows::FlowQuery;
+use crate::metrics::Looked;
 use crate::places::{Place, Places};
 use crate::proxies::millis;
 use crate::server::ControlPlane;
+use crate::world::World;
 
 /// Whether the world is complete, so that the control plane may be asked.
 #[derive(Debug, Clone, Default)]
@@ -53,7 +58,7 @@ struct Shared {
     ready: Readiness,
 }
 
-/// Serves `/metrics`, `/healthz`, `/ready`, `/flows` and `/proxies` until `stop` resolves.
+/// Serves `/metrics`, `/healthz`, `/ready`, `/flows`, `/proxies` and `/sd/prometheus` until `stop` resolves.
 pub async fn serve_monitoring(
     listener: TcpListener,
     control: ControlPlane,
@@ -66,6 +71,7 @@ pub async fn serve_monitoring(
         .route("/ready", get(readiness))
         .route("/flows", get(flows))
         .route("/proxies", get(proxies))
+        .route("/sd/prometheus", get(scrape_targets))
         .with_state(Shared { control, ready });
     let service = router.into_make_service_with_connect_info::<Caller>();
     let server = std::future::IntoFuture::into_future(axum::serve(Bounded::new(listener), service));
@@ -79,17 +85,49 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let control = &shared.control;
     let metrics = &control.metrics;
     let snapshot = control.hub.snapshot();
+    let world = &snapshot.world;
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    metrics.connected.set(count(control.proxies.count()));
-    metrics.services.set(count(snapshot.world.services().count()));
-    metrics.workloads.set(count(snapshot.world.pods().count()));
+    metrics.services.set(count(world.services().count()));
+    metrics.workloads.set(count(world.pods().count()));
+    metrics.meshed.set(count(world.pods().filter(|pod| pod.meshed).count()));
     {
         let flows = control.flows.lock();
         metrics.flows.set(count(flows.len()));
         metrics.flows_forgotten.set(flows.forgotten());
     }
+    let authority = control.authority.load();
+    let first_root = || {
+        let roots = authority.as_ref()?.roots();
+        roots.iter().filter_map(|root| Some(maille_pki::leaf_facts(root).ok()?.not_after)).min()
+    };
+    let looked = Looked {
+        proxies: control.proxies.by_version(),
+        modes: namespace_modes(world),
+        root_ends: first_root(),
+        chain_ends: authority.as_ref().map(|authority| authority.not_after()),
+    };
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], metrics.render())
+    ([(header::CONTENT_TYPE, content_type)], metrics.render(&looked, control.clock.now()))
+}
+
+/// Namespaces shown with their mode; a mesh with more has other means to look at them all.
+const MAX_NAMESPACES: usize = 2000;
+
+/// The mode of each namespace that has sidecars, as a whole: exceptions for workloads and ports are not in it.
+fn namespace_modes(world: &World) -> Vec<(String, &'static str)> {
+    let namespaces: BTreeSet<&str> =
+        world.pods().filter(|pod| pod.meshed).map(|pod| pod.name.namespace.as_str()).collect();
+    let root = &world.config().root_namespace;
+    let modes = namespaces.into_iter().take(MAX_NAMESPACES).map(|namespace| {
+        let policies = world.peer_authentications_for(namespace);
+        let mode = match mtls::namespace_mode(&policies, root, namespace) {
+            MtlsMode::Disable => "DISABLE",
+            MtlsMode::Permissive => "PERMISSIVE",
+            MtlsMode::Strict => "STRICT",
+        };
+        (namespace.to_owned(), mode)
+    });
+    modes.collect()
 }
 
 async fn readiness(State(shared): State<Shared>) -> (StatusCode, &'static str) {
@@ -126,12 +164,22 @@ async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<
     }
 }
 
+async fn scrape_targets(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
+    match refuse_workloads(&shared, caller) {
+        Some(refusal) => refusal,
+        None => Json(crate::scrape_targets::of(&shared.control.hub.snapshot().world)).into_response(),
+    }
+}
+
 fn refuse_workloads(shared: &Shared, caller: Caller) -> Option<Response> {
     let snapshot = shared.control.hub.snapshot();
     let pod = snapshot.world.pod_at(caller.0)?;
     let trusted = pod.name.namespace == snapshot.world.config().root_namespace;
     (!trusted).then(|| {
-        (StatusCode::FORBIDDEN, "flows and proxies are not shown to workloads outside the root namespace")
+        (
+            StatusCode::FORBIDDEN,
+            "flows, proxies and scrape targets are not shown to workloads outside the root namespace",
+        )
             .into_response()
     })
 }

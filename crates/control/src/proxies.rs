@@ -146,6 +146,21 @@ impl Proxies {
         self.0.lock().streams.values().cloned().collect()
     }
 
+    /// How many there are of each version, as they say. A proxy may say anything: only a few are told apart.
+    pub(crate) fn by_version(&self) -> BTreeMap<String, u64> {
+        const MAX_VERSIONS: usize = 16;
+        let mut versions = BTreeMap::new();
+        for status in self.0.lock().streams.values() {
+            let version = match status.version.as_str() {
+                "" => "unknown",
+                version if versions.len() < MAX_VERSIONS || versions.contains_key(version) => version,
+                _ => "other",
+            };
+            *versions.entry(version.to_owned()).or_default() += 1;
+        }
+        versions
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.lock().streams.len()

@@ -26,7 +26,7 @@ use crate::attest::TokenReviewer;
 use crate::ca::{CertificateService, IssueRules, MAX_CSR_REQUEST_BYTES};
 use crate::connection::{PeerCertificate, PeerInfo, PeerStream};
 use crate::discovery::DiscoveryService;
-use crate::flows::{FlowService, FlowStore, Limits};
+use crate::flows::{FlowService, FlowStore, Limits, RefusalLog};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::places::{Place, Places};
@@ -104,8 +104,6 @@ impl ControlPlane {
     pub fn set_authority(&self, authority: Authority) {
         let domain = self.hub.snapshot().world.config().trust_domain.to_string();
         let roots = authority.roots().iter().map(|root| root.to_vec()).collect();
-        let expiry = crate::proxies::millis(authority.not_after()) / 1000;
-        self.metrics.root_expiry_s.set(expiry);
         self.authority.store(Some(Arc::new(authority)));
         self.hub.apply([crate::world::Event::Roots(domain, roots)]);
     }
@@ -192,6 +190,7 @@ impl ControlPlane {
             hub: Arc::clone(&self.hub),
             reviewer: Arc::clone(&self.reviewer),
             store: Arc::clone(&self.flows),
+            refusals: Arc::new(RefusalLog::new(std::time::Instant::now())),
             clock: Arc::clone(&self.clock),
             stopping: self.stopping.subscribe(),
             metrics: Arc::clone(&self.metrics),

@@ -182,13 +182,14 @@ impl View for PeerView {
             );
         }
         if let Some(reason) = &request.nacked {
-            self.metrics.rejects.inc();
+            self.metrics.rejects.inc(type_url);
             tracing::warn!(pod = %self.own, r#type = type_url, %reason, "proxy rejected facts");
         }
         self.record.update(type_url, request, state);
     }
 
     fn sending(&mut self, response: &DeltaDiscoveryResponse, state: &ServerState) {
+        self.metrics.pushes.inc(&response.type_url);
         self.record.sending(&response.type_url, state);
     }
 }

@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use maille_core::Clock;
 use maille_proto::flows::flows_server::Flows;
@@ -8,7 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::store::FlowStore;
+use super::RefusalLog;
+use super::store::{FlowStore, bounded};
 use crate::attest::{Peer, TokenReviewer};
 use crate::discovery::{StreamEnd, attest_stream};
 use crate::hub::Hub;
@@ -27,6 +29,7 @@ pub(crate) struct FlowService {
     pub(crate) store: Arc<Mutex<FlowStore>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refusals: Arc<RefusalLog>,
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
@@ -53,15 +56,31 @@ impl Flows for FlowService {
             }
             self.metrics.flow_reports.inc();
             let now_ms = millis(self.clock.now());
+            let flows = report.flows.into_iter().take(MAX_FLOWS_PER_REPORT);
+            let flows: Vec<Flow> =
+                flows.filter_map(|flow| complete(flow, &peer, &snapshot.world)).map(bounded).collect();
+            self.log_refusals(&flows);
             let mut store = self.store.lock();
-            for flow in report.flows.into_iter().take(MAX_FLOWS_PER_REPORT) {
-                if let Some(flow) = complete(flow, &peer, &snapshot.world) {
-                    store.record(flow, now_ms);
-                    received += 1;
-                }
+            for flow in flows {
+                store.record(flow, now_ms);
+                received += 1;
             }
         }
         Ok(Response::new(FlowReportSummary { received }))
+    }
+}
+
+impl FlowService {
+    /// Lines for people, since a refused caller is seen by the refusing proxy only.
+    fn log_refusals(&self, flows: &[Flow]) {
+        let now = Instant::now();
+        for flow in flows {
+            let (count, line) = self.refusals.note(flow, now);
+            self.metrics.tls_refusals.add(count);
+            if let Some(line) = line {
+                tracing::warn!(target: "maille::tls", "{line}");
+            }
+        }
     }
 }
 

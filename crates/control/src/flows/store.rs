@@ -153,8 +153,8 @@ impl FlowStore {
     }
 
     /// Adds one report. Times that the reporter's clock puts into the future count as now.
-    pub fn record(&mut self, mut flow: Flow, now_ms: u64) {
-        bound(&mut flow);
+    pub fn record(&mut self, flow: Flow, now_ms: u64) {
+        let mut flow = bounded(flow);
         let last_seen_ms = match flow.last_seen_ms {
             0 => now_ms,
             time => time.min(now_ms),
@@ -266,7 +266,8 @@ impl FlowStore {
     }
 }
 
-fn bound(flow: &mut Flow) {
+/// A report with texts of bearable length, and enumerations that say nothing where they say nonsense.
+pub(crate) fn bounded(mut flow: Flow) -> Flow {
     let cut = |text: &mut String, most: usize| {
         if text.len() > most {
             let end = (0..=most).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
@@ -296,6 +297,7 @@ fn bound(flow: &mut Flow) {
     if Decision::try_from(flow.decision).is_err() {
         flow.decision = Decision::Unspecified.into();
     }
+    flow
 }
 
 #[cfg(test)]

@@ -4,3 +4,4 @@ mod certificates;
 mod facts;
 mod flows;
 mod lab;
+mod monitoring;
