@@ -1,3 +1,22 @@
 //! The analyzers: objects in, findings with codes and positions out; pure.
+//!
+//! [`registry::analyze`] runs [`registry::ANALYZERS`] over [`Resource`]s, those of files laid over those that are live
+//! ([`overlay`]). [`authz`] answers what policies decide about a request, with the proxy's own engine.
 
 #![forbid(unsafe_code)]
+
+mod analyzers;
+pub mod authz;
+pub mod code;
+mod mesh;
+mod message;
+pub mod registry;
+mod report;
+mod resource;
+mod suppress;
+
+pub use code::{Code, Level};
+pub use mesh::Settings;
+pub use message::{Message, Origin};
+pub use resource::{Resource, overlay};
+pub use suppress::Suppression;

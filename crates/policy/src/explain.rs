@@ -204,9 +204,10 @@ impl Test {
             Check::Namespace(_) => peer(|id| id.namespace().to_owned()),
             Check::ServiceAccount(_) => peer(|id| format!("{}/{}", id.namespace(), id.service_account())),
             Check::TrustDomain(_) => peer(|id| id.trust_domain().to_string()),
-            Check::SourceIp(_) => connection.source_ip.to_string(),
-            Check::RemoteIp(_) => connection.remote_ip_of(request).to_string(),
-            Check::DestinationIp(_) => connection.destination_ip.to_string(),
+            Check::SourceIp(_) => address(connection.source_ip),
+            Check::RemoteIp(_) => address(connection.remote_ip_of(request)),
+            Check::DestinationIp(_) => address(connection.destination_ip),
+            Check::Port(_) if connection.destination_port == 0 => "nothing".to_owned(),
             Check::Port(_) => connection.destination_port.to_string(),
             Check::Sni(_) => text(&connection.sni),
             Check::Method(_) => text(request.map_or("", |r| r.attributes.method)),
@@ -229,6 +230,11 @@ impl Test {
             }
         }
     }
+}
+
+/// No connection has the unspecified address: an offline question left it out.
+fn address(address: std::net::IpAddr) -> String {
+    if address.is_unspecified() { "nothing".to_owned() } else { address.to_string() }
 }
 
 /// Headers whose values do not belong into logs.

@@ -1,0 +1,56 @@
+//! ML0209: DISABLE where the mesh or the namespace says STRICT.
+
+use maille_config::istio::{MutualTlsMode, PeerAuthentication};
+use maille_config::mtls::namespace_mode;
+use maille_core::{MtlsMode, Selector};
+
+use crate::code::PLAINTEXT_IN_STRICT_MESH;
+use crate::mesh::Mesh;
+use crate::report::Report;
+
+use super::names::workloads;
+
+pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
+    let root = mesh.settings.root_namespace.as_str();
+    let all: Vec<PeerAuthentication> = mesh.peer_authentications.iter().map(|p| p.object.clone()).collect();
+    for policy in &mesh.peer_authentications {
+        let namespace = policy.resource.namespace().unwrap_or("default");
+        let spec = &policy.object.spec;
+        let selector =
+            Selector::new(spec.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default());
+        let inherited = match selector.is_empty() {
+            // What the policy replaces: the mesh's mode.
+            true if namespace != root => namespace_mode(&all, root, root),
+            true => continue,
+            false => namespace_mode(&all, root, namespace),
+        };
+        if inherited != MtlsMode::Strict {
+            continue;
+        }
+        let whom = match selector.is_empty() {
+            true => format!("workloads of namespace {namespace}"),
+            false => {
+                let selected = mesh.workloads.iter();
+                let selected: Vec<_> =
+                    selected.filter(|w| w.namespace == namespace && selector.selects(&w.labels)).collect();
+                if selected.is_empty() { "the selected workloads".to_owned() } else { workloads(selected) }
+            }
+        };
+        let say = |what: String| {
+            format!(
+                "{what} take plaintext only, where STRICT is the rule: nothing is encrypted, and no caller proves who \
+                 it is, so that rules about principals and namespaces match nobody; PERMISSIVE would take both"
+            )
+        };
+        if spec.mtls.is_some_and(|mtls| mtls.mode == MutualTlsMode::Disable) {
+            report.add(&PLAINTEXT_IN_STRICT_MESH, policy.resource, "spec.mtls.mode", say(whom.clone()));
+        }
+        for (port, mtls) in spec.port_level_mtls.iter().flatten() {
+            if mtls.mode == MutualTlsMode::Disable {
+                let text = say(format!("connections to port {port} of {whom}"));
+                let path = format!("spec.portLevelMtls[{port}].mode");
+                report.add(&PLAINTEXT_IN_STRICT_MESH, policy.resource, &path, text);
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+use crate::code::{Code, Level};
+use crate::message::Message;
+use crate::resource::Resource;
+
+/// Where analyzers put what they find.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    messages: Vec<Message>,
+}
+
+impl Report {
+    /// A finding about the field at `path` of an object.
+    pub(crate) fn add(
+        &mut self,
+        code: &'static Code,
+        resource: &Resource,
+        path: &str,
+        text: impl Into<String>,
+    ) {
+        self.add_as(code.level, code, resource, path, text);
+    }
+
+    /// The same with another level than the code's.
+    pub(crate) fn add_as(
+        &mut self,
+        level: Level,
+        code: &'static Code,
+        resource: &Resource,
+        path: &str,
+        text: impl Into<String>,
+    ) {
+        let reference = resource.reference(path);
+        self.messages.push(Message { code, level, origin: resource.origin(), reference, text: text.into() });
+    }
+
+    pub(crate) fn into_messages(self) -> Vec<Message> {
+        self.messages
+    }
+}
