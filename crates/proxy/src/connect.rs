@@ -3,18 +3,20 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use maille_core::Identity;
 use maille_telemetry::{RefusalKind, ResponseFlags, TlsReason};
-use maille_tls::{ClientAlpn, HandshakeError};
+use maille_tls::{ClientAlpn, HandshakeError, OriginRequest};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::record::tls_reason;
+use crate::record::{Proven, Refused};
+use crate::snapshot::{OrderMode, TlsOrder};
 use crate::sniff::Prefixed;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -35,11 +37,42 @@ pub(crate) enum Security {
     Plain,
     /// Mutual TLS: the server name, and the identities of which the server must prove one.
     Mutual { sni: Arc<str>, expected: Arc<[String]> },
+    /// TLS as a DestinationRule orders it, SIMPLE or MUTUAL, towards the name that the server is told, if it is told one.
+    Ordered { order: Arc<TlsOrder>, name: Option<Arc<str>> },
 }
 
-impl Upstream {
-    pub(crate) fn is_mutual(&self) -> bool {
-        matches!(self.security, Security::Mutual { .. })
+impl Security {
+    /// Who proves what.
+    pub(crate) fn proven(&self) -> Proven {
+        match self {
+            Self::Deliver | Self::Plain => Proven::Nothing,
+            Self::Mutual { .. } => Proven::InMesh,
+            Self::Ordered { order, .. } if order.mode == OrderMode::Mutual && !order.insecure_skip_verify => {
+                Proven::Outside
+            }
+            Self::Ordered { .. } => Proven::Nothing,
+        }
+    }
+
+    /// The generation of what connections are made of now: certificate and trust, or the files of a rule.
+    pub(crate) fn generation(&self, of_mesh: impl FnOnce() -> u64) -> u64 {
+        match self {
+            Self::Deliver | Self::Plain => 0,
+            Self::Mutual { .. } => of_mesh(),
+            Self::Ordered { order, .. } => order.material.generation(),
+        }
+    }
+
+    /// The refusal that an error on an open connection is: under TLS 1.3 a server that does not accept our certificate
+    /// says so only when it is first read from.
+    pub(crate) fn refusal_by_peer(&self, address: SocketAddr, error: &io::Error) -> Option<ConnectError> {
+        let Self::Ordered { order, name } = self else { return None };
+        match HandshakeError::from_io(error) {
+            refused @ HandshakeError::RefusedByPeer(_) => {
+                Some(ordered_handshake(order, name.as_deref(), address, &refused))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -62,6 +95,9 @@ pub(crate) enum ConnectError {
     Tls { address: SocketAddr, error: HandshakeError },
     #[error("no TLS to {address}: {reason}")]
     Setup { address: SocketAddr, reason: String },
+    /// What a DestinationRule orders cannot be done, or the server does not go along with it.
+    #[error("DestinationRule {rule}: {reason}")]
+    Ordered { rule: Arc<str>, reason: String, kind: RefusalKind },
 }
 
 impl ConnectError {
@@ -73,12 +109,15 @@ impl ConnectError {
             Self::Tls { .. } | Self::Setup { .. } => {
                 "TLS_error: handshake with the upstream failed".to_owned()
             }
+            // The caller is the rule's own workload, and the reason names files, not what is in them.
+            Self::Ordered { .. } => format!("TLS_error: {self}"),
         }
     }
 
     pub(crate) fn kind(&self) -> RefusalKind {
         match self {
             Self::Tls { error: HandshakeError::Refused(_), .. } => RefusalKind::ServerIdentity,
+            Self::Ordered { kind, .. } => *kind,
             _ => RefusalKind::UpstreamFailed,
         }
     }
@@ -94,6 +133,11 @@ impl ConnectError {
     pub(crate) fn flags(&self) -> ResponseFlags {
         ResponseFlags::UpstreamConnectFailure
     }
+
+    /// As telemetry takes it.
+    pub(crate) fn refused(&self) -> Refused {
+        Refused::new(self.kind(), self.to_string()).with_flags(self.flags())
+    }
 }
 
 /// Connects, with TLS if the upstream wants it; both within their limits.
@@ -104,9 +148,13 @@ pub(crate) async fn connect(
 ) -> Result<Connected, ConnectError> {
     let address = to.address;
     let limits = &worker.config.limits;
-    let from = match to.security {
+    let from = match &to.security {
         Security::Deliver => worker.config.deliver_from.filter(|from| from.is_ipv4() == address.is_ipv4()),
         Security::Plain | Security::Mutual { .. } => None,
+        Security::Ordered { order, name } => {
+            // Boxed, since it is rare, and every connection's future would carry it.
+            return Box::pin(connect_as_ordered(worker, address, order, name.as_deref(), alpn)).await;
+        }
     };
     let tcp = match timeout(limits.connect, open(address, from)).await {
         Ok(Ok(tcp)) => tcp,
@@ -129,6 +177,82 @@ pub(crate) async fn connect(
     // A server of DNS names only (SN-5) has no identity; that it may serve was verified all the same.
     let identity = maille_tls::peer_of_client(stream.get_ref().1).ok();
     Ok(Connected { stream: Stream::Connected(Box::new(stream)), identity, generation: current.generation() })
+}
+
+/// Connects with the TLS that a DestinationRule orders. Nothing is dialled unless its files are good.
+async fn connect_as_ordered(
+    worker: &Worker,
+    address: SocketAddr,
+    order: &TlsOrder,
+    name: Option<&str>,
+    alpn: ClientAlpn,
+) -> Result<Connected, ConnectError> {
+    let refuse = |reason: String| ConnectError::Ordered {
+        rule: order.rule.clone(),
+        reason,
+        kind: RefusalKind::TlsHandshake,
+    };
+    if order.mode == OrderMode::Unknown {
+        return Err(refuse("its TLS mode is not known to this proxy, which may be older than it".to_owned()));
+    }
+    let material = &order.material;
+    let (origin, generation) =
+        material.for_connection(&order.files, SystemTime::now()).await.map_err(refuse)?;
+    // The name only goes out where there is one; the library wants one all the same.
+    let server = match name {
+        Some(name) => ServerName::try_from(name.to_owned())
+            .map_err(|_| refuse(format!("'{name}' cannot be sent as TLS server name")))?,
+        None => ServerName::IpAddress(address.ip().into()),
+    };
+    let request = OriginRequest {
+        proof: order.proof(name),
+        http2: alpn == ClientAlpn::Http2,
+        sends_name: name.is_some(),
+    };
+    let config = origin.client_config(&request).map_err(|e| refuse(e.to_string()))?;
+    let limits = &worker.config.limits;
+    let tcp = match timeout(limits.connect, open(address, None)).await {
+        Ok(Ok(tcp)) => tcp,
+        Ok(Err(error)) => return Err(ConnectError::Tcp { address, reason: describe(&error) }),
+        Err(_) => return Err(ConnectError::Timeout { address, limit: limits.connect }),
+    };
+    match timeout(limits.handshake, TlsConnector::from(config).connect(server, tcp)).await {
+        Ok(Ok(stream)) => {
+            Ok(Connected { stream: Stream::Connected(Box::new(stream)), identity: None, generation })
+        }
+        Ok(Err(error)) => Err(ordered_handshake(order, name, address, &HandshakeError::from_io(&error))),
+        Err(_) => Err(ConnectError::Timeout { address, limit: limits.handshake }),
+    }
+}
+
+/// Why a server and a DestinationRule do not go together.
+fn ordered_handshake(
+    order: &TlsOrder,
+    name: Option<&str>,
+    address: SocketAddr,
+    error: &HandshakeError,
+) -> ConnectError {
+    let mode = order.mode.as_str();
+    let whom = name.unwrap_or("a server without a name");
+    let own = order.files.own.as_ref();
+    let (kind, hint) = match (error, own) {
+        (HandshakeError::Certificate(_) | HandshakeError::BadSignature, _) => {
+            (RefusalKind::ServerIdentity, String::new())
+        }
+        (HandshakeError::RefusedByPeer(_), Some((certificate, _))) => {
+            (RefusalKind::TlsHandshake, format!(" (clientCertificate {certificate})"))
+        }
+        (HandshakeError::RefusedByPeer(_), None) => (
+            RefusalKind::TlsHandshake,
+            "; mode SIMPLE shows no client certificate, mode MUTUAL does".to_owned(),
+        ),
+        (HandshakeError::Protocol(_) | HandshakeError::Io(_), _) => {
+            (RefusalKind::UpstreamFailed, "; does the server speak TLS on this port?".to_owned())
+        }
+        _ => (RefusalKind::UpstreamFailed, String::new()),
+    };
+    let reason = format!("{mode} TLS with {whom} at {address} failed: {error}{hint}");
+    ConnectError::Ordered { rule: order.rule.clone(), reason, kind }
 }
 
 async fn open(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {

@@ -1,7 +1,7 @@
 //! Messages in, checked facts out.
 //!
 //! Fails closed: an unknown mTLS mode is STRICT, an unknown outbound policy is REGISTRY_ONLY, an unknown action denies
-//! everything, an endpoint of unknown security is not used. What cannot be read at all is refused by name, so that the
+//! everything, an endpoint of unknown security is not used, and nothing is sent under a TLS order of an unknown mode. What cannot be read at all is refused by name, so that the
 //! last good fact stays in force while its neighbours apply.
 
 use std::collections::HashMap;
@@ -17,8 +17,10 @@ use rustls::pki_types::CertificateDer;
 
 use crate::snapshot::{
     Destination, DirectWorkload, Endpoint, EndpointPort, HeadlessPort, Inbound, InboundPort, MeshSettings,
-    OutboundPolicy, Service, ServiceName, ServicePort, Workload,
+    NamedEndpoint, OutboundPolicy, Service, ServiceName, ServicePort, Workload,
 };
+
+mod external;
 
 /// What is wrong with a message from the control plane.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,23 +141,64 @@ pub(crate) fn sni_of(hostname: &str, service_port: u16) -> Arc<str> {
 }
 
 fn service(message: &wire::Service) -> Checked<Service> {
-    let hostname = Hostname::parse(&message.hostname).map_err(|e| wrong("service.hostname", e))?;
+    let hostname = external::host("service.hostname", &message.hostname)?;
+    let service_entry =
+        (!message.service_entry.is_empty()).then(|| Arc::from(message.service_entry.as_str()));
+    let entry_names = if service_entry.is_some() { message.subject_alt_names.as_slice() } else { &[] };
     let ports = message.ports.iter().map(|declared| {
         let number = port("service.ports.number", declared.number)?;
-        let sni = sni_of(hostname.as_str(), number);
-        Ok(ServicePort { number, protocol: protocol(declared.protocol), sni })
+        let target_port = match declared.target_port {
+            0 => None,
+            target => Some(port("service.ports.target_port", target)?),
+        };
+        Ok(ServicePort {
+            number,
+            protocol: protocol(declared.protocol),
+            sni: sni_of(&hostname, number),
+            is_tls: wire::Protocol::try_from(declared.protocol) == Ok(wire::Protocol::Tls),
+            order: declared.tls.as_ref().map(|tls| Arc::new(external::order(tls, entry_names))),
+            target_port,
+        })
     });
+    let mut endpoints = Vec::with_capacity(message.endpoints.len());
+    let mut named_endpoints = Vec::new();
+    for endpoint in &message.endpoints {
+        match endpoint.dns_name.as_str() {
+            "" => endpoints.push(self::endpoint(endpoint)?),
+            name => named_endpoints.push(NamedEndpoint {
+                workload: owner(endpoint)?,
+                dns_name: Hostname::parse(name)
+                    .map_err(|e| wrong("service.endpoints.dns_name", e))?
+                    .as_str()
+                    .into(),
+                ports: endpoint_ports(endpoint)?,
+            }),
+        }
+    }
     Ok(Service {
         ports: ports.collect::<Checked<_>>()?,
-        name: service_name(hostname.as_str(), &message.name, &message.namespace),
+        name: service_name(&hostname, &message.name, &message.namespace),
         addresses: addresses("service.addresses", &message.addresses)?,
-        endpoints: message.endpoints.iter().map(endpoint).collect::<Checked<_>>()?,
+        endpoints,
         subject_alt_names: message.subject_alt_names.as_slice().into(),
         headless: message.headless,
+        external: message.external,
+        resolution: external::resolution(message.resolution)?,
+        service_entry,
+        named_endpoints,
+        lookup_failure: None,
     })
 }
 
 fn endpoint(message: &wire::Endpoint) -> Checked<Endpoint> {
+    Ok(Endpoint {
+        workload: owner(message)?,
+        address: address("service.endpoints.address", &message.address)?,
+        ports: endpoint_ports(message)?,
+    })
+}
+
+fn endpoint_ports(message: &wire::Endpoint) -> Checked<Vec<EndpointPort>> {
     let mut ports = Vec::with_capacity(message.ports.len());
     for declared in &message.ports {
         // An endpoint of unknown security is not used; its other ports may be.
@@ -166,11 +209,14 @@ fn endpoint(message: &wire::Endpoint) -> Checked<Endpoint> {
             tls,
         });
     }
-    let owner = match &message.workload {
-        Some(owner) => workload("service.endpoints.workload", owner)?,
-        None => Arc::default(),
-    };
-    Ok(Endpoint { workload: owner, address: address("service.endpoints.address", &message.address)?, ports })
+    Ok(ports)
+}
+
+fn owner(message: &wire::Endpoint) -> Checked<Arc<Workload>> {
+    match &message.workload {
+        Some(owner) => workload("service.endpoints.workload", owner),
+        None => Ok(Arc::default()),
+    }
 }
 
 fn direct_workload(message: &wire::DirectWorkload) -> Checked<DirectWorkload> {

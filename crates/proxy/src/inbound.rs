@@ -182,7 +182,8 @@ impl Arrival<'_> {
                 let allowed_by = allowed_by.as_ref().map(record::policy_ref);
                 let connection = self.worker.recorder.connection_allowed(&labels, allowed_by);
                 let open = Some(&*entry.open);
-                tcp::run(self.worker, &mut stream, &mut connected.stream, connection, open).await;
+                let explain = |_: &std::io::Error| None;
+                tcp::run(self.worker, &mut stream, &mut connected.stream, connection, open, &explain).await;
             }
             Err(error) => {
                 let refused = Refused::new(error.kind(), error.to_string()).with_flags(error.flags());

@@ -16,6 +16,7 @@ mod fixed;
 mod http;
 mod inbound;
 mod open;
+mod order;
 mod original;
 mod outbound;
 mod pool;
@@ -26,6 +27,7 @@ pub mod snapshot;
 mod sniff;
 mod stream;
 mod tcp;
+mod upkeep;
 mod worker;
 mod workers;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use maille_core::PortProtocol;
+use maille_core::{Hostname, PortProtocol};
 use maille_telemetry::{Protocol, RefusalKind};
 use maille_tls::ClientAlpn;
 use tokio::net::TcpStream;
@@ -15,9 +15,11 @@ use crate::chain::Inspectors;
 use crate::connect::{Security, Upstream, connect};
 use crate::http::outbound::OutboundHttp;
 use crate::http::serve::serve_http;
-use crate::record::{self, Called, Refused};
+use crate::record::{self, Called, Proven, Refused};
 use crate::route::{self, Behind};
-use crate::snapshot::{DestinationCell, ListenerSpec, OutboundPolicy, ResolveError, Target};
+use crate::snapshot::{
+    DestinationCell, ListenerSpec, OutboundPolicy, Resolution, ResolveError, Service, Target, TlsOrder,
+};
 use crate::sniff::{self, Detected, Prefixed};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -35,7 +37,8 @@ pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &Listene
     let Some((protocol, stream)) = departure.sniff(socket).await else { return };
     match protocol {
         Speaks::Http { is_http2 } => departure.http(stream, is_http2).await,
-        Speaks::Tcp => departure.tcp(stream).await,
+        Speaks::Tls { server_name } => departure.tls(stream, server_name).await,
+        Speaks::Tcp => departure.tcp(stream, None).await,
     }
 }
 
@@ -60,10 +63,69 @@ impl Dialled {
 }
 
 /// What the application speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Speaks {
-    Http { is_http2: bool },
+    Http {
+        is_http2: bool,
+    },
+    /// TLS of its own, where that matters: the server name may choose the service (SE-10).
+    Tls {
+        server_name: Option<String>,
+    },
     Tcp,
+}
+
+/// Ports on which servers speak first: their callers would only be held up. Istio's four (istio
+/// pkg/config/kube/conversion.go), and others that are well known.
+const SERVER_FIRST: [u16; 11] = [21, 22, 25, 53, 110, 143, 587, 3306, 4222, 5900, 27017];
+
+/// How the first bytes of a connection are looked at.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    class: PortProtocol,
+    is_declared: bool,
+    wanted: Inspectors,
+    /// How long the caller is waited for.
+    limit: Option<Duration>,
+    /// What is found counts only if it names a service of a ServiceEntry: otherwise the bytes stay opaque.
+    only_for_entries: bool,
+}
+
+impl Plan {
+    fn of(behind: &Behind<'_>, number: u16, detection_timeout: Option<Duration>) -> Self {
+        let class = behind.protocol();
+        let plan = |tls, http, limit| Self {
+            class,
+            is_declared: true,
+            wanted: Inspectors { tls, http },
+            limit,
+            only_for_entries: false,
+        };
+        let may_be_outside = match behind {
+            Behind::Undeclared(_) => {
+                return Self { is_declared: false, ..plan(true, true, Some(UNKNOWN_PATIENCE)) };
+            }
+            Behind::Service(service, port) => {
+                let originates = port.originates_tls();
+                if port.is_tls {
+                    return plan(true, originates, Some(UNKNOWN_PATIENCE));
+                }
+                match class {
+                    PortProtocol::Auto => return plan(originates, true, detection_timeout),
+                    // HTTP's callers speak first.
+                    PortProtocol::Http | PortProtocol::Http2 => return plan(originates, false, None),
+                    PortProtocol::Tcp => service.service_entry.is_none() && !service.has_sidecar(),
+                }
+            }
+            Behind::Headless(workload, _) => match class {
+                PortProtocol::Tcp => !workload.meshed,
+                _ => return plan(false, class == PortProtocol::Auto, detection_timeout),
+            },
+        };
+        // A Service or Pod without sidecar may be what a ServiceEntry's name resolves to: then the name counts.
+        let looks = may_be_outside && !SERVER_FIRST.contains(&number);
+        Self { only_for_entries: true, ..plan(looks, looks, Some(UNKNOWN_PATIENCE)) }
+    }
 }
 
 struct Departure<'a> {
@@ -73,35 +135,40 @@ struct Departure<'a> {
 }
 
 impl Departure<'_> {
+    fn plan(&self) -> Plan {
+        let number = self.dialled.port;
+        let limit = self.worker.snapshot().settings.protocol_detection_timeout;
+        match &self.known {
+            Ok(cell) => Plan::of(&route::behind(&cell.load(), number), number, limit),
+            Err(_) => Plan::of(&Behind::Undeclared(None), number, limit),
+        }
+    }
+
     /// By declaration where there is one, else by the first bytes.
     async fn sniff(&self, mut socket: TcpStream) -> Option<(Speaks, Prefixed<TcpStream>)> {
-        let (class, is_declared) = match &self.known {
-            Ok(cell) => {
-                let known = cell.load();
-                let behind = route::behind(&known, self.dialled.port);
-                (behind.protocol(), !matches!(behind, Behind::Undeclared(_)))
-            }
-            Err(_) => (PortProtocol::Auto, false),
-        };
+        let plan = self.plan();
         let mut prefix = BytesMut::new();
-        let limit = match is_declared {
-            true => self.worker.snapshot().settings.protocol_detection_timeout,
-            false => Some(UNKNOWN_PATIENCE),
-        };
-        let detected = match class {
-            PortProtocol::Tcp => Detected::Raw,
-            PortProtocol::Http | PortProtocol::Http2 => Detected::Http,
-            PortProtocol::Auto => {
-                let wanted = Inspectors { tls: false, http: true };
-                let detection = sniff::detect(&mut socket, &mut prefix, wanted, limit);
-                self.worker.undetected.wait(detection).await?.ok()?
-            }
+        let detected = if plan.wanted.tls || plan.wanted.http {
+            let detection = sniff::detect(&mut socket, &mut prefix, plan.wanted, plan.limit);
+            self.worker.undetected.wait(detection).await?.ok()?
+        } else {
+            Detected::Raw
         };
         // A forward proxy somewhere outside: its callers speak CONNECT to it, not to us.
-        let is_tunnel = !is_declared && prefix.starts_with(b"CONNECT ");
+        let is_tunnel = !plan.is_declared && prefix.starts_with(b"CONNECT ");
+        let is_http = match (plan.class, &detected) {
+            (_, Detected::Closed) => return None,
+            (_, Detected::Tls { .. }) => false,
+            (PortProtocol::Http | PortProtocol::Http2, _) => true,
+            (_, Detected::Http) if plan.only_for_entries => {
+                self.names_entry(&mut socket, &mut prefix).await?
+            }
+            (_, Detected::Http) => !is_tunnel,
+            (_, Detected::Raw) => false,
+        };
         let speaks = match detected {
-            Detected::Closed => return None,
-            Detected::Http if !is_tunnel => {
+            Detected::Tls { sni, .. } => Speaks::Tls { server_name: sni },
+            _ if is_http => {
                 let version = sniff::is_http2(&mut socket, &mut prefix);
                 Speaks::Http { is_http2: self.worker.undetected.wait(version).await?.ok()? }
             }
@@ -110,42 +177,109 @@ impl Departure<'_> {
         Some((speaks, Prefixed::new(prefix, socket)))
     }
 
+    /// Whether a request's `Host` names a service of a ServiceEntry that takes requests on the dialled port.
+    async fn names_entry(&self, socket: &mut TcpStream, prefix: &mut BytesMut) -> Option<bool> {
+        let reading = sniff::host(socket, prefix, UNKNOWN_PATIENCE);
+        let Some(authority) = self.worker.undetected.wait(reading).await?.ok()? else { return Some(false) };
+        let Ok(Some(cell)) = self.entry(route::without_port(&authority)).await else { return Some(false) };
+        let known = cell.load();
+        Some(
+            matches!(route::behind(&known, self.dialled.port), Behind::Service(_, port) if port.takes_http()),
+        )
+    }
+
+    /// The service of a ServiceEntry that is called `name` and has the dialled port.
+    async fn entry(&self, name: &str) -> Result<Option<Arc<DestinationCell>>, ResolveError> {
+        // What is no host name needs no question.
+        let Ok(name) = Hostname::parse(name) else { return Ok(None) };
+        if route::host_address(name.as_str()).is_some() {
+            return Ok(None);
+        }
+        let cell = self.worker.destinations.find(name.as_str()).await?;
+        let is_entry = match route::behind(&cell.load(), self.dialled.port) {
+            Behind::Service(service, _) => service.service_entry.is_some(),
+            Behind::Headless(..) | Behind::Undeclared(_) => false,
+        };
+        Ok(is_entry.then_some(cell))
+    }
+
+    /// TLS of the application: the server name chooses among the services of ServiceEntries, else the address counts
+    /// (SE-10). Where a DestinationRule would put its own TLS around it, it is refused: nobody means that (DR-6).
+    async fn tls(self, stream: Prefixed<TcpStream>, server_name: Option<String>) {
+        let by_name = match &server_name {
+            Some(name) => self.entry(name).await,
+            None => Ok(None),
+        };
+        let by_name = match by_name {
+            Ok(by_name) => by_name,
+            Err(error) => return self.refuse(None, Proven::Nothing, unresolved(&error)),
+        };
+        let is_tls = |cell: &Arc<DestinationCell>| match route::behind(&cell.load(), self.dialled.port) {
+            Behind::Service(_, port) => port.is_tls || port.originates_tls(),
+            Behind::Headless(..) | Behind::Undeclared(_) => false,
+        };
+        let by_name = by_name.filter(is_tls);
+        if let Some(cell) = by_name.as_ref().or(self.known.as_ref().ok()) {
+            let known = cell.load();
+            if let Behind::Service(service, port) = route::behind(&known, self.dialled.port)
+                && let Some(order) = port.order.as_ref().filter(|order| order.originates())
+            {
+                let nowhere = SocketAddr::from(([0, 0, 0, 0], port.number));
+                let called = route::called_service(service, self.dialled.address.unwrap_or(nowhere));
+                let refused = encrypted_twice(order, &service.name.hostname, port.number);
+                return self.refuse(Some(&called), Proven::Nothing, refused);
+            }
+        }
+        self.tcp(stream, by_name).await;
+    }
+
     async fn http(self, stream: Prefixed<TcpStream>, is_http2: bool) {
         let handler = Rc::new(OutboundHttp::new(self.worker.clone(), self.dialled));
         let stream = Prefixed::new(BytesMut::new(), Stream::Plain(stream));
         serve_http(self.worker, stream, is_http2, None, handler).await;
     }
 
-    async fn tcp(self, stream: Prefixed<TcpStream>) {
-        let (upstream, called) = match self.pick() {
+    async fn tcp(self, stream: Prefixed<TcpStream>, by_name: Option<Arc<DestinationCell>>) {
+        let (upstream, called) = match self.pick(by_name) {
             Ok(picked) => picked,
-            Err(refused) => return self.refuse(None, false, refused),
+            Err(refused) => return self.refuse(None, Proven::Nothing, refused),
         };
+        let proven = upstream.security.proven();
         match connect(self.worker, &upstream, ClientAlpn::Tcp).await {
             Ok(mut connected) => {
-                let labels = self.labels(&called, connected.identity.as_ref(), upstream.is_mutual());
+                let labels = self.labels(&called, connected.identity.as_ref(), proven);
                 let connection = self.worker.recorder.connection_opened(&labels);
                 let mut stream = stream;
-                tcp::run(self.worker, &mut stream, &mut connected.stream, connection, None).await;
+                let explain = |error: &std::io::Error| {
+                    let refusal = upstream.security.refusal_by_peer(upstream.address, error)?;
+                    Some(refusal.refused())
+                };
+                tcp::run(self.worker, &mut stream, &mut connected.stream, connection, None, &explain).await;
             }
-            Err(error) => {
-                let refused = Refused::new(error.kind(), error.to_string()).with_flags(error.flags()).with_tls(error.tls());
-                self.refuse(Some(&called), upstream.is_mutual(), refused);
-            }
+            Err(error) => self.refuse(Some(&called), proven, error.refused()),
         }
     }
 
-    /// The upstream of an opaque connection.
-    fn pick(&self) -> Result<(Upstream, Called), Refused> {
-        let cell = self.known.as_ref().map_err(unresolved)?;
+    /// The upstream of an opaque connection: a service that was named, else what is behind the address.
+    fn pick(&self, by_name: Option<Arc<DestinationCell>>) -> Result<(Upstream, Called), Refused> {
+        let cell = match &by_name {
+            Some(cell) => cell,
+            None => self.known.as_ref().map_err(unresolved)?,
+        };
         let known = cell.load();
         match route::behind(&known, self.dialled.port) {
+            Behind::Service(service, port) if service.resolution == Resolution::Dialled => {
+                let address = self.dialled.address.ok_or_else(|| not_in_registry(&self.dialled))?;
+                let upstream = route::to_dialled(service, port, address, None);
+                let called = route::called_service(service, upstream.address);
+                Ok((upstream, called))
+            }
             Behind::Service(service, port) => {
                 let count = route::candidates(service, port.number).count();
                 let (endpoint, at) = route::candidates(service, port.number)
                     .nth(self.worker.random_below(count))
-                    .ok_or_else(|| no_endpoint(&service.name.hostname, port.number))?;
-                let upstream = route::to_endpoint(service, port, endpoint, at);
+                    .ok_or_else(|| no_endpoint(service, port.number))?;
+                let upstream = route::to_endpoint(service, port, endpoint, at, None);
                 let called = route::called_endpoint(service, endpoint, upstream.address);
                 Ok((upstream, called))
             }
@@ -167,18 +301,29 @@ impl Departure<'_> {
         &self,
         called: &Called,
         identity: Option<&maille_core::Identity>,
-        is_mutual: bool,
+        proven: Proven,
     ) -> maille_telemetry::ConnectionLabels {
         let own = self.worker.shared.tls.current();
         let inbound = &self.worker.snapshot().inbound;
-        record::outbound_labels(inbound, own.svid().identity(), called, identity, is_mutual, Protocol::Tcp)
+        record::outbound_labels(inbound, own.svid().identity(), called, identity, proven, Protocol::Tcp)
     }
 
-    fn refuse(&self, called: Option<&Called>, is_mutual: bool, refused: Refused) {
+    fn refuse(&self, called: Option<&Called>, proven: Proven, refused: Refused) {
         let unknown = || refused_destination(&self.dialled);
         let called = called.cloned().unwrap_or_else(unknown);
-        self.worker.recorder.refused_connection(&self.labels(&called, None, is_mutual), &refused.refusal());
+        self.worker.recorder.refused_connection(&self.labels(&called, None, proven), &refused.refusal());
     }
+}
+
+/// DR-6, diagnosed here instead of by whatever the server makes of it.
+fn encrypted_twice(order: &TlsOrder, host: &str, port: u16) -> Refused {
+    let (rule, mode) = (&order.rule, order.mode.as_str());
+    let reason = format!(
+        "DestinationRule {rule}: it orders {mode} TLS towards {host} port {port}, and the application speaks TLS itself, \
+         so it would be encrypted twice; let the application call http://{host}:{port}, or take the TLS settings out of \
+         the rule"
+    );
+    Refused::new(RefusalKind::TlsHandshake, reason)
 }
 
 /// Where an undeclared destination may be dialled as it is (OT-1 to OT-4): nowhere under REGISTRY_ONLY.
@@ -194,8 +339,12 @@ pub(crate) fn unresolved(error: &ResolveError) -> Refused {
     Refused::new(RefusalKind::ControlPlaneUnreachable, error.to_string())
 }
 
-pub(crate) fn no_endpoint(host: &str, port: u16) -> Refused {
-    let reason = format!("no endpoint of {host} port {port} is ready");
+pub(crate) fn no_endpoint(service: &Service, port: u16) -> Refused {
+    let host = &service.name.hostname;
+    let reason = match &service.lookup_failure {
+        Some(why) => format!("{host} port {port} has no endpoint: {why}"),
+        None => format!("no endpoint of {host} port {port} is ready"),
+    };
     Refused::new(RefusalKind::UpstreamFailed, reason)
         .with_flags(maille_telemetry::ResponseFlags::NoHealthyUpstream)
 }

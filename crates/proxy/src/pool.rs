@@ -131,7 +131,7 @@ impl Pool {
             current.svid().identity(),
             called,
             identity,
-            self.upstream.is_mutual(),
+            self.upstream.security.proven(),
             maille_telemetry::Protocol::Http,
         );
         let edge = Rc::new(worker.recorder.edge(&labels));
@@ -164,7 +164,7 @@ impl Pool {
     }
 
     fn generation(&self, worker: &Worker) -> u64 {
-        if self.upstream.is_mutual() { worker.shared.tls.generation() } else { 0 }
+        self.upstream.security.generation(|| worker.shared.tls.generation())
     }
 
     async fn send_http1(
@@ -192,7 +192,7 @@ impl Pool {
             {
                 match idle_for {
                     Some(_) => continue,
-                    None => return Err(NotSent { error: reset(&error), request: Some(request) }),
+                    None => return Err(NotSent { error: self.failure(&error), request: Some(request) }),
                 }
             }
             let copy = match idle_for {
@@ -207,7 +207,10 @@ impl Pool {
                 Err(mut failure) => {
                     if let Some(unsent) = failure.take_message() {
                         if idle_for.is_none() {
-                            return Err(NotSent { error: reset(failure.error()), request: Some(unsent) });
+                            return Err(NotSent {
+                                error: self.failure(failure.error()),
+                                request: Some(unsent),
+                            });
                         }
                         request = unsent;
                     } else if let Some(copy) = copy
@@ -215,7 +218,7 @@ impl Pool {
                     {
                         request = copy;
                     } else {
-                        return Err(NotSent { error: reset(failure.error()), request: None });
+                        return Err(NotSent { error: self.failure(failure.error()), request: None });
                     }
                 }
             }
@@ -243,7 +246,9 @@ impl Pool {
                     lease.streams = None;
                     match failure.take_message() {
                         Some(unsent) if !is_fresh => request = unsent,
-                        unsent => return Err(NotSent { error: reset(failure.error()), request: unsent }),
+                        unsent => {
+                            return Err(NotSent { error: self.failure(failure.error()), request: unsent });
+                        }
                     }
                 }
             }
@@ -309,7 +314,7 @@ impl Pool {
             .max_header_size(limits.head_bytes)
             .handshake(TokioIo::new(connected.stream))
             .await
-            .map_err(|e| reset(&e))?;
+            .map_err(|e| self.failure(&e))?;
         tokio::task::spawn_local(async move {
             // How it ended reaches whoever waits for a response.
             let _ = connection.with_upgrades().await;
@@ -329,7 +334,7 @@ impl Pool {
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .handshake(TokioIo::new(connected.stream))
             .await
-            .map_err(|e| reset(&e))?;
+            .map_err(|e| self.failure(&e))?;
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
@@ -343,9 +348,24 @@ impl Pool {
         Ok((sender, streams))
     }
 
+    /// Why a connection failed. A server outside that does not accept our certificate says so only now.
+    fn failure(&self, error: &hyper::Error) -> SendError {
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            let refusal = cause
+                .downcast_ref::<std::io::Error>()
+                .and_then(|io| self.upstream.security.refusal_by_peer(self.upstream.address, io));
+            if let Some(refusal) = refusal {
+                return refusal.into();
+            }
+            source = cause.source();
+        }
+        reset(error)
+    }
+
     /// Drops connections that were not used for `idle` or belong to an older generation; says whether any are left.
     fn sweep(&self, idle: Duration, generation: u64) -> bool {
-        let generation = if self.upstream.is_mutual() { generation } else { 0 };
+        let generation = self.upstream.security.generation(|| generation);
         self.idle
             .borrow_mut()
             .retain(|c| c.generation == generation && !c.sender.is_closed() && c.since.elapsed() < idle);

@@ -185,20 +185,31 @@ pub(crate) struct Called {
     pub(crate) address: SocketAddr,
 }
 
+/// Who proved what on an outbound connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proven {
+    /// Nobody: plaintext, or TLS without a client certificate.
+    Nothing,
+    /// Both ends an identity of the mesh.
+    InMesh,
+    /// Both ends something, by the certificates of a DestinationRule.
+    Outside,
+}
+
 /// Labels of a connection that this workload opened.
 pub(crate) fn outbound_labels(
     inbound: &Inbound,
     own: &Identity,
     called: &Called,
     verified: Option<&Identity>,
-    is_mutual: bool,
+    proven: Proven,
     protocol: Protocol,
 ) -> ConnectionLabels {
     ConnectionLabels {
         reporter: Reporter::Source,
         source: peer(
             &inbound.workload,
-            is_mutual.then_some(own),
+            (proven == Proven::InMesh).then_some(own),
             inbound.workload.addresses.first().copied(),
         ),
         destination: peer(&called.workload, verified, Some(called.address.ip())),
@@ -206,6 +217,6 @@ pub(crate) fn outbound_labels(
         port: called.address.port(),
         protocol,
         security: Security::Unknown,
-        mtls: is_mutual,
+        mtls: proven != Proven::Nothing,
     }
 }

@@ -8,7 +8,9 @@ use maille_telemetry::ServiceLabels;
 
 use crate::connect::{Security, Upstream};
 use crate::record::{self, Called};
-use crate::snapshot::{Destination, Endpoint, EndpointPort, HeadlessPort, Service, ServicePort, Workload};
+use crate::snapshot::{
+    Destination, Endpoint, EndpointPort, HeadlessPort, OrderMode, Service, ServicePort, TlsOrder, Workload,
+};
 
 /// What is behind a dialled address and port.
 #[derive(Debug)]
@@ -54,6 +56,10 @@ pub(crate) fn is_named(service: &Service, own_namespace: &str, cluster_domain: &
     if host.eq_ignore_ascii_case(&name.hostname) {
         return true;
     }
+    if service.service_entry.is_some() {
+        // The short forms are Kubernetes' own.
+        return host_address(host).is_some_and(|address| service.addresses.contains(&address));
+    }
     let mut labels = host.splitn(3, '.');
     let is_short = labels.next().is_some_and(|first| first.eq_ignore_ascii_case(&name.name));
     let is_named = is_short
@@ -94,16 +100,54 @@ pub(crate) fn candidates(service: &Service, port: u16) -> impl Iterator<Item = (
     })
 }
 
-/// How one endpoint of a service is reached.
+/// How one endpoint of a service is reached by a caller that named `host`, if it named one.
 pub(crate) fn to_endpoint(
     service: &Service,
     port: &ServicePort,
     endpoint: &Endpoint,
     at: &EndpointPort,
+    host: Option<&str>,
 ) -> Upstream {
-    Upstream {
-        address: SocketAddr::new(endpoint.address, at.target_port),
-        security: security(at.tls, &port.sni, &service.subject_alt_names),
+    let security = match &port.order {
+        None => security(at.tls, &port.sni, &service.subject_alt_names),
+        Some(order) => ordered(service, port, order, host),
+    };
+    Upstream { address: SocketAddr::new(endpoint.address, at.target_port), security }
+}
+
+/// How a service is reached at the address that was dialled (SE-4).
+pub(crate) fn to_dialled(
+    service: &Service,
+    port: &ServicePort,
+    dialled: SocketAddr,
+    host: Option<&str>,
+) -> Upstream {
+    let security = match &port.order {
+        // Without endpoints there is nobody who could be known to take mutual TLS (reference mtls 2.1 A3).
+        None => Security::Plain,
+        Some(order) => ordered(service, port, order, host),
+    };
+    let number = port.target_port.unwrap_or(dialled.port());
+    Upstream { address: SocketAddr::new(dialled.ip(), number), security }
+}
+
+/// What a DestinationRule orders (reference mtls 2.2).
+fn ordered(service: &Service, port: &ServicePort, order: &Arc<TlsOrder>, host: Option<&str>) -> Security {
+    match order.mode {
+        OrderMode::Disable => Security::Plain,
+        OrderMode::IstioMutual => Security::Mutual {
+            sni: order.sni.as_ref().unwrap_or(&port.sni).clone(),
+            // SN-4.
+            expected: match order.subject_alt_names.is_empty() {
+                true => service.subject_alt_names.clone(),
+                false => order.subject_alt_names.clone(),
+            },
+        },
+        OrderMode::Simple | OrderMode::Mutual | OrderMode::Unknown => {
+            let bare = host.map(|host| host.trim_start_matches('[').trim_end_matches([']', '.']));
+            let name = bare.filter(|host| !host.is_empty()).map(|host| host.to_ascii_lowercase().into());
+            Security::Ordered { order: order.clone(), name: order.sni.clone().or(name) }
+        }
     }
 }
 
@@ -127,6 +171,11 @@ pub(crate) fn called_endpoint(service: &Service, endpoint: &Endpoint, address: S
     Called { workload: endpoint.workload.clone(), service: record::service(&service.name), address }
 }
 
+/// Telemetry's names for a service that is reached where it was dialled, or not at all.
+pub(crate) fn called_service(service: &Service, address: SocketAddr) -> Called {
+    Called { workload: Arc::default(), service: record::service(&service.name), address }
+}
+
 /// Telemetry's names for what is passed through.
 pub(crate) fn called_passthrough(workload: Option<&Arc<Workload>>, address: SocketAddr) -> Called {
     Called { workload: workload.cloned().unwrap_or_default(), service: passthrough(), address }
@@ -139,7 +188,7 @@ fn passthrough() -> Arc<ServiceLabels> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::ServiceName;
+    use crate::snapshot::{Resolution, ServiceName};
 
     fn service() -> Service {
         let name = ServiceName {
@@ -154,6 +203,11 @@ mod tests {
             endpoints: Vec::new(),
             subject_alt_names: Arc::new([]),
             headless: false,
+            external: false,
+            resolution: Resolution::Listed,
+            service_entry: None,
+            named_endpoints: Vec::new(),
+            lookup_failure: None,
         }
     }
 

@@ -17,6 +17,8 @@ use maille_policy::PolicySet;
 use maille_policy::path::Normalization as PathNormalization;
 use tokio::sync::watch;
 
+pub use crate::order::{Material, OrderFiles, OrderMode, Reading, RootsFrom, TlsOrder};
+
 /// Everything that one moment's decisions are made of, except destinations and certificates.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -187,6 +189,16 @@ pub struct Service {
     pub subject_alt_names: Arc<[String]>,
     /// Whether clients dial endpoints directly.
     pub headless: bool,
+    /// Outside the mesh (SE-1).
+    pub external: bool,
+    /// Where the addresses of its endpoints come from.
+    pub resolution: Resolution,
+    /// `<namespace>/<name>` of the ServiceEntry it comes from, if it does not come from a Kubernetes Service.
+    pub service_entry: Option<Arc<str>>,
+    /// Endpoints that are names; the agent looks them up and adds what it finds to `endpoints`.
+    pub named_endpoints: Vec<NamedEndpoint>,
+    /// Why a name has no address, if one has none.
+    pub lookup_failure: Option<Arc<str>>,
 }
 
 impl Service {
@@ -194,6 +206,36 @@ impl Service {
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.number == number)
     }
+
+    /// Whether a sidecar stands in front of one of its endpoints.
+    pub fn has_sidecar(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.workload.meshed)
+    }
+}
+
+/// Where the addresses of a service's endpoints come from (reference mtls 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resolution {
+    /// They are listed.
+    #[default]
+    Listed,
+    /// Every answer of DNS is one (SE-6).
+    Dns,
+    /// The first answer of DNS (SE-7).
+    DnsFirst,
+    /// The address that the application dialled (SE-4).
+    Dialled,
+}
+
+/// An endpoint known by name.
+#[derive(Debug, Clone)]
+pub struct NamedEndpoint {
+    /// Whose endpoint.
+    pub workload: Arc<Workload>,
+    /// To be looked up; in lower case.
+    pub dns_name: Arc<str>,
+    /// Its ports.
+    pub ports: Vec<EndpointPort>,
 }
 
 /// One port of a service.
@@ -205,6 +247,26 @@ pub struct ServicePort {
     pub protocol: PortProtocol,
     /// The server name of mutual TLS, `outbound_.<port>_._.<host>` (reference mtls 8.1).
     pub sni: Arc<str>,
+    /// The application speaks TLS itself (declared HTTPS or TLS): `protocol` is TCP then, and the server name of the
+    /// ClientHello chooses the service (SE-10).
+    pub is_tls: bool,
+    /// What a DestinationRule says; without one, each endpoint says how it is reached (auto mTLS).
+    pub order: Option<Arc<TlsOrder>>,
+    /// With [`Resolution::Dialled`], the port that is dialled in place of the application's.
+    pub target_port: Option<u16>,
+}
+
+impl ServicePort {
+    /// Whether requests may be sent to it: plain ones are, even where the application was to speak TLS itself, if a
+    /// DestinationRule has them encrypted (a departure from reference mtls DR-5, where nothing would match).
+    pub fn takes_http(&self) -> bool {
+        self.protocol != PortProtocol::Tcp || (self.is_tls && self.originates_tls())
+    }
+
+    /// Whether a DestinationRule puts its own TLS around what the application sends.
+    pub fn originates_tls(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.originates())
+    }
 }
 
 /// One ready endpoint of a service.

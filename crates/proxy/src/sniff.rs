@@ -91,6 +91,53 @@ where
     }
 }
 
+/// Reads on until the `Host` of a request is known, and says what it is. `None` if there is none, or not within `limit`:
+/// what was read stays in `prefix` all the same.
+pub(crate) async fn host<R>(io: &mut R, prefix: &mut BytesMut, limit: Duration) -> io::Result<Option<String>>
+where
+    R: AsyncRead + Unpin,
+{
+    let reading = async {
+        loop {
+            let (is_complete, host) = inspect_host(prefix);
+            if is_complete || host.is_some() || prefix.len() >= MAX_PREFIX {
+                return Ok(host);
+            }
+            prefix.reserve(2048);
+            if io.read_buf(prefix).await? == 0 {
+                return Ok(None);
+            }
+        }
+    };
+    tokio::time::timeout(limit, reading).await.unwrap_or(Ok(None))
+}
+
+/// Whether a prefix holds a whole request head, and the value of the first complete `Host` line in it.
+fn inspect_host(prefix: &[u8]) -> (bool, Option<String>) {
+    let mut is_first = true;
+    let mut rest = prefix;
+    while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+        let line = rest.get(..end).unwrap_or_default().trim_ascii();
+        rest = rest.get(end + 1..).unwrap_or_default();
+        if line.is_empty() {
+            // Empty lines before the request line are passed over.
+            if is_first {
+                continue;
+            }
+            return (true, None);
+        }
+        if !is_first
+            && let Some(colon) = line.iter().position(|b| *b == b':')
+            && line.get(..colon).is_some_and(|name| name.eq_ignore_ascii_case(b"host"))
+        {
+            let value = line.get(colon + 1..).unwrap_or_default().trim_ascii();
+            return (false, std::str::from_utf8(value).ok().map(str::to_owned));
+        }
+        is_first = false;
+    }
+    (false, None)
+}
+
 /// What an inspector thinks so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {

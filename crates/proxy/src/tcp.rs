@@ -1,19 +1,24 @@
 //! Opaque connections: decided once, relayed, judged while they live.
 
+use std::io;
+
 use maille_telemetry::{Connection, ResponseFlags};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::open::{Fate, Open};
+use crate::record::Refused;
 use crate::relay::{Way, relay};
 use crate::worker::Worker;
 
 /// Relays until both ends are done, or until policy forbids it; then both are closed and the refusal is recorded.
+/// `explain` says whether an error is a refusal: under TLS 1.3 a server's shows only when it is first read from.
 pub(crate) async fn run<A, B>(
     worker: &Worker,
     downstream: &mut A,
     upstream: &mut B,
     connection: Connection,
     open: Option<&Open>,
+    explain: &dyn Fn(&io::Error) -> Option<Refused>,
 ) where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -31,7 +36,9 @@ pub(crate) async fn run<A, B>(
     let refused = tokio::select! {
         biased;
         refused = cut => Some(refused),
-        _ = relay(downstream, upstream, &moved) => None,
+        outcome = relay(downstream, upstream, &moved) => {
+            outcome.err().and_then(|error| explain(&error)).map(std::rc::Rc::new)
+        }
     };
     match refused {
         Some(refused) => worker.recorder.connection_cut(connection, &refused.refusal()),

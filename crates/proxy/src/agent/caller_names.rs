@@ -27,7 +27,10 @@ impl Names for CallerNames {
                     return Naming::Pending;
                 }
                 let labels = crate::record::peer(workload, None, None).workload;
-                Naming::Named(Arc::new(WorkloadLabels { principal: principal.to_owned(), ..(*labels).clone() }))
+                Naming::Named(Arc::new(WorkloadLabels {
+                    principal: principal.to_owned(),
+                    ..(*labels).clone()
+                }))
             }
             Destination::Service(_) | Destination::Unknown => Naming::Pending,
         }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::snapshot::{Destination, DestinationCell, ResolveError, Resolver, Resolving};
+use crate::upkeep::{Following, Upkeep};
 
 /// Destinations held at a time. One that was used longest ago makes room.
 const MAX_DESTINATIONS: usize = 4096;
@@ -32,11 +33,28 @@ struct Entry {
     /// Last use seen by the sweeper, in the workers' clock, and for how many sweeps it has not moved.
     last_used: u64,
     idle_sweeps: u8,
+    /// Of a destination whose endpoints are names.
+    following: Option<Following>,
 }
 
 impl Entry {
+    fn put(&mut self, destination: Destination) {
+        let destination = Arc::new(destination);
+        match &self.cell {
+            Some(cell) => cell.replace(destination),
+            None => self.cell = Some(Arc::new(DestinationCell::new(destination))),
+        }
+        self.answer.send_replace(Answer::Known);
+    }
+
     fn new() -> Self {
-        Self { cell: None, answer: watch::Sender::new(Answer::Pending), last_used: 0, idle_sweeps: 0 }
+        Self {
+            cell: None,
+            answer: watch::Sender::new(Answer::Pending),
+            last_used: 0,
+            idle_sweeps: 0,
+            following: None,
+        }
     }
 }
 
@@ -45,18 +63,20 @@ impl Entry {
 pub(crate) struct Destinations {
     client: Client,
     wait: Duration,
-    entries: Mutex<HashMap<String, Entry>>,
+    entries: Arc<Mutex<HashMap<String, Entry>>>,
+    upkeep: Arc<Upkeep>,
     /// Why the control plane cannot be asked, while it cannot.
     outage: Mutex<Option<String>>,
 }
 
 impl Destinations {
     /// None yet; questions go through `client` and wait for `wait` at most.
-    pub(crate) fn new(client: Client, wait: Duration) -> Self {
+    pub(crate) fn new(client: Client, wait: Duration, upkeep: Arc<Upkeep>) -> Self {
         Self {
             client,
             wait,
-            entries: Mutex::default(),
+            entries: Arc::default(),
+            upkeep,
             outage: Mutex::new(Some("not connected yet".to_owned())),
         }
     }
@@ -83,17 +103,25 @@ impl Destinations {
         Ok(())
     }
 
-    /// The control plane's answer, or a change of it.
+    /// The control plane's answer, or a change of it. One whose endpoints are names is known once they have been looked
+    /// up.
     pub(crate) fn update(&self, name: &str, destination: Destination) {
-        let destination = Arc::new(destination);
-        let mut entries = self.entries.lock();
-        // Given up meanwhile: nobody wants to know any more.
-        let Some(entry) = entries.get_mut(name) else { return };
-        match &entry.cell {
-            Some(cell) => cell.replace(destination),
-            None => entry.cell = Some(Arc::new(DestinationCell::new(destination))),
+        if !self.entries.lock().contains_key(name) {
+            // Given up meanwhile: nobody wants to know any more.
+            return;
         }
-        entry.answer.send_replace(Answer::Known);
+        let (entries, held) = (Arc::downgrade(&self.entries), name.to_owned());
+        let publish = Box::new(move |destination| {
+            let Some(entries) = entries.upgrade() else { return };
+            if let Some(entry) = entries.lock().get_mut(&held) {
+                entry.put(destination);
+            }
+        });
+        let following = self.upkeep.take(destination, publish);
+        if let Some(entry) = self.entries.lock().get_mut(name) {
+            // Only now is what was followed before given up, so that names in both are not looked up anew.
+            entry.following = following;
+        }
     }
 
     /// The answer could not be used; what was known stays.
@@ -216,11 +244,13 @@ impl Resolver for Destinations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upkeep::Servers;
     use maille_xds::ClientOptions;
 
     fn destinations(wait_ms: u64) -> Arc<Destinations> {
         let (client, _driver) = Client::new(&ClientOptions::new("test"));
-        Arc::new(Destinations::new(client, Duration::from_millis(wait_ms)))
+        let upkeep = Upkeep::new(Servers::These(Vec::new()));
+        Arc::new(Destinations::new(client, Duration::from_millis(wait_ms), upkeep))
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use super::status::Readiness;
 use super::status_pages::{MetricsPages, Order, ReadinessPages, StatusPages};
 use super::{flows, identity};
 use crate::snapshot::Shared;
+use crate::upkeep::{Servers, Upkeep};
 
 /// The running agent. Dropping it ends its tasks.
 pub(crate) struct Agent {
@@ -66,7 +67,9 @@ impl Agent {
         let client_options = ClientOptions::new(options.uid());
         let (client, driver) = Client::new(&client_options);
         let readiness = Arc::new(Readiness::default());
-        let destinations = Arc::new(Destinations::new(client.clone(), options.resolve_timeout));
+        let upkeep = Upkeep::new(Servers::System);
+        let destinations =
+            Arc::new(Destinations::new(client.clone(), options.resolve_timeout, upkeep.clone()));
         telemetry.set_names(Arc::new(CallerNames(destinations.clone())));
         telemetry.gauges().identity(options.identity.to_string());
         let facts = Arc::new(Mutex::new(FactsInForce::new(
@@ -133,6 +136,7 @@ impl Agent {
         tasks.spawn(discovery.clone().follow_credential(credential.clone()));
         tasks.spawn(flows::run(telemetry, channel, client.connection()));
         tasks.spawn(discovery.clone().sweep());
+        tasks.spawn(upkeep.run());
         if let Some(store) = store {
             tasks.spawn(discovery.clone().store(store));
         }

@@ -11,8 +11,10 @@ use maille_proto::facts as wire;
 use maille_tls::Trust;
 use serde::Deserialize;
 
+use super::destination::{DestinationFacts, Protocol};
 use crate::facts;
 use crate::snapshot::{Destination, Direction, Inbound, Limits, ListenerSpec, MeshSettings, Target};
+use crate::upkeep::Servers;
 
 /// What is wrong with a file of facts.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,9 @@ pub(super) struct File {
     #[serde(default)]
     destinations: BTreeMap<String, DestinationFacts>,
     listeners: Vec<Listener>,
+    /// Asked for names of endpoints, in place of those of `/etc/resolv.conf`.
+    #[serde(default)]
+    dns_servers: Vec<SocketAddr>,
     /// Connections per worker whose protocol is unknown; for tests of the budget.
     #[serde(default)]
     undetected: Option<usize>,
@@ -108,20 +113,6 @@ impl Default for Settings {
     }
 }
 
-/// Names in YAML and the numbers of the messages.
-macro_rules! names {
-    ($(#[$meta:meta])* $name:ident { $($(#[$mark:meta])* $variant:ident = $text:literal => $value:expr),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, Deserialize)]
-        enum $name { $($(#[$mark])* #[serde(rename = $text)] $variant),+ }
-        impl $name {
-            fn proto(self) -> i32 {
-                match self { $(Self::$variant => $value as i32),+ }
-            }
-        }
-    };
-}
-
 names!(OutboundPolicy {
     AllowAny = "ALLOW_ANY" => wire::mesh_settings::OutboundPolicy::AllowAny,
     RegistryOnly = "REGISTRY_ONLY" => wire::mesh_settings::OutboundPolicy::RegistryOnly,
@@ -137,20 +128,9 @@ names!(Mode {
     Permissive = "PERMISSIVE" => wire::MtlsMode::Permissive,
     Strict = "STRICT" => wire::MtlsMode::Strict,
 });
-names!(#[derive(Default)] Protocol {
-    #[default] Auto = "AUTO" => wire::Protocol::Auto,
-    Http = "HTTP" => wire::Protocol::Http,
-    Http2 = "HTTP2" => wire::Protocol::Http2,
-    Tcp = "TCP" => wire::Protocol::Tcp,
-});
-names!(Tls {
-    Plaintext = "PLAINTEXT" => wire::EndpointTls::Plaintext,
-    IstioMutual = "ISTIO_MUTUAL" => wire::EndpointTls::IstioMutual,
-});
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Workload {
+pub(super) struct Workload {
     uid: String,
     namespace: String,
     workload_name: String,
@@ -204,82 +184,6 @@ struct Authorization {
     dry_run: bool,
     /// As in an AuthorizationPolicy's YAML; selection has been done.
     spec: AuthorizationPolicySpec,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-enum DestinationFacts {
-    Service(Service),
-    Workload(DirectWorkload),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Service {
-    namespace: String,
-    name: String,
-    hostname: String,
-    #[serde(default)]
-    addresses: Vec<String>,
-    ports: Vec<ServicePort>,
-    #[serde(default)]
-    endpoints: Vec<Endpoint>,
-    #[serde(default)]
-    subject_alt_names: Vec<String>,
-    #[serde(default)]
-    headless: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ServicePort {
-    number: u16,
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    protocol: Protocol,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Endpoint {
-    #[serde(default)]
-    workload: Workload,
-    address: String,
-    ports: Vec<EndpointPort>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct EndpointPort {
-    service_port: u16,
-    target_port: u16,
-    tls: Tls,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct DirectWorkload {
-    workload: Workload,
-    #[serde(default)]
-    headless_ports: Vec<HeadlessPort>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct HeadlessPort {
-    port: u16,
-    #[serde(default)]
-    protocol: Protocol,
-    tls: Tls,
-    service_hostname: String,
-    #[serde(default)]
-    service_name: String,
-    #[serde(default)]
-    service_namespace: String,
-    service_port: u16,
-    #[serde(default)]
-    subject_alt_names: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -367,11 +271,7 @@ impl File {
 
     pub(super) fn destinations(&self) -> Result<HashMap<String, Destination>, facts::FactError> {
         let checked = self.destinations.iter().map(|(name, destination)| {
-            let kind = match destination {
-                DestinationFacts::Service(service) => wire::destination::Kind::Service(service.message()),
-                DestinationFacts::Workload(direct) => wire::destination::Kind::Workload(direct.message()),
-            };
-            Ok((name.to_ascii_lowercase(), facts::destination(&wire::Destination { kind: Some(kind) })?))
+            Ok((name.to_ascii_lowercase(), facts::destination(&destination.message())?))
         });
         checked.collect()
     }
@@ -405,6 +305,13 @@ impl File {
         checked.collect()
     }
 
+    pub(super) fn dns_servers(&self) -> Servers {
+        match self.dns_servers.as_slice() {
+            [] => Servers::System,
+            these => Servers::These(these.to_vec()),
+        }
+    }
+
     pub(super) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.undetected = self.undetected.unwrap_or(limits.undetected);
@@ -417,7 +324,7 @@ fn read(path: &Path) -> Result<String, FileError> {
 }
 
 impl Workload {
-    fn message(&self) -> wire::Workload {
+    pub(super) fn message(&self) -> wire::Workload {
         wire::Workload {
             uid: self.uid.clone(),
             namespace: self.namespace.clone(),
@@ -433,56 +340,5 @@ impl Workload {
             app: self.app.clone(),
             meshed: self.meshed,
         }
-    }
-}
-
-impl Service {
-    fn message(&self) -> wire::Service {
-        let ports = self.ports.iter().map(|p| wire::ServicePort {
-            number: p.number.into(),
-            name: p.name.clone(),
-            protocol: p.protocol.proto(),
-            ..Default::default()
-        });
-        let endpoints = self.endpoints.iter().map(|e| {
-            let ports = e.ports.iter().map(|p| wire::EndpointPort {
-                service_port: p.service_port.into(),
-                target_port: p.target_port.into(),
-                tls: p.tls.proto(),
-            });
-            wire::Endpoint {
-                workload: Some(e.workload.message()),
-                address: e.address.clone(),
-                ports: ports.collect(),
-                ..Default::default()
-            }
-        });
-        wire::Service {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            hostname: self.hostname.clone(),
-            addresses: self.addresses.clone(),
-            ports: ports.collect(),
-            endpoints: endpoints.collect(),
-            subject_alt_names: self.subject_alt_names.clone(),
-            headless: self.headless,
-            ..Default::default()
-        }
-    }
-}
-
-impl DirectWorkload {
-    fn message(&self) -> wire::DirectWorkload {
-        let ports = self.headless_ports.iter().map(|p| wire::HeadlessPort {
-            port: p.port.into(),
-            protocol: p.protocol.proto(),
-            tls: p.tls.proto(),
-            service_hostname: p.service_hostname.clone(),
-            service_name: p.service_name.clone(),
-            service_namespace: p.service_namespace.clone(),
-            service_port: p.service_port.into(),
-            subject_alt_names: p.subject_alt_names.clone(),
-        });
-        wire::DirectWorkload { workload: Some(self.workload.message()), headless_ports: ports.collect() }
     }
 }

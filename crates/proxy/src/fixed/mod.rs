@@ -4,6 +4,21 @@
 //! certificates from PEM files, and listeners stand for addresses in place of interception. The data path is the same.
 //! SIGHUP reads the file again; listeners stay as they are.
 
+/// Names in YAML and the numbers of the messages.
+macro_rules! names {
+    ($(#[$meta:meta])* $name:ident { $($(#[$mark:meta])* $variant:ident = $text:literal => $value:expr),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, Deserialize)]
+        pub(super) enum $name { $($(#[$mark])* #[serde(rename = $text)] $variant),+ }
+        impl $name {
+            pub(super) fn proto(self) -> i32 {
+                match self { $(Self::$variant => $value as i32),+ }
+            }
+        }
+    };
+}
+
+mod destination;
 mod file;
 mod resolver;
 
@@ -15,9 +30,11 @@ use maille_policy::{PolicySet, TrustContext};
 use maille_telemetry::access_log::Format;
 use maille_telemetry::{AccessLog, OwnWorkload, Registry};
 use maille_tls::TlsContext;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::snapshot::{DataPathConfig, Shared, Snapshot, SnapshotCell};
+use crate::upkeep::Upkeep;
 use crate::workers::{Workers, start_workers};
 use file::File;
 use resolver::FixedResolver;
@@ -36,6 +53,20 @@ pub struct StaticProxy {
     tls: Arc<TlsContext>,
     telemetry: Arc<Registry>,
     workers: Workers,
+    /// For what an agent does beside the workers.
+    _beside: Beside,
+}
+
+/// Looks after names and files.
+struct Beside(Option<Runtime>);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // A look-up or a read under way must not hold up the end.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl StaticProxy {
@@ -45,7 +76,15 @@ impl StaticProxy {
         let (svid, trust) = file.credentials()?;
         let tls = Arc::new(TlsContext::new(svid, trust)?);
         let snapshot = Arc::new(SnapshotCell::new(snapshot(&file)?));
-        let resolver = Arc::new(FixedResolver::new(file.destinations()?));
+        let beside = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(2)
+            .thread_name("beside")
+            .enable_all()
+            .build()?;
+        let upkeep = Upkeep::new(file.dns_servers());
+        beside.spawn(upkeep.clone().run());
+        let resolver = Arc::new(FixedResolver::new(beside.handle().clone(), upkeep, file.destinations()?));
         let own =
             OwnWorkload { cluster: "Kubernetes".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
         let access_log = match file.access_log {
@@ -66,7 +105,15 @@ impl StaticProxy {
             limits: file.limits(),
         };
         let workers = start_workers(shared, config)?;
-        Ok(Self { path: path.to_owned(), snapshot, resolver, tls, telemetry, workers })
+        Ok(Self {
+            path: path.to_owned(),
+            snapshot,
+            resolver,
+            tls,
+            telemetry,
+            workers,
+            _beside: Beside(Some(beside)),
+        })
     }
 
     /// Reads the file again: facts and certificates are replaced, or nothing is if anything in it is wrong.

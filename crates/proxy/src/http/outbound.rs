@@ -17,9 +17,9 @@ use crate::http::upgrade::Switching;
 use crate::http::xfcc::XFCC;
 use crate::outbound::{Dialled, no_endpoint, pass_through, refused_destination, unresolved};
 use crate::pool::Pool;
-use crate::record::{self, Called, Refused};
+use crate::record::{self, Called, Proven, Refused};
 use crate::route::{self, Behind};
-use crate::snapshot::{Destination, ResolveError, Service, ServicePort};
+use crate::snapshot::{Destination, Resolution, ResolveError, Service, ServicePort};
 use crate::worker::Worker;
 
 /// Further endpoints tried when one cannot be connected to; nothing was sent then (Istio's default: 2 retries).
@@ -57,7 +57,7 @@ impl OutboundHttp {
             && let Some(port) = service.port(self.dialled.port)
             && (self.dialled.address.is_none() || self.is_named(service, host))
         {
-            return self.to_service(service, port, version, tried);
+            return self.to_service(service, port, host, version, tried);
         }
         let is_dialled = self.dialled.address.map(|a| a.ip()) == route::host_address(host) || host.is_empty();
         if !is_dialled {
@@ -71,15 +71,15 @@ impl OutboundHttp {
             if let Destination::Service(service) = &**by_host
                 && !service.headless
                 && let Some(port) = service.port(self.dialled.port)
-                && port.protocol != PortProtocol::Tcp
+                && port.takes_http()
             {
-                return self.to_service(service, port, version, tried);
+                return self.to_service(service, port, host, version, tried);
             }
         }
         let cell = known.as_ref().map_err(cannot_be_asked)?;
         let by_address = cell.load();
         match route::behind(&by_address, self.dialled.port) {
-            Behind::Service(service, port) => self.to_service(service, port, version, tried),
+            Behind::Service(service, port) => self.to_service(service, port, host, version, tried),
             Behind::Headless(workload, port) => {
                 let Some(address) = self.dialled.address else { return Err(self.unknown()) };
                 let upstream = route::to_headless(address.ip(), port);
@@ -110,14 +110,22 @@ impl OutboundHttp {
         &self,
         service: &Service,
         port: &ServicePort,
+        host: &str,
         version: Version,
         tried: &[Upstream],
     ) -> Result<Rc<Pool>, Refusal> {
         let version = spoken(port.protocol, version);
+        if service.resolution == Resolution::Dialled {
+            let Some(address) = self.dialled.address else { return Err(self.unknown()) };
+            let upstream = route::to_dialled(service, port, address, Some(host));
+            let address = upstream.address;
+            let called = || Some(route::called_service(service, address));
+            return Ok(self.worker.pools.pool(upstream, version, called));
+        }
         let count = route::candidates(service, port.number).count();
         let pool_at = |index: usize| {
             let (endpoint, at) = route::candidates(service, port.number).nth(index)?;
-            let upstream = route::to_endpoint(service, port, endpoint, at);
+            let upstream = route::to_endpoint(service, port, endpoint, at, Some(host));
             let address = upstream.address;
             let called = || Some(route::called_endpoint(service, endpoint, address));
             Some(self.worker.pools.pool(upstream, version, called))
@@ -136,7 +144,7 @@ impl OutboundHttp {
             (one, _) => one,
         };
         chosen.ok_or_else(|| Refusal {
-            refused: no_endpoint(&service.name.hostname, port.number),
+            refused: no_endpoint(service, port.number),
             status: StatusCode::SERVICE_UNAVAILABLE,
             text: "no healthy upstream",
         })
@@ -160,7 +168,8 @@ impl OutboundHttp {
             let inbound = &self.worker.snapshot().inbound;
             let called = refused_destination(&self.dialled);
             let own = own.svid().identity();
-            let labels = record::outbound_labels(inbound, own, &called, None, false, Protocol::Http);
+            let labels =
+                record::outbound_labels(inbound, own, &called, None, Proven::Nothing, Protocol::Http);
             Rc::new(self.worker.recorder.edge(&labels))
         };
         self.nowhere.get_or_init(make).clone()

@@ -1,0 +1,67 @@
+//! What ServiceEntries and DestinationRules add to a service.
+
+use std::sync::Arc;
+
+use maille_core::Hostname;
+use maille_proto::facts as wire;
+
+use super::{Checked, wrong};
+use crate::snapshot::{OrderFiles, OrderMode, Resolution, RootsFrom, TlsOrder};
+
+/// A host name, or `*.` and one (ServiceEntry's `hosts`).
+pub(super) fn host(field: &str, text: &str) -> Checked<String> {
+    let (star, rest) = match text.strip_prefix("*.") {
+        Some(rest) => ("*.", rest),
+        None => ("", text),
+    };
+    let name = Hostname::parse(rest).map_err(|e| wrong(field, e))?;
+    Ok(format!("{star}{name}"))
+}
+
+pub(super) fn resolution(value: i32) -> Checked<Resolution> {
+    match wire::Resolution::try_from(value) {
+        Ok(wire::Resolution::Endpoints) => Ok(Resolution::Listed),
+        Ok(wire::Resolution::Dns) => Ok(Resolution::Dns),
+        Ok(wire::Resolution::DnsRoundRobin) => Ok(Resolution::DnsFirst),
+        Ok(wire::Resolution::None) => Ok(Resolution::Dialled),
+        // Guessing would send the application's bytes somewhere else than its operator meant.
+        Err(_) => Err(wrong("service.resolution", format!("unknown value {value}"))),
+    }
+}
+
+/// A TLS order. Never fails: what cannot be read is an order under which nothing is sent, since a port without an
+/// order would be plaintext.
+pub(super) fn order(message: &wire::ClientTls, entry_names: &[String]) -> TlsOrder {
+    use wire::client_tls::Mode;
+    let mode = match Mode::try_from(message.mode) {
+        Ok(Mode::Disable) => OrderMode::Disable,
+        Ok(Mode::Simple) => OrderMode::Simple,
+        Ok(Mode::Mutual) => OrderMode::Mutual,
+        Ok(Mode::IstioMutual) => OrderMode::IstioMutual,
+        Ok(Mode::Unspecified) | Err(_) => OrderMode::Unknown,
+    };
+    let is_mutual = mode == OrderMode::Mutual;
+    let files = OrderFiles {
+        own: is_mutual
+            .then(|| (message.client_certificate.as_str().into(), message.private_key.as_str().into())),
+        roots: match message.ca_certificates.as_str() {
+            _ if message.insecure_skip_verify => RootsFrom::Nowhere,
+            "" | "system" => RootsFrom::System,
+            path => RootsFrom::File(path.into()),
+        },
+    };
+    // SN-4: the rule's own list replaces any other. ISTIO_MUTUAL falls back to the service's identities by itself.
+    let names = match (message.subject_alt_names.as_slice(), mode) {
+        ([], OrderMode::Simple | OrderMode::Mutual) => entry_names,
+        (names, _) => names,
+    };
+    TlsOrder {
+        mode,
+        rule: message.rule.as_str().into(),
+        files,
+        subject_alt_names: names.into(),
+        sni: (!message.sni.is_empty()).then(|| Arc::from(message.sni.as_str())),
+        insecure_skip_verify: message.insecure_skip_verify,
+        material: Arc::default(),
+    }
+}

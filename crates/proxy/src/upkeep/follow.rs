@@ -1,0 +1,76 @@
+//! One destination whose endpoints are names.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Publish;
+use super::names::{Known, Names};
+use crate::snapshot::{Destination, Endpoint, Resolution, Service};
+
+/// Names of one destination, and endpoints that they give; one with more is cut short.
+const MAX_NAMES: usize = 64;
+const MAX_ENDPOINTS: usize = 256;
+
+/// Keeps a destination current until it is dropped.
+pub(crate) struct Following(JoinHandle<()>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Following {
+    pub(super) fn start(names: &Arc<Names>, service: Service, publish: Publish) -> Self {
+        let wanted = service.named_endpoints.iter().take(MAX_NAMES);
+        let watched: Vec<_> = wanted.map(|endpoint| names.follow(&endpoint.dns_name)).collect();
+        Self(tokio::spawn(follow(service, watched, publish)))
+    }
+}
+
+async fn follow(service: Service, mut watched: Vec<watch::Receiver<Option<Known>>>, publish: Publish) {
+    loop {
+        for receiver in &mut watched {
+            if receiver.wait_for(Option::is_some).await.is_err() {
+                return;
+            }
+        }
+        let known: Vec<_> = watched.iter_mut().map(|receiver| receiver.borrow_and_update().clone()).collect();
+        publish(Destination::Service(with_addresses(&service, &known)));
+        let changes = watched.iter_mut().map(|receiver| {
+            Box::pin(async move {
+                if receiver.changed().await.is_err() {
+                    // There was no room for the name: it stays as it is.
+                    std::future::pending::<()>().await;
+                }
+            })
+        });
+        futures::future::select_all(changes).await;
+    }
+}
+
+/// The service with what its names stand for.
+fn with_addresses(service: &Service, known: &[Option<Known>]) -> Service {
+    let mut full = service.clone();
+    for (named, known) in service.named_endpoints.iter().zip(known.iter().flatten()) {
+        if full.lookup_failure.is_none() {
+            full.lookup_failure.clone_from(&known.failure);
+        }
+        let wanted = match service.resolution {
+            // SE-7.
+            Resolution::DnsFirst => 1,
+            Resolution::Listed | Resolution::Dns | Resolution::Dialled => usize::MAX,
+        };
+        let endpoints = known.addresses.iter().take(wanted).map(|address: &IpAddr| Endpoint {
+            workload: named.workload.clone(),
+            address: *address,
+            ports: named.ports.clone(),
+        });
+        let room = MAX_ENDPOINTS.saturating_sub(full.endpoints.len());
+        full.endpoints.extend(endpoints.take(room));
+    }
+    full
+}
