@@ -4,10 +4,12 @@
 
 mod client;
 mod commands;
+mod dashboard;
 mod demo;
 mod output;
 mod pods;
 mod progress;
+mod prometheus;
 mod roles;
 mod shop;
 mod signals;
@@ -98,6 +100,8 @@ enum Role {
     #[command(hide = true)]
     Egress(roles::EgressArgs),
     #[command(hide = true)]
+    DashboardServer(dashboard::DashboardServerArgs),
+    #[command(hide = true)]
     Sandbox(roles::SandboxArgs),
 }
 
@@ -164,6 +168,7 @@ fn play(role: Role) -> anyhow::Result<Outcome> {
         Role::Proxy(args) => roles::proxy(args),
         Role::ApiServer(args) => roles::api_server(args),
         Role::Egress(args) => roles::egress(args),
+        Role::DashboardServer(args) => dashboard::serve(args),
     }
     .map(|()| Outcome::Fine)
 }

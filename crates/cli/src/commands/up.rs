@@ -18,7 +18,7 @@ use crate::Outcome;
 use crate::client::Api;
 use crate::output::{colour, out, write_out};
 use crate::progress::Progress;
-use crate::{demo, signals};
+use crate::{demo, prometheus, signals};
 
 /// Exists while everything that was asked for at the start is applied; names what was not ready in time.
 pub(crate) const STARTED: &str = "started";
@@ -37,6 +37,9 @@ pub(crate) struct UpArgs {
     /// Run the demo shop, and show who talks to whom.
     #[arg(long)]
     demo: bool,
+    /// Run Prometheus too, and have it read the metrics of the mesh; needs the program `prometheus`.
+    #[arg(long)]
+    with_prometheus: bool,
     /// Stop once all is ready and, with --demo, the table is printed; exit code 0 only if all is as expected.
     #[arg(long, conflicts_with = "detach")]
     check: bool,
@@ -79,6 +82,11 @@ pub(crate) fn run(args: UpArgs) -> Result<Outcome> {
             "`maille up` needs the program `{program}`: install the Debian package {package}"
         );
     }
+    ensure!(
+        !args.with_prometheus || on_path(prometheus::PROGRAM),
+        "`--with-prometheus` needs the program `prometheus`, which runs as a local process: install the Debian package \
+         prometheus (its own service need not run), or leave the flag out"
+    );
     if args.detach {
         return detach(&args);
     }
@@ -151,6 +159,9 @@ async fn start(
     if args.demo {
         demo::apply_shop(&api).await?;
     }
+    if args.with_prometheus {
+        prometheus::apply_to(&api).await?;
+    }
     if !documents.is_empty() {
         let lines = apply::apply_all(&api, documents, "default", false).await;
         for line in lines.map_err(|problem| anyhow!("{problem}"))? {
@@ -200,6 +211,10 @@ fn announce(args: &UpArgs, kubeconfig: &Path) {
         out!("");
         write_out(&demo::next_steps(&args.data_dir, &maille));
     }
+    if args.with_prometheus {
+        out!("");
+        write_out(&prometheus::next_steps(&args.data_dir));
+    }
     if !args.detached {
         out!("");
         out!("Ctrl-C stops it and leaves nothing behind.");
@@ -224,6 +239,9 @@ fn detach(args: &UpArgs) -> Result<Outcome> {
     command.args(["up", "--detached", "--data-dir"]).arg(&args.data_dir);
     if args.demo {
         command.arg("--demo");
+    }
+    if args.with_prometheus {
+        command.arg("--with-prometheus");
     }
     if args.no_egress {
         command.arg("--no-egress");
