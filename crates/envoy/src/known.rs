@@ -1,0 +1,90 @@
+//! A proxy's facts, put in order for the translations.
+
+use std::collections::BTreeMap;
+
+use maille_proto::facts as wire;
+use wire::destination::Kind;
+
+/// What a proxy knows of itself and of what its application called.
+pub(crate) struct Known<'d> {
+    pub(crate) dump: &'d wire::ConfigDump,
+    pub(crate) facts: &'d wire::FactsInForce,
+    /// By host name. A service may have been asked for by name and by address.
+    pub(crate) services: BTreeMap<&'d str, &'d wire::Service>,
+    /// Workloads called by their own address.
+    pub(crate) workloads: Vec<&'d wire::DirectWorkload>,
+    /// Whether a destination nobody knows is refused.
+    pub(crate) registry_only: bool,
+}
+
+impl<'d> Known<'d> {
+    pub(crate) fn of(dump: &'d wire::ConfigDump, facts: &'d wire::FactsInForce) -> Self {
+        let kinds = || facts.destinations.iter().filter_map(|d| d.destination.as_ref()?.kind.as_ref());
+        let services = kinds().filter_map(|kind| match kind {
+            Kind::Service(service) => Some((service.hostname.as_str(), service)),
+            Kind::Workload(_) | Kind::Unknown(_) => None,
+        });
+        let workloads = kinds().filter_map(|kind| match kind {
+            Kind::Workload(workload) => Some(workload),
+            Kind::Service(_) | Kind::Unknown(_) => None,
+        });
+        let policy = facts.mesh_settings.as_ref().map(wire::MeshSettings::outbound_policy);
+        Self {
+            dump,
+            facts,
+            services: services.collect(),
+            workloads: workloads.collect(),
+            registry_only: policy == Some(wire::mesh_settings::OutboundPolicy::RegistryOnly),
+        }
+    }
+
+    /// The own workload's ports that a Service declares or a mode names, each with its class and mode.
+    pub(crate) fn own_ports(&self) -> Vec<OwnPort<'d>> {
+        let Some(inbound) = &self.facts.inbound else { return Vec::new() };
+        let mut ports: BTreeMap<u32, OwnPort<'d>> = BTreeMap::new();
+        for declared in &inbound.ports {
+            ports.entry(declared.port).or_insert_with(|| OwnPort {
+                number: declared.port,
+                protocol: declared.protocol(),
+                mode: mode_of(inbound, declared.port),
+                declared: Some(declared),
+            });
+        }
+        for port in inbound.port_modes.keys() {
+            ports.entry(*port).or_insert_with(|| OwnPort {
+                number: *port,
+                protocol: wire::Protocol::Auto,
+                mode: mode_of(inbound, *port),
+                declared: None,
+            });
+        }
+        ports.into_values().collect()
+    }
+
+    /// The mode of all other ports.
+    pub(crate) fn mode(&self) -> wire::MtlsMode {
+        self.facts.inbound.as_ref().map_or(wire::MtlsMode::Strict, |inbound| known_mode(inbound.mode()))
+    }
+}
+
+/// One port of the own workload.
+pub(crate) struct OwnPort<'d> {
+    pub(crate) number: u32,
+    pub(crate) protocol: wire::Protocol,
+    pub(crate) mode: wire::MtlsMode,
+    /// The Service's port, if one declares it.
+    pub(crate) declared: Option<&'d wire::InboundPort>,
+}
+
+fn mode_of(inbound: &wire::Inbound, port: u32) -> wire::MtlsMode {
+    let own = inbound.port_modes.get(&port).and_then(|mode| wire::MtlsMode::try_from(*mode).ok());
+    known_mode(own.unwrap_or(inbound.mode()))
+}
+
+/// As the proxy reads it: what is not known is STRICT.
+fn known_mode(mode: wire::MtlsMode) -> wire::MtlsMode {
+    match mode {
+        wire::MtlsMode::Unspecified => wire::MtlsMode::Strict,
+        known => known,
+    }
+}
