@@ -126,7 +126,13 @@ fn control_plane() -> Value {
             "strategy": {"type": "Recreate", "rollingUpdate": null},
             "selector": {"matchLabels": {"app": "istiod"}},
             "template": {
-                "metadata": {"labels": {"app": "istiod", "sidecar.istio.io/inject": "false"}},
+                "metadata": {
+                    "labels": {"app": "istiod", "sidecar.istio.io/inject": "false"},
+                    "annotations": {
+                        "prometheus.io/scrape": "true",
+                        "prometheus.io/port": ports::CONTROL_MONITORING.to_string()
+                    }
+                },
                 "spec": {
                     "serviceAccountName": "istiod",
                     "containers": [{
