@@ -60,7 +60,7 @@ impl fmt::Display for Message {
 }
 
 /// The worst first, then by code, object, place and text; each once.
-pub fn sort(messages: &mut Vec<Message>) {
+pub(crate) fn sort(messages: &mut Vec<Message>) {
     messages.sort_by(|a, b| {
         let key = |m: &Message| (m.code.code, m.origin.clone());
         b.level

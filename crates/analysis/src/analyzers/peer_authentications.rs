@@ -69,7 +69,7 @@ fn conflicts_by_selector(mesh: &Mesh<'_>, mut policies: Vec<&Policy<'_>>, report
 
 fn lost(loser: &Policy<'_>, winner: &Policy<'_>, scope: &str, report: &mut Report) {
     let why = match (age(loser), age(winner)) {
-        (Some(own), Some(other)) if own == other => "of the same age and first by name",
+        (own, other) if own == other => "of the same age and first by name",
         _ => "the older one",
     };
     let text = format!(
