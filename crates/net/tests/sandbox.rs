@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -13,8 +13,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use maille_net::NetNs;
 use maille_net::sandbox::{
-    Capabilities, FileTree, Joined, Order, Process, Report, SandboxSpec, Start, Volume, exec_here,
-    main as sandbox,
+    Capabilities, ExecSpec, FileTree, Joined, Order, Process, Report, SandboxSpec, Start, Volume,
+    main as sandbox, receive_files, send_files,
 };
 
 fn main() -> ExitCode {
@@ -35,6 +35,9 @@ fn main() -> ExitCode {
         ("sigterm_reaches_a_program_that_handles_it", sigterm_handled),
         ("the_container_dies_with_its_supervisor", orphan),
         ("a_command_joins_a_running_container", join),
+        ("a_command_that_does_not_exist_is_named", join_missing),
+        ("a_command_gets_a_terminal_of_its_own", join_terminal),
+        ("a_command_ends_with_its_children_when_nobody_wants_it", join_dropped),
         ("only_intercept_may_keep_a_capability", capability),
     ])
 }
@@ -300,7 +303,7 @@ fn descriptors() {
     let mut spec =
         lab.spec(&["sh", "-c", &format!("test ! -e /proc/$$/fd/{number} && test ! -e /proc/$$/fd/3")]);
     spec.start = Start::Join(Joined { container: process });
-    assert_eq!(exec_here(&spec).unwrap().code(), Some(0));
+    assert_eq!(exec(&spec), (0, String::new()));
     running.order(Order::Kill);
     running.child.wait().unwrap();
 }
@@ -355,12 +358,11 @@ fn join() {
         "test $(cat /tmp/mark) = here && test $(cat /proc/1/comm) = sh && test $(id -u) = 100007 && exit 9",
     ]);
     spec.start = Start::Join(Joined { container: process });
-    let status = exec_here(&spec).unwrap();
-    assert_eq!(status.code(), Some(9));
+    assert_eq!(exec(&spec), (9, String::new()));
     // A session of its own, so that no terminal of the host is its controlling one.
     spec.process.command =
         ["sh", "-c", "set -- $$ $(cat /proc/$$/stat); test $1 = $7"].map(str::to_owned).to_vec();
-    assert_eq!(exec_here(&spec).unwrap().code(), Some(0));
+    assert_eq!(exec(&spec), (0, String::new()));
     spec.process.command =
         vec!["grep".into(), "-q".into(), "NoNewPrivs:.1".into(), "/proc/self/status".into()];
     let (code, _) = Running::start(&spec).finish();
@@ -368,7 +370,130 @@ fn join() {
     running.order(Order::Kill);
     assert_eq!(running.report(), Report::Exited { code: 137, signal: Some(9) });
     running.child.wait().unwrap();
-    assert!(exec_here(&spec).unwrap_err().to_string().contains("not running"));
+    assert!(exec(&spec).1.contains("not running"));
+}
+
+/// One more process in a running container.
+struct Joining {
+    child: Child,
+    socket: UnixStream,
+}
+
+impl Joining {
+    /// With these streams, or with a terminal that comes back.
+    fn start(spec: &SandboxSpec, streams: &[OwnedFd]) -> (Self, Report, Option<OwnedFd>) {
+        let Start::Join(container) = spec.start.clone() else { panic!("nothing to join") };
+        let spec = ExecSpec { container, process: spec.process.clone(), terminal: streams.is_empty() };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = Command::new("/proc/self/exe")
+            .args(["sandbox", "exec"])
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .unwrap();
+        let mut line = serde_json::to_vec(&spec).unwrap();
+        line.push(b'\n');
+        let streams: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
+        let sent = send_files(&ours, &line, &streams).unwrap();
+        (&ours).write_all(&line[sent..]).unwrap();
+        let mut joining = Self { child, socket: ours };
+        let (report, terminal) = joining.report();
+        (joining, report, terminal)
+    }
+
+    fn report(&mut self) -> (Report, Option<OwnedFd>) {
+        let (mut line, mut files) = (Vec::new(), Vec::new());
+        while !line.ends_with(b"\n") {
+            let mut byte = [0];
+            assert_eq!(receive_files(&self.socket, &mut byte, &mut files).unwrap(), 1, "a report");
+            line.extend(byte);
+        }
+        (serde_json::from_slice(&line).unwrap(), files.pop())
+    }
+}
+
+/// Runs a command in a running container to its end: exit code, and its output or why it did not start.
+fn exec(spec: &SandboxSpec) -> (i32, String) {
+    let (output, theirs) = std::io::pipe().unwrap();
+    let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    let (mut joining, first, _) = Joining::start(
+        spec,
+        &[null(), theirs.into(), std::io::stderr().as_fd().try_clone_to_owned().unwrap()],
+    );
+    let text = std::io::read_to_string(output).unwrap();
+    let result = match first {
+        Report::Failed { message, code } => (code, message),
+        _ => match joining.report().0 {
+            Report::Exited { code, .. } => (code, text),
+            other => panic!("{other:?}"),
+        },
+    };
+    joining.child.wait().unwrap();
+    result
+}
+
+/// A container that sleeps, and a command that is to join it.
+fn sleeping(lab: &Lab, command: &[&str]) -> (Running, SandboxSpec) {
+    let mut running = Running::start(&lab.spec(&["sleep", "600"]));
+    let Report::Started { process } = running.report() else { panic!("not started") };
+    let mut spec = lab.spec(command);
+    spec.start = Start::Join(Joined { container: process });
+    (running, spec)
+}
+
+fn join_missing() {
+    let lab = Lab::new("missing");
+    let (mut running, spec) = sleeping(&lab, &["no-such-program"]);
+    let (code, message) = exec(&spec);
+    assert_eq!(code, 127);
+    assert!(message.contains("\"no-such-program\": executable file not found in $PATH"), "{message}");
+    running.order(Order::Kill);
+    running.child.wait().unwrap();
+}
+
+fn join_terminal() {
+    let lab = Lab::new("tty");
+    let script = "tty; test -t 0 && test -t 1 && test -t 2 && stty size && echo into > /dev/tty; read line; \
+                  echo got $line; trap 'echo interrupted; exit 5' INT; echo again; while :; do sleep 0.05; done";
+    let (mut running, spec) = sleeping(&lab, &["sh", "-c", script]);
+    let (mut joining, first, terminal) = Joining::start(&spec, &[]);
+    assert!(matches!(first, Report::Started { .. }), "{first:?}");
+    let terminal = std::fs::File::from(terminal.unwrap());
+    let mut lines = BufReader::new(&terminal);
+    let mut line = || {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    };
+    assert_eq!(line(), "/dev/pts/0", "it has a name inside");
+    assert_eq!(line(), "0 0");
+    assert_eq!(line(), "into", "and is the controlling one");
+    (&terminal).write_all(b"a line\n").unwrap();
+    assert_eq!([line(), line(), line()], ["a line", "got a line", "again"]);
+    (&terminal).write_all(b"\x03").unwrap();
+    assert!(line().ends_with("interrupted"));
+    assert!(matches!(joining.report().0, Report::Exited { code: 5, .. }));
+    joining.child.wait().unwrap();
+    running.order(Order::Kill);
+    running.child.wait().unwrap();
+}
+
+fn join_dropped() {
+    let lab = Lab::new("dropped");
+    let (mut running, spec) = sleeping(&lab, &["sh", "-c", "sleep 599 & echo started; wait"]);
+    let (mut output, theirs) = std::io::pipe().unwrap();
+    let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    let (joining, first, _) = Joining::start(&spec, &[null(), theirs.into(), null()]);
+    assert!(matches!(first, Report::Started { .. }), "{first:?}");
+    let mut word = [0; 8];
+    output.read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"started\n");
+    let Joining { mut child, socket } = joining;
+    drop(socket);
+    child.wait().unwrap();
+    // The child of the shell had the pipe too: its end says that it is gone.
+    assert_eq!(output.read(&mut word).unwrap(), 0);
+    running.order(Order::Kill);
+    running.child.wait().unwrap();
 }
 
 fn capability() {

@@ -12,8 +12,9 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
 
-use super::spec::{Capabilities, FileTree, Joined, Process, SandboxSpec, Start};
-use super::{privileges, tree};
+use super::descriptors::receive_files;
+use super::spec::{Capabilities, ExecSpec, FileTree, Joined, Process, SandboxSpec, Start};
+use super::{privileges, terminal, tree};
 use crate::{NetError, mounts};
 
 /// Argument of the stage that builds a new container.
@@ -49,38 +50,35 @@ pub(super) fn main() -> ExitCode {
     finish(monitor, start(&spec))
 }
 
-/// One more process in a running container. The specification comes in an inherited file whose
-/// descriptor the environment names, because standard input is the program's.
+/// One more process in a running container: standard input is a socket to the stage `exec`, on which the specification
+/// comes together with the program's streams, unless it gets a terminal.
 pub(super) fn join_main() -> ExitCode {
-    let spec = std::env::var(SPEC_FD)
-        .map_err(io::Error::other)
-        .and_then(|fd| std::fs::read(format!("/proc/self/fd/{fd}")))
-        .and_then(|bytes| Ok(serde_json::from_slice::<SandboxSpec>(&bytes)?));
-    match spec {
-        Ok(spec) => {
-            let Err(refusal) = join(&spec, Input::Inherited);
-            eprintln!("maille: {}", refusal.message);
-            ExitCode::from(refusal.code)
-        }
-        Err(error) => {
-            eprintln!("maille sandbox: no specification: {error}");
-            ExitCode::from(125)
-        }
-    }
+    let received = take_stdin().and_then(|monitor| {
+        let mut streams = Vec::new();
+        let spec: ExecSpec = serde_json::from_slice(&read_message(&monitor, &mut streams)?)?;
+        Ok((monitor, spec, streams))
+    });
+    let (monitor, spec, streams) = match received {
+        Ok(all) => all,
+        // Nobody hears: the other end is gone.
+        Err(_) => return ExitCode::from(125),
+    };
+    let result = join(&spec.container, &spec.process, Streams::Given { monitor: &monitor, streams });
+    finish(monitor, result)
 }
 
-/// Environment variable with the descriptor of the specification for [`join_main`].
-pub(super) const SPEC_FD: &str = "MAILLE_SANDBOX_SPEC_FD";
-
-enum Input {
-    Null,
+/// Where a program's standard streams come from.
+enum Streams<'a> {
+    /// Those of the process that starts it, but for an empty input.
     Inherited,
+    /// Input, output and errors, or a terminal if there are none.
+    Given { monitor: &'a UnixStream, streams: Vec<OwnedFd> },
 }
 
 fn start(spec: &SandboxSpec) -> Result<std::convert::Infallible, Refusal> {
     match &spec.start {
         Start::New { hostname, tree, .. } => create(spec, hostname, tree),
-        Start::Join(_) => join(spec, Input::Null),
+        Start::Join(joined) => join(joined, &spec.process, Streams::Inherited),
     }
 }
 
@@ -89,22 +87,25 @@ fn create(spec: &SandboxSpec, hostname: &str, tree: &FileTree) -> Result<std::co
     rustix::system::sethostname(hostname.as_bytes()).map_err(NetError::sys("set the host name"))?;
     mounts::unshare(UnshareFlags::NEWNS)?;
     tree::build(tree)?;
-    execute(&spec.process, Input::Null)
+    execute(&spec.process, Streams::Inherited)
 }
 
-fn join(spec: &SandboxSpec, input: Input) -> Result<std::convert::Infallible, Refusal> {
-    if let Start::Join(joined) = &spec.start {
-        // By path and not by number: this process is in the container's PID namespace already, where the
-        // number means another process, but still sees the host's `/proc`.
-        let path = PathBuf::from(format!("/proc/{}/ns/mnt", joined.container.pid));
-        let handle = std::fs::File::open(&path).map_err(NetError::io(path.display().to_string()))?;
-        if !joined.container.is_alive() {
-            return Err(not_running().into());
-        }
-        rustix::thread::move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Mount))
-            .map_err(NetError::sys("enter the container's mount namespace"))?;
+fn join(
+    joined: &Joined,
+    process: &Process,
+    streams: Streams<'_>,
+) -> Result<std::convert::Infallible, Refusal> {
+    check_capabilities(process)?;
+    // By path and not by number: this process is in the container's PID namespace already, where the
+    // number means another process, but still sees the host's `/proc`.
+    let path = PathBuf::from(format!("/proc/{}/ns/mnt", joined.container.pid));
+    let handle = std::fs::File::open(&path).map_err(NetError::io(path.display().to_string()))?;
+    if !joined.container.is_alive() {
+        return Err(not_running().into());
     }
-    execute(&spec.process, input)
+    rustix::thread::move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Mount))
+        .map_err(NetError::sys("enter the container's mount namespace"))?;
+    execute(process, streams)
 }
 
 /// Moves the calling thread into namespaces of a running container.
@@ -141,17 +142,26 @@ fn check_capabilities(process: &Process) -> Result<(), Refusal> {
     .into())
 }
 
-fn execute(process: &Process, input: Input) -> Result<std::convert::Infallible, Refusal> {
-    if matches!(input, Input::Null) {
-        let null = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())
-            .map_err(NetError::sys("/dev/null"))?;
-        rustix::stdio::dup2_stdin(null).map_err(NetError::sys("close standard input"))?;
-    }
-    // Also for `maille exec`: whoever has the administrator's terminal as its controlling one can put words into that
-    // terminal's input (`TIOCSTI` in ioctl_tty(2)), which root's shell reads next.
+fn execute(process: &Process, streams: Streams<'_>) -> Result<std::convert::Infallible, Refusal> {
+    // Whoever has the administrator's terminal as its controlling one can put words into that terminal's input
+    // (`TIOCSTI` in ioctl_tty(2)), which root's shell reads next.
     rustix::process::setsid().map_err(NetError::sys("start a session"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     privileges::drop_all(process)?;
+    match streams {
+        Streams::Inherited => {
+            let null = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())
+                .map_err(NetError::sys("/dev/null"))?;
+            rustix::stdio::dup2_stdin(null).map_err(NetError::sys("close standard input"))?;
+        }
+        Streams::Given { monitor, streams } => match streams.as_slice() {
+            [input, output, errors] => rustix::stdio::dup2_stdin(input)
+                .and_then(|()| rustix::stdio::dup2_stdout(output))
+                .and_then(|()| rustix::stdio::dup2_stderr(errors))
+                .map_err(NetError::sys("set the standard streams"))?,
+            _ => terminal::take(monitor.as_fd())?,
+        },
+    }
     let directory = process.directory.as_deref().unwrap_or(Path::new("/"));
     std::env::set_current_dir(directory).map_err(|error| Refusal {
         code: 125,
@@ -173,8 +183,7 @@ fn execute(process: &Process, input: Input) -> Result<std::convert::Infallible, 
     Err(Refusal { code, message: format!("exec: {:?}: {error}", program.display()) })
 }
 
-/// Marks all but the standard streams to be closed by the program's start: whoever started the mesh or `maille exec`
-/// may have left descriptors open, of directories even, and each would be a way out of the container.
+/// Marks all but the standard streams to be closed by the program's start: whoever started the mesh may have left descriptors open, of directories even, and each would be a way out of the container.
 #[expect(unsafe_code, reason = "descriptors are known by number only")]
 fn keep_streams_only() -> Result<(), NetError> {
     let list = "/proc/self/fd";
@@ -217,12 +226,24 @@ fn take_stdin() -> io::Result<UnixStream> {
     Ok(UnixStream::from(copy))
 }
 
-fn read_spec(mut monitor: UnixStream) -> io::Result<(UnixStream, SandboxSpec)> {
+fn read_spec(monitor: UnixStream) -> io::Result<(UnixStream, SandboxSpec)> {
+    let text = read_message(&monitor, &mut Vec::new())?;
+    Ok((monitor, serde_json::from_slice(&text)?))
+}
+
+/// A message behind its length, and the open files that came with it.
+fn read_message(mut monitor: &UnixStream, files: &mut Vec<OwnedFd>) -> io::Result<Vec<u8>> {
     let mut length = [0_u8; 4];
-    monitor.read_exact(&mut length)?;
+    let mut came = 0;
+    while came < length.len() {
+        match receive_files(monitor, length.get_mut(came..).unwrap_or_default(), files)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => came += more,
+        }
+    }
     let mut text = vec![0; u32::from_be_bytes(length) as usize];
     monitor.read_exact(&mut text)?;
-    Ok((monitor, serde_json::from_slice(&text)?))
+    Ok(text)
 }
 
 fn finish(mut monitor: UnixStream, result: Result<std::convert::Infallible, Refusal>) -> ExitCode {

@@ -10,20 +10,25 @@
 //! [`Order`]); when that socket closes because the supervisor died, the container dies.
 
 mod container;
+mod descriptors;
 mod dial;
+mod exec;
 mod monitor;
 mod privileges;
 mod spec;
+mod terminal;
 mod tree;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub use container::DEFAULT_PATH;
+pub use descriptors::{receive_files, send_files};
 pub use dial::dial;
-pub use monitor::exec_here;
 pub use privileges::become_user;
-pub use spec::{Capabilities, FileTree, Joined, Order, Process, Report, SandboxSpec, Start, Volume};
+pub use spec::{
+    Capabilities, ExecSpec, FileTree, Joined, Order, Process, Report, SandboxSpec, Start, Volume,
+};
 
 /// What the hidden subcommand `sandbox` does: `args` are its arguments.
 ///
@@ -33,6 +38,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match stage.as_ref().and_then(|stage| stage.to_str()) {
         None => monitor::main(),
         Some(container::STAGE) => container::main(),
+        Some(exec::STAGE) => exec::main(),
         Some(container::JOIN_STAGE) => container::join_main(),
         Some(other) => {
             eprintln!("maille sandbox: unknown stage {other:?}; the supervisor calls this, people do not");

@@ -1,6 +1,6 @@
 //! The process that stands between the supervisor and a container.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
@@ -10,7 +10,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_send_signal};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
-use super::container::{self, JOIN_STAGE, SPEC_FD, STAGE};
+use super::container::{self, STAGE};
+use super::descriptors::{receive_files, send_files};
 use super::spec::{Order, Report, SandboxSpec, Start};
 use crate::process::ProcessRef;
 use crate::{NetError, mounts, netns, process};
@@ -31,9 +32,7 @@ pub(super) fn main() -> ExitCode {
 
 fn monitor() -> Result<ExitCode, NetError> {
     process::die_with_parent().map_err(NetError::io("set the parent-death signal"))?;
-    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
-        .map_err(NetError::sys("standard input"))?;
-    let mut supervisor = Supervisor { socket: UnixStream::from(socket), pending: Vec::new() };
+    let mut supervisor = Supervisor::on_stdin()?;
     let Some(line) = supervisor.read_line()? else {
         return Err(NetError::Invalid("the specification did not come".to_owned()));
     };
@@ -41,7 +40,7 @@ fn monitor() -> Result<ExitCode, NetError> {
         .map_err(|e| NetError::Invalid(format!("unreadable specification: {e}")))
         .and_then(|spec| start(&spec));
     match result {
-        Ok(Started::Running(child)) => supervise(supervisor, child),
+        Ok(Started::Running(child)) => supervise(supervisor, child, Whole::Namespace, None),
         Ok(Started::Refused { message, code }) => {
             supervisor.report(&Report::Failed { message, code });
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(125)))
@@ -93,14 +92,29 @@ fn start(spec: &SandboxSpec) -> Result<Started, NetError> {
 }
 
 /// All but the mount namespace, which the child enters last: it needs the host's `/proc` until then.
-fn join_set() -> ThreadNameSpaceType {
+pub(super) fn join_set() -> ThreadNameSpaceType {
     ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::PROCESS_ID
 }
 
-fn supervise(mut supervisor: Supervisor, mut child: Child) -> Result<ExitCode, NetError> {
+/// What ends with a program that is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// Everything in its PID namespace, whose process 1 it is.
+    Namespace,
+    /// Its process group, which it leads.
+    Group,
+}
+
+/// Reports that the program runs, its terminal along with it, and then its end; forwards orders meanwhile.
+pub(super) fn supervise(
+    mut supervisor: Supervisor,
+    mut child: Child,
+    whole: Whole,
+    terminal: Option<OwnedFd>,
+) -> Result<ExitCode, NetError> {
     let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
     // The child is not reaped before this function does it, so its number is its own until then.
     let handle =
@@ -108,8 +122,10 @@ fn supervise(mut supervisor: Supervisor, mut child: Child) -> Result<ExitCode, N
             |pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(NetError::sys("pidfd_open")),
         )?;
     if let Ok(process) = ProcessRef::of(pid) {
-        supervisor.report(&Report::Started { process });
+        supervisor.report_with(&Report::Started { process }, terminal.as_ref());
     }
+    // Whoever got it alone decides when it hangs up.
+    drop(terminal);
     let mut listening = true;
     loop {
         let interest = if listening { PollFlags::IN } else { PollFlags::empty() };
@@ -133,16 +149,26 @@ fn supervise(mut supervisor: Supervisor, mut child: Child) -> Result<ExitCode, N
             match supervisor.read_line() {
                 Ok(Some(line)) => match serde_json::from_slice(&line) {
                     Ok(Order::Terminate) => terminate(pid, &handle),
-                    Ok(Order::Kill) | Err(_) => send(&handle, Signal::KILL),
+                    Ok(Order::Kill) | Err(_) => kill(pid, &handle, whole),
                 },
                 // The supervisor is gone; nobody would restart or stop this container.
                 Ok(None) | Err(_) => {
-                    send(&handle, Signal::KILL);
+                    kill(pid, &handle, whole);
                     listening = false;
                 }
             }
         }
     }
+}
+
+fn kill(pid: i32, handle: &OwnedFd, whole: Whole) {
+    // The group's leader is not reaped yet, so that the number is the group's.
+    if whole == Whole::Group
+        && let Some(group) = Pid::from_raw(pid)
+    {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+    send(handle, Signal::KILL);
 }
 
 fn send(handle: &OwnedFd, signal: Signal) {
@@ -171,14 +197,31 @@ fn code_of(status: ExitStatus) -> (i32, Option<i32>) {
     }
 }
 
-struct Supervisor {
+/// Whoever started this process, behind the socket that is its standard input.
+pub(super) struct Supervisor {
     socket: UnixStream,
     pending: Vec<u8>,
 }
 
 impl Supervisor {
+    /// Keeps the socket from being inherited.
+    pub(super) fn on_stdin() -> Result<Self, NetError> {
+        let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
+            .map_err(NetError::sys("standard input"))?;
+        Ok(Self { socket: UnixStream::from(socket), pending: Vec::new() })
+    }
+
     /// The next line; `None` at the end.
     fn read_line(&mut self) -> Result<Option<Vec<u8>>, NetError> {
+        // Nobody sends files with an order; those that came would be closed here.
+        self.read_line_and_files(&mut Vec::new())
+    }
+
+    /// The next line, and the open files that came with it; `None` at the end.
+    pub(super) fn read_line_and_files(
+        &mut self,
+        files: &mut Vec<OwnedFd>,
+    ) -> Result<Option<Vec<u8>>, NetError> {
         loop {
             if let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
                 let rest = self.pending.split_off(end + 1);
@@ -187,10 +230,9 @@ impl Supervisor {
                 return Ok(Some(line));
             }
             let mut buffer = [0; 8192];
-            match self.socket.read(&mut buffer) {
+            match receive_files(&self.socket, &mut buffer, files) {
                 Ok(0) => return Ok(None),
                 Ok(n) => self.pending.extend(buffer.iter().take(n)),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(NetError::io("read from the supervisor")(e)),
             }
             if self.pending.len() > MAX_SPEC {
@@ -199,47 +241,19 @@ impl Supervisor {
         }
     }
 
-    fn report(&mut self, report: &Report) {
+    pub(super) fn report(&mut self, report: &Report) {
+        self.report_with(report, None);
+    }
+
+    /// A report with an open file.
+    fn report_with(&mut self, report: &Report, file: Option<&OwnedFd>) {
         if let Ok(mut line) = serde_json::to_vec(report) {
             line.push(b'\n');
+            let files: Vec<_> = file.into_iter().map(OwnedFd::as_fd).collect();
             // A supervisor that is gone needs no report.
-            let _ = self.socket.write_all(&line);
+            if let Ok(sent) = send_files(&self.socket, &line, &files) {
+                let _ = self.socket.write_all(line.get(sent..).unwrap_or_default());
+            }
         }
     }
-}
-
-/// Runs one more process in a running container, with this process's standard streams, and waits.
-///
-/// For `maille exec`: the answer is the program's exit status. Needs root.
-pub fn exec_here(spec: &SandboxSpec) -> Result<ExitStatus, NetError> {
-    let Start::Join(joined) = &spec.start else {
-        return Err(NetError::Invalid("only a running container can be joined".to_owned()));
-    };
-    let file = spec_file(spec)?;
-    // The threads of this process stay where they are: the one that enters ends here.
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                container::enter(joined, join_set())?;
-                let mut child = Command::new("/proc/self/exe")
-                    .args(["sandbox", JOIN_STAGE])
-                    .env(SPEC_FD, std::os::fd::AsRawFd::as_raw_fd(&file).to_string())
-                    .spawn()
-                    .map_err(NetError::io("start a process in the container"))?;
-                child.wait().map_err(NetError::io("wait for the process"))
-            })
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-/// A memory file that the child inherits: the specification may hold secrets of the Pod's environment, which do not
-/// belong into arguments or on a disk.
-fn spec_file(spec: &SandboxSpec) -> Result<OwnedFd, NetError> {
-    let text = serde_json::to_vec(spec).map_err(|e| NetError::Invalid(e.to_string()))?;
-    let fd = rustix::fs::memfd_create("maille-sandbox", rustix::fs::MemfdFlags::empty())
-        .map_err(NetError::sys("memfd_create"))?;
-    let mut file = std::fs::File::from(fd);
-    file.write_all(&text).map_err(NetError::io("write the specification"))?;
-    Ok(file.into())
 }

@@ -91,6 +91,17 @@ pub enum Capabilities {
     Intercept,
 }
 
+/// One more process in a running container, with streams of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// The container.
+    pub container: Joined,
+    /// Program, environment, user.
+    pub process: Process,
+    /// Whether its streams are a terminal, rather than the three files that come with this.
+    pub terminal: bool,
+}
+
 /// What the monitor tells the supervisor, one JSON line each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -126,7 +126,19 @@ fn devices(dev: &Path) -> Result<(), NetError> {
     ] {
         symlink(link, dev.join(name)).map_err(NetError::io(format!("/dev/{name}")))?;
     }
-    make_dir(&dev.join("shm"))
+    make_dir(&dev.join("shm"))?;
+    // Terminals of its own, named as programs expect and bounded, because the whole machine shares a number of them.
+    let terminals = dev.join("pts");
+    make_dir(&terminals)?;
+    mount(
+        "devpts",
+        &terminals,
+        "devpts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        Some(c"newinstance,ptmxmode=0666,mode=0620,max=64"),
+    )
+    .map_err(NetError::sys("mount /dev/pts"))?;
+    symlink("pts/ptmx", dev.join("ptmx")).map_err(NetError::io("/dev/ptmx"))
 }
 
 /// The places every program expects to write to, private to the container, bounded, in memory.
