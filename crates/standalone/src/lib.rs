@@ -7,7 +7,7 @@
 //! - [`dns`]: the cluster's DNS server.
 //! - [`egress`]: the Pods' way out of the machine.
 //! - [`builtin`]: the objects that every mesh begins with.
-//! - [`exec`]: a command in a running container.
+//! - [`exec`]: commands and connections in running containers.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod sandbox;
 mod services;
 pub mod state;
 pub mod supervisor;
+mod terminal;
 
 pub use state::{DataDir, teardown};
 pub use supervisor::{Ready, SupervisorOptions, run_supervisor};

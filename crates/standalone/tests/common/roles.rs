@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use maille_standalone::address::{API_PORT, DNS_PORT, NODE_ADDRESS};
 use maille_standalone::dns::DnsOptions;
+use maille_standalone::exec::Streams;
+use tokio::io::AsyncReadExt as _;
 
 /// Plays the role the arguments name, if they name one.
 pub(crate) fn play() -> Option<ExitCode> {
@@ -80,7 +82,19 @@ fn exec(args: &[String]) -> ExitCode {
     let spec: serde_json::Value = serde_json::from_str(&args[0]).unwrap();
     let text = |key: &str| spec[key].as_str().unwrap().to_owned();
     let command: Vec<String> = serde_json::from_value(spec["command"].clone()).unwrap();
-    let code = maille_standalone::exec::run(text("dir").as_ref(), &text("uid"), &text("container"), &command);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let code = runtime.block_on(async {
+        let containers = maille_standalone::exec::Containers::open(text("dir").as_ref())?;
+        let execution = containers.exec(&text("uid"), &text("container"), command, false, false).await?;
+        let Streams::Pipes { mut stdout, mut stderr, .. } = execution.streams else {
+            unreachable!("no terminal was asked for")
+        };
+        let (mut out, mut err) = (String::new(), String::new());
+        tokio::try_join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err))?;
+        print!("{out}");
+        eprint!("{err}");
+        Ok::<_, anyhow::Error>(execution.command.wait().await)
+    });
     match code {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),
         Err(error) => {
