@@ -125,20 +125,25 @@ fn restart_count(pod: &Value, container: &str) -> i64 {
     status(pod, container).and_then(|s| s.get("restartCount")?.as_i64()).unwrap_or(0)
 }
 
-/// The container that is asked for, or the only one.
-fn container(target: &Target, pod: &Value, query: &Query) -> ApiResult<String> {
+/// The container that is asked for, or the only one; of several, the one that the Pod's annotation names.
+///
+/// Source: `registry/core/pod.validateContainer`; the annotation is kubectl's, which names the container itself.
+pub(crate) fn container(target: &Target, pod: &Value, query: &Query) -> ApiResult<String> {
     let names = |list: &str| -> Vec<String> {
         json::items(pod, &["spec", list]).iter().map(|c| json::text(c, &["name"]).to_owned()).collect()
     };
     let (main, init) = (names("containers"), names("initContainers"));
+    let annotation = json::text(pod, &["metadata", "annotations", "kubectl.kubernetes.io/default-container"]);
+    let default = main.iter().find(|name| *name == annotation).cloned();
     match query.text("container") {
         Some(asked) if main.iter().chain(&init).any(|n| n == asked) => Ok(asked.to_owned()),
         Some(asked) => Err(ApiError::bad_request(format!(
             "container {asked} is not valid for pod {}",
             target.name.as_deref().unwrap_or_default()
         ))),
-        None => match (main.as_slice(), init.as_slice()) {
-            ([only], []) => Ok(only.clone()),
+        None => match (main.as_slice(), default) {
+            ([only], _) => Ok(only.clone()),
+            (_, Some(named)) => Ok(named),
             _ => Err(ApiError::bad_request(format!(
                 "a container name must be specified for pod {}, choose one of: [{}]{}",
                 target.name.as_deref().unwrap_or_default(),

@@ -7,17 +7,19 @@ mod support;
 use std::net::TcpListener;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::Api;
+use kube::api::{Api, AttachParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use support::{Server, kubectl};
+use support::{Server, eventually, kubectl};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-async fn pods_api(server: &Server) -> Api<Pod> {
+async fn config(server: &Server) -> Config {
     let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).expect("a kubeconfig");
-    let config =
-        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a config");
-    Api::namespaced(Client::try_from(config).expect("a client"), "default")
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a config")
+}
+
+async fn pods_api(server: &Server) -> Api<Pod> {
+    Api::namespaced(Client::try_from(config(server).await).expect("a client"), "default")
 }
 
 fn wait_for<T>(work: impl Future<Output = T>) -> T {
@@ -112,4 +114,158 @@ fn pods_that_do_not_run_are_not_reached() {
             }
         }
     });
+}
+
+#[test]
+fn a_command_gives_output_errors_and_its_exit_code() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    let script = "echo out; echo $CONTAINER; echo err >&2; exit 3";
+    let (ok, out, err) = server.try_kubectl(&["exec", "one", "-c", "a", "--", "sh", "-c", script], "");
+    assert!(!ok);
+    assert_eq!(out, "out\na\n");
+    assert_eq!(err, "err\ncommand terminated with exit code 3\n");
+    assert_eq!(
+        server.kubectl(&["exec", "one", "-c", "a", "--", "echo", "fine", "a b", "c&d=é"]),
+        "fine a b c&d=é\n"
+    );
+}
+
+#[test]
+fn input_goes_to_the_command_and_ends() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    let input: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    let (ok, out, err) = server.try_kubectl(&["exec", "-i", "one", "-c", "a", "--", "cat"], &input);
+    assert!(ok, "{err}");
+    assert!(out == input, "{} of {} bytes came back", out.len(), input.len());
+    // A command that does not read to the end is not waited for.
+    let (ok, out, err) =
+        server.try_kubectl(&["exec", "-i", "one", "-c", "a", "--", "head", "-c", "2"], &input);
+    assert!(ok, "{err}");
+    assert_eq!(out, "0\n");
+}
+
+#[test]
+fn without_a_terminal_kubectl_warns_and_goes_on() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    let (ok, out, err) = server.try_kubectl(&["exec", "-it", "one", "-c", "a", "--", "cat"], "hello\n");
+    assert!(ok, "{err}");
+    assert_eq!(out, "hello\n");
+    assert!(err.contains("Unable to use a TTY"), "{err}");
+}
+
+#[test]
+fn commands_and_containers_that_are_not_there_are_named() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    let refused = |arguments: &[&str]| server.refused(&[&["exec"], arguments].concat(), "");
+    let err = refused(&["one", "-c", "a", "--", "no-such-program"]);
+    assert!(err.contains("no-such-program: No such file") && err.ends_with("exit code 127\n"), "{err}");
+    let err = refused(&["one", "-c", "z", "--", "true"]);
+    assert!(err.contains("container z is not valid for pod one"), "{err}");
+    let err = refused(&["one", "-c", "b", "--", "true"]);
+    assert!(err.contains("container not found (\"b\")"), "{err}");
+    let err = refused(&["none", "--", "true"]);
+    assert_eq!(err, "Error from server (NotFound): pods \"none\" not found\n");
+}
+
+#[test]
+fn accounts_without_rights_run_nothing() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    wait_for(async {
+        let mut config = config(&server).await;
+        config.auth_info.impersonate = Some("system:serviceaccount:default:default".into());
+        let pods: Api<Pod> = Api::namespaced(Client::try_from(config).expect("a client"), "default");
+        let refused = [
+            pods.exec("one", ["true"], &AttachParams::default().container("a")).await.map(drop),
+            pods.portforward("one", &[80]).await.map(drop),
+        ];
+        for (refusal, what) in refused.into_iter().zip(["exec", "portforward"]) {
+            match refusal {
+                Err(kube::Error::Api(status)) => {
+                    assert_eq!(status.code, 403);
+                    let part = format!("cannot create resource \"pods/{what}\"");
+                    assert!(status.message.contains(&part), "{}", status.message);
+                }
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn the_kube_client_gets_streams_and_a_status() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    wait_for(async {
+        let pods = pods_api(&server).await;
+        let unknown = pods.exec("one", ["true"], &AttachParams::default().container("z")).await.map(drop);
+        assert!(
+            matches!(&unknown, Err(kube::Error::Api(status)) if status.message == "container z is not valid for pod one"),
+            "{unknown:?}"
+        );
+        let parameters = AttachParams::default().container("a").stdin(true);
+        let mut command =
+            pods.exec("one", ["sh", "-c", "wc -c; exit 4"], &parameters).await.expect("started");
+        let status = command.take_status().expect("once");
+        let mut stdin = command.stdin().expect("asked for");
+        stdin.write_all(&vec![b'x'; 70_000]).await.expect("written");
+        // Half a close: the command ends its input and answers.
+        stdin.shutdown().await.expect("shut");
+        let mut out = String::new();
+        command.stdout().expect("asked for").read_to_string(&mut out).await.expect("read");
+        assert_eq!(out.trim(), "70000");
+        let status = serde_json::to_value(status.await.expect("a status")).expect("JSON");
+        assert_eq!(status["reason"], "NonZeroExitCode");
+        let cause = serde_json::json!({ "reason": "ExitCode", "message": "4" });
+        assert_eq!(status["details"]["causes"][0], cause, "{status}");
+    });
+}
+
+#[test]
+fn what_a_command_leaves_behind_does_not_hold_the_client() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    let out = server.kubectl(&["exec", "one", "-c", "a", "--", "sh", "-c", "sleep 30 & echo done"]);
+    assert_eq!(out, "done\n");
+}
+
+#[test]
+fn a_command_ends_when_its_client_goes_away() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    let mark = server.dir.path().join("pid");
+    let script = format!("echo $$ > {}.new; mv {0}.new {0}; exec sleep 600", mark.display());
+    let mut client = std::process::Command::new(kubectl().expect("looked for"))
+        .arg("--kubeconfig")
+        .arg(server.kubeconfig())
+        .args(["exec", "one", "-c", "a", "--", "sh", "-c", &script])
+        .spawn()
+        .expect("kubectl starts");
+    eventually("the command runs", || mark.exists());
+    let pid = std::fs::read_to_string(&mark).expect("a number");
+    let proc = std::path::Path::new("/proc").join(pid.trim());
+    assert!(proc.exists());
+    client.kill().expect("killed");
+    client.wait().expect("ended");
+    eventually("the command is gone", || !proc.exists());
 }

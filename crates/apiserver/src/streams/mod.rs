@@ -2,6 +2,7 @@
 //!
 //! Source: KEP-4006; apimachinery `util/remotecommand`, `util/portforward`; kubelet `pkg/cri/streaming`.
 
+mod exec;
 mod portforward;
 mod sessions;
 mod websocket;
@@ -38,7 +39,7 @@ pub(crate) async fn answer(
 ) -> ApiResult<Response<Body>> {
     match target.subresource.as_deref() {
         Some("portforward") => portforward::answer(api, caller, target, query, parts),
-        Some("exec") => Err(ApiError::new(405, "MethodNotAllowed", "this API does not serve exec")),
+        Some("exec") => exec::answer(api, caller, target, query, parts).await,
         _ => Err(ApiError::new(
             405,
             "MethodNotAllowed",

@@ -26,7 +26,7 @@ use crate::respond::{self, Body};
 use crate::status::{ApiError, ApiResult};
 
 /// The longest message that is read; clients send pieces of at most 32 KiB.
-const MAX_MESSAGE: usize = 256 << 10;
+const MAX_MESSAGE: usize = 64 << 10;
 /// How many messages may wait for a slow client.
 const QUEUE: usize = 8;
 /// How often a client is asked whether it is there.
@@ -167,6 +167,16 @@ pub(super) struct Receiver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
+    /// Asks the client now and then whether it is there, without taking anything from it; never ends.
+    pub(super) async fn keep_alive(&mut self) -> std::convert::Infallible {
+        loop {
+            self.ping.tick().await;
+            // What it says meanwhile is not heard.
+            self.heard = Instant::now();
+            let _ = self.pings.0.try_send(Message::Ping(Bytes::new()));
+        }
+    }
+
     /// The next message with its channel; `None` when the client has closed or is gone. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<(u8, Bytes)> {
         loop {
