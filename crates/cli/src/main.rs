@@ -144,7 +144,7 @@ fn run(command: People) -> anyhow::Result<Outcome> {
         People::Apply(args) => on_runtime(apply::run(args)),
         People::Get(args) => on_runtime(get::run(args)),
         People::Delete(args) => on_runtime(delete::run(args)),
-        People::Exec(args) => exec::run(args),
+        People::Exec(args) => on_runtime(exec::run(args)),
         People::Logs(args) => on_runtime(logs::run(args)),
         People::Flows(args) => on_runtime(flows::run(args)),
         People::Dashboard(args) => on_runtime(dashboard::run(args)),
