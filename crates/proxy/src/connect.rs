@@ -193,7 +193,9 @@ async fn connect_as_ordered(
         kind: RefusalKind::TlsHandshake,
     };
     if order.mode == OrderMode::Unknown {
-        return Err(refuse("its TLS mode is not known to this proxy, which may be older than it".to_owned()));
+        let reason =
+            "its TLS settings cannot be kept: credentialName, caCrl, or a mode that this proxy does not know";
+        return Err(refuse(reason.to_owned()));
     }
     let material = &order.material;
     let (origin, generation) =

@@ -144,7 +144,6 @@ fn service(message: &wire::Service) -> Checked<Service> {
     let hostname = external::host("service.hostname", &message.hostname)?;
     let service_entry =
         (!message.service_entry.is_empty()).then(|| Arc::from(message.service_entry.as_str()));
-    let entry_names = if service_entry.is_some() { message.subject_alt_names.as_slice() } else { &[] };
     let ports = message.ports.iter().map(|declared| {
         let number = port("service.ports.number", declared.number)?;
         let target_port = match declared.target_port {
@@ -156,7 +155,7 @@ fn service(message: &wire::Service) -> Checked<Service> {
             protocol: protocol(declared.protocol),
             sni: sni_of(&hostname, number),
             is_tls: wire::Protocol::try_from(declared.protocol) == Ok(wire::Protocol::Tls),
-            order: declared.tls.as_ref().map(|tls| Arc::new(external::order(tls, entry_names))),
+            order: declared.tls.as_ref().map(|tls| Arc::new(external::order(tls))),
             target_port,
         })
     });
@@ -236,6 +235,7 @@ fn direct_workload(message: &wire::DirectWorkload) -> Checked<DirectWorkload> {
             service_port,
             sni: sni_of(hostname.as_str(), service_port),
             subject_alt_names: declared.subject_alt_names.as_slice().into(),
+            order: declared.client_tls.as_ref().map(|tls| Arc::new(external::order(tls))),
         })
     });
     Ok(DirectWorkload {

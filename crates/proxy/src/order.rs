@@ -26,7 +26,7 @@ pub enum OrderMode {
     Mutual,
     /// The mesh's mutual TLS to every endpoint (DR-2).
     IstioMutual,
-    /// Of a newer version: nothing is sent.
+    /// It cannot be kept, or is of a newer version: nothing is sent.
     Unknown,
 }
 
@@ -73,7 +73,8 @@ pub struct TlsOrder {
     pub rule: Arc<str>,
     /// What it names.
     pub files: OrderFiles,
-    /// Names of which the server must prove one: the rule's, else those of the ServiceEntry.
+    /// Names of which the server must prove one: the rule's, else those of the ServiceEntry; with ISTIO_MUTUAL and none,
+    /// the service's identities.
     pub subject_alt_names: Arc<[String]>,
     /// `sni`.
     pub sni: Option<Arc<str>>,

@@ -94,6 +94,7 @@ struct Plan {
 impl Plan {
     fn of(behind: &Behind<'_>, number: u16, detection_timeout: Option<Duration>) -> Self {
         let class = behind.protocol();
+        let originates = behind.originates().is_some();
         let plan = |tls, http, limit| Self {
             class,
             is_declared: true,
@@ -105,25 +106,18 @@ impl Plan {
             Behind::Undeclared(_) => {
                 return Self { is_declared: false, ..plan(true, true, Some(UNKNOWN_PATIENCE)) };
             }
-            Behind::Service(service, port) => {
-                let originates = port.originates_tls();
-                if port.is_tls {
-                    return plan(true, originates, Some(UNKNOWN_PATIENCE));
-                }
-                match class {
-                    PortProtocol::Auto => return plan(originates, true, detection_timeout),
-                    // HTTP's callers speak first.
-                    PortProtocol::Http | PortProtocol::Http2 => return plan(originates, false, None),
-                    PortProtocol::Tcp => service.service_entry.is_none() && !service.has_sidecar(),
-                }
-            }
-            Behind::Headless(workload, _) => match class {
-                PortProtocol::Tcp => !workload.meshed,
-                _ => return plan(false, class == PortProtocol::Auto, detection_timeout),
-            },
+            Behind::Service(_, port) if port.is_tls => return plan(true, originates, Some(UNKNOWN_PATIENCE)),
+            Behind::Service(service, _) => service.service_entry.is_none() && !service.has_sidecar(),
+            Behind::Headless(workload, _) => !workload.meshed,
         };
+        match class {
+            PortProtocol::Auto => return plan(originates, true, detection_timeout),
+            // HTTP's callers speak first.
+            PortProtocol::Http | PortProtocol::Http2 => return plan(originates, false, None),
+            PortProtocol::Tcp => {}
+        }
         // A Service or Pod without sidecar may be what a ServiceEntry's name resolves to: then the name counts.
-        let looks = may_be_outside && !SERVER_FIRST.contains(&number);
+        let looks = may_be_outside && !originates && !SERVER_FIRST.contains(&number);
         Self { only_for_entries: true, ..plan(looks, looks, Some(UNKNOWN_PATIENCE)) }
     }
 }
@@ -221,13 +215,9 @@ impl Departure<'_> {
         let by_name = by_name.filter(is_tls);
         if let Some(cell) = by_name.as_ref().or(self.known.as_ref().ok()) {
             let known = cell.load();
-            if let Behind::Service(service, port) = route::behind(&known, self.dialled.port)
-                && let Some(order) = port.order.as_ref().filter(|order| order.originates())
-            {
-                let nowhere = SocketAddr::from(([0, 0, 0, 0], port.number));
-                let called = route::called_service(service, self.dialled.address.unwrap_or(nowhere));
-                let refused = encrypted_twice(order, &service.name.hostname, port.number);
-                return self.refuse(Some(&called), Proven::Nothing, refused);
+            let behind = route::behind(&known, self.dialled.port);
+            if let Some(order) = behind.originates() {
+                return self.refuse_twice(&behind, order);
             }
         }
         self.tcp(stream, by_name).await;
@@ -285,7 +275,7 @@ impl Departure<'_> {
             }
             Behind::Headless(workload, port) => {
                 let address = self.dialled.address.ok_or_else(|| not_in_registry(&self.dialled))?;
-                let upstream = route::to_headless(address.ip(), port);
+                let upstream = route::to_headless(address.ip(), port, None);
                 let service = record::service(&port.service);
                 Ok((upstream, Called { workload: workload.clone(), service, address }))
             }
@@ -306,6 +296,21 @@ impl Departure<'_> {
         let own = self.worker.shared.tls.current();
         let inbound = &self.worker.snapshot().inbound;
         record::outbound_labels(inbound, own.svid().identity(), called, identity, proven, Protocol::Tcp)
+    }
+
+    fn refuse_twice(&self, behind: &Behind<'_>, order: &TlsOrder) {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], self.dialled.port));
+        let address = self.dialled.address.unwrap_or(nowhere);
+        let (called, host) = match behind {
+            Behind::Service(service, _) => (route::called_service(service, address), &service.name.hostname),
+            Behind::Headless(workload, port) => {
+                let service = record::service(&port.service);
+                (Called { workload: (*workload).clone(), service, address }, &port.service.hostname)
+            }
+            Behind::Undeclared(_) => (refused_destination(&self.dialled), &self.dialled.name),
+        };
+        let refused = encrypted_twice(order, host, self.dialled.port);
+        self.refuse(Some(&called), Proven::Nothing, refused);
     }
 
     fn refuse(&self, called: Option<&Called>, proven: Proven, refused: Refused) {

@@ -38,7 +38,17 @@ pub(crate) fn behind(destination: &Destination, port: u16) -> Behind<'_> {
     }
 }
 
-impl Behind<'_> {
+impl<'a> Behind<'a> {
+    /// What a DestinationRule says, if it puts its own TLS around what the application sends.
+    pub(crate) fn originates(&self) -> Option<&'a Arc<TlsOrder>> {
+        let order = match self {
+            Self::Service(_, port) => port.order.as_ref(),
+            Self::Headless(_, port) => port.order.as_ref(),
+            Self::Undeclared(_) => None,
+        };
+        order.filter(|order| order.originates())
+    }
+
     /// How the bytes are to be understood.
     pub(crate) fn protocol(&self) -> PortProtocol {
         match self {
@@ -110,7 +120,7 @@ pub(crate) fn to_endpoint(
 ) -> Upstream {
     let security = match &port.order {
         None => security(at.tls, &port.sni, &service.subject_alt_names),
-        Some(order) => ordered(service, port, order, host),
+        Some(order) => ordered(order, &port.sni, &service.subject_alt_names, host),
     };
     Upstream { address: SocketAddr::new(endpoint.address, at.target_port), security }
 }
@@ -125,21 +135,21 @@ pub(crate) fn to_dialled(
     let security = match &port.order {
         // Without endpoints there is nobody who could be known to take mutual TLS (reference mtls 2.1 A3).
         None => Security::Plain,
-        Some(order) => ordered(service, port, order, host),
+        Some(order) => ordered(order, &port.sni, &service.subject_alt_names, host),
     };
     let number = port.target_port.unwrap_or(dialled.port());
     Upstream { address: SocketAddr::new(dialled.ip(), number), security }
 }
 
 /// What a DestinationRule orders (reference mtls 2.2).
-fn ordered(service: &Service, port: &ServicePort, order: &Arc<TlsOrder>, host: Option<&str>) -> Security {
+fn ordered(order: &Arc<TlsOrder>, sni: &Arc<str>, expected: &Arc<[String]>, host: Option<&str>) -> Security {
     match order.mode {
         OrderMode::Disable => Security::Plain,
         OrderMode::IstioMutual => Security::Mutual {
-            sni: order.sni.as_ref().unwrap_or(&port.sni).clone(),
+            sni: order.sni.as_ref().unwrap_or(sni).clone(),
             // SN-4.
             expected: match order.subject_alt_names.is_empty() {
-                true => service.subject_alt_names.clone(),
+                true => expected.clone(),
                 false => order.subject_alt_names.clone(),
             },
         },
@@ -152,11 +162,12 @@ fn ordered(service: &Service, port: &ServicePort, order: &Arc<TlsOrder>, host: O
 }
 
 /// How a workload is reached that was dialled by its own address.
-pub(crate) fn to_headless(address: IpAddr, port: &HeadlessPort) -> Upstream {
-    Upstream {
-        address: SocketAddr::new(address, port.port),
-        security: security(port.tls, &port.sni, &port.subject_alt_names),
-    }
+pub(crate) fn to_headless(address: IpAddr, port: &HeadlessPort, host: Option<&str>) -> Upstream {
+    let security = match &port.order {
+        None => security(port.tls, &port.sni, &port.subject_alt_names),
+        Some(order) => ordered(order, &port.sni, &port.subject_alt_names, host),
+    };
+    Upstream { address: SocketAddr::new(address, port.port), security }
 }
 
 fn security(tls: EndpointTls, sni: &Arc<str>, expected: &Arc<[String]>) -> Security {

@@ -317,6 +317,8 @@ pub struct HeadlessPort {
     pub sni: Arc<str>,
     /// As [`Service::subject_alt_names`].
     pub subject_alt_names: Arc<[String]>,
+    /// As [`ServicePort::order`].
+    pub order: Option<Arc<TlsOrder>>,
 }
 
 /// One destination that somebody asked for, kept current by the agent while it is used.

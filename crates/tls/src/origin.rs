@@ -16,8 +16,8 @@ use rustls::crypto::{verify_tls12_signature as check_tls12, verify_tls13_signatu
 use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, OtherError,
+    RootCertStore, SignatureScheme,
 };
 use rustls_pki_types::{ServerName, UnixTime};
 

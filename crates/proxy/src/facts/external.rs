@@ -31,7 +31,7 @@ pub(super) fn resolution(value: i32) -> Checked<Resolution> {
 
 /// A TLS order. Never fails: what cannot be read is an order under which nothing is sent, since a port without an
 /// order would be plaintext.
-pub(super) fn order(message: &wire::ClientTls, entry_names: &[String]) -> TlsOrder {
+pub(super) fn order(message: &wire::ClientTls) -> TlsOrder {
     use wire::client_tls::Mode;
     let mode = match Mode::try_from(message.mode) {
         Ok(Mode::Disable) => OrderMode::Disable,
@@ -50,16 +50,11 @@ pub(super) fn order(message: &wire::ClientTls, entry_names: &[String]) -> TlsOrd
             path => RootsFrom::File(path.into()),
         },
     };
-    // SN-4: the rule's own list replaces any other. ISTIO_MUTUAL falls back to the service's identities by itself.
-    let names = match (message.subject_alt_names.as_slice(), mode) {
-        ([], OrderMode::Simple | OrderMode::Mutual) => entry_names,
-        (names, _) => names,
-    };
     TlsOrder {
         mode,
         rule: message.rule.as_str().into(),
         files,
-        subject_alt_names: names.into(),
+        subject_alt_names: message.subject_alt_names.as_slice().into(),
         sni: (!message.sni.is_empty()).then(|| Arc::from(message.sni.as_str())),
         insecure_skip_verify: message.insecure_skip_verify,
         material: Arc::default(),

@@ -129,3 +129,83 @@ fn a_bundle_without_roots_is_refused() {
     let message = wire::TrustBundle { trust_domain: "cluster.local".into(), roots: vec![] };
     assert!(trust_bundle(&message).is_err());
 }
+
+fn entry_message() -> wire::Service {
+    let port = wire::ServicePort {
+        number: 443,
+        name: "https".into(),
+        protocol: wire::Protocol::Tls.into(),
+        tls: Some(wire::ClientTls {
+            mode: wire::client_tls::Mode::Mutual.into(),
+            rule: "production/api".into(),
+            client_certificate: "/etc/certs/cert.pem".into(),
+            private_key: "/etc/certs/key.pem".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let endpoint = wire::Endpoint {
+        dns_name: "API.example.com".into(),
+        ports: vec![wire::EndpointPort { service_port: 443, target_port: 443, tls: 1 }],
+        ..Default::default()
+    };
+    wire::Service {
+        hostname: "*.example.com".into(),
+        external: true,
+        resolution: wire::Resolution::Dns.into(),
+        service_entry: "production/api".into(),
+        ports: vec![port],
+        endpoints: vec![endpoint],
+        ..Default::default()
+    }
+}
+
+fn entry(message: wire::Service) -> Checked<Service> {
+    let kind = Some(wire::destination::Kind::Service(message));
+    match destination(&wire::Destination { kind })? {
+        Destination::Service(service) => Ok(service),
+        other => panic!("a service, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_service_entry_keeps_its_names_and_its_order() {
+    let service = entry(entry_message()).expect("valid");
+    assert_eq!((&*service.name.hostname, service.external), ("*.example.com", true));
+    assert_eq!(service.service_entry.as_deref(), Some("production/api"));
+    assert!(service.endpoints.is_empty());
+    assert_eq!(&*service.named_endpoints[0].dns_name, "api.example.com");
+    let port = &service.ports[0];
+    assert!(port.is_tls && port.originates_tls() && port.takes_http());
+    let order = port.order.as_ref().expect("ordered");
+    assert_eq!((order.mode, &*order.rule), (crate::snapshot::OrderMode::Mutual, "production/api"));
+    assert_eq!(order.files.roots, crate::snapshot::RootsFrom::System);
+}
+
+/// A port without its order would be plaintext.
+#[test]
+fn an_order_of_an_unknown_mode_sends_nothing_and_an_unknown_resolution_is_refused() {
+    for mode in [0, 99] {
+        let mut message = entry_message();
+        message.ports[0].tls.as_mut().expect("set").mode = mode;
+        let service = entry(message).expect("the port stays");
+        let order = service.ports[0].order.as_ref().expect("and so does the order");
+        assert_eq!(order.mode, crate::snapshot::OrderMode::Unknown);
+        assert!(order.originates());
+    }
+    let wrong = wire::Service { resolution: 17, ..entry_message() };
+    assert_eq!(entry(wrong).expect_err("refused").field, "service.resolution");
+    for name in ["a..b", "*.", "*", "a.*.b"] {
+        let wrong = wire::Service { hostname: name.into(), ..entry_message() };
+        assert!(entry(wrong).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn two_orders_are_the_same_if_they_say_the_same() {
+    let order = || entry(entry_message()).expect("valid").ports[0].order.clone().expect("ordered");
+    let (one, same) = (order(), order());
+    assert_eq!(one, same);
+    let other = crate::snapshot::TlsOrder { sni: Some("x".into()), ..(*same).clone() };
+    assert_ne!(*one, other);
+}

@@ -142,6 +142,7 @@ struct HeadlessPort {
     service_port: u16,
     #[serde(default)]
     subject_alt_names: Vec<String>,
+    client_tls: Option<ClientTls>,
 }
 
 impl DestinationFacts {
@@ -203,7 +204,7 @@ impl DirectWorkload {
             service_namespace: p.service_namespace.clone(),
             service_port: p.service_port.into(),
             subject_alt_names: p.subject_alt_names.clone(),
-            ..Default::default()
+            client_tls: p.client_tls.as_ref().map(ClientTls::message),
         });
         wire::DirectWorkload { workload: Some(self.workload.message()), headless_ports: ports.collect() }
     }

@@ -144,6 +144,11 @@ impl StaticProxy {
         self.telemetry.render_prometheus()
     }
 
+    /// What was seen since the last call, as the control plane would hear of it.
+    pub fn take_flows(&self) -> Vec<maille_proto::flows::Flow> {
+        self.telemetry.take_flows()
+    }
+
     /// Lets inbound connections finish for as long as `drain`, then ends.
     pub fn stop(self, drain: Duration) {
         self.workers.drain();

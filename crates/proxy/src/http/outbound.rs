@@ -82,7 +82,7 @@ impl OutboundHttp {
             Behind::Service(service, port) => self.to_service(service, port, host, version, tried),
             Behind::Headless(workload, port) => {
                 let Some(address) = self.dialled.address else { return Err(self.unknown()) };
-                let upstream = route::to_headless(address.ip(), port);
+                let upstream = route::to_headless(address.ip(), port, Some(host));
                 let called = || Called {
                     workload: workload.clone(),
                     service: record::service(&port.service),

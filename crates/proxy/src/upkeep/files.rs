@@ -60,9 +60,14 @@ type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 impl Files {
     /// Gives the orders of a destination what their files give; equal sets are read once.
     pub(super) fn adopt(&self, destination: &mut Destination) {
-        let Destination::Service(service) = destination else { return };
-        for port in &mut service.ports {
-            let Some(order) = port.order.as_mut().filter(|order| order.originates()) else { continue };
+        let orders: Vec<_> = match destination {
+            Destination::Service(service) => service.ports.iter_mut().map(|port| &mut port.order).collect(),
+            Destination::Workload(direct) => {
+                direct.headless_ports.iter_mut().map(|port| &mut port.order).collect()
+            }
+            Destination::Unknown => return,
+        };
+        for order in orders.into_iter().flatten().filter(|order| order.originates()) {
             let mut own = (**order).clone();
             own.material = self.material(&own.files);
             *order = Arc::new(own);

@@ -66,7 +66,7 @@ impl Lab {
         self.authority.write_svid(self.dir.path(), account, &svid)
     }
 
-    fn header(&self, account: &str) -> String {
+    pub(crate) fn header(&self, account: &str) -> String {
         let files = self.pem(account);
         let show = |path: &Path| path.display().to_string();
         format!(
