@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use maille_config::destination_rule::Client;
 use maille_core::NamespacedName;
 use maille_xds::type_urls::{DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::facts::{self, Fact};
-use crate::world::{Asked, ChangeSet, Event, Key, World};
+use crate::world::{Asked, ChangeSet, Event, Key, Scope, World};
 
 /// Longest that a change waits for others to travel with it. A policy must be in force everywhere within
 /// a second; a burst (a Deployment's pods, a relist) should not be derived object by object.
@@ -25,8 +26,8 @@ const DEBOUNCE_QUIET: Duration = Duration::from_millis(3);
 pub struct Snapshot {
     /// The world.
     pub world: World,
-    /// Destinations by what they depend on; the same for every subscriber, so encoded once.
-    destinations: Mutex<HashMap<Key, Arc<Fact>>>,
+    /// Destinations by what they depend on and who asks; the same for many subscribers, so encoded once.
+    destinations: Mutex<HashMap<(Key, Scope), Arc<Fact>>>,
 }
 
 impl Snapshot {
@@ -36,33 +37,47 @@ impl Snapshot {
 
     /// The snapshot that follows, with the facts that still hold.
     fn next(&self, world: World, changes: &ChangeSet) -> Self {
-        let mut destinations = self.destinations.lock().clone();
-        for key in changes.iter() {
-            destinations.remove(key);
-        }
+        let held = self.destinations.lock();
+        let holding = held.iter().filter(|((key, _), _)| !changes.contains(key));
+        let destinations = holding.map(|(at, fact)| (at.clone(), Arc::clone(fact))).collect();
+        drop(held);
         Self { world, destinations: Mutex::new(destinations) }
     }
 
-    /// The answer to a question about a destination.
-    pub fn destination(&self, asked: &Asked) -> Arc<Fact> {
-        let derive = || Arc::new(Fact::of(DESTINATION, &facts::destination(&self.world, asked)));
-        // What is not there is not remembered: anyone can ask for anything.
-        let exists = match asked {
-            Asked::Service(name) => self.world.service(name).is_some(),
-            Asked::Address(a) => self.world.service_at(*a).is_some() || self.world.pod_at(*a).is_some(),
-            Asked::Foreign => false,
-        };
-        match asked.key().filter(|_| exists) {
-            None => derive(),
-            Some(key) => {
-                // Derived outside of the lock: twice at worst, and the same.
-                let known = self.destinations.lock().get(&key).cloned();
-                known.unwrap_or_else(|| {
-                    let fact = derive();
-                    self.destinations.lock().insert(key, Arc::clone(&fact));
-                    fact
+    /// The answer to a client's question about a destination.
+    pub fn destination(&self, asked: &Asked, client: Client<'_>) -> Arc<Fact> {
+        let derive = || Arc::new(Fact::of(DESTINATION, &facts::destination(&self.world, asked, client)));
+        let Some(key) = self.remembered_by(asked) else { return derive() };
+        let at = (key, self.world.scope_of(client));
+        // Derived outside of the lock: twice at worst, and the same.
+        let known = self.destinations.lock().get(&at).cloned();
+        known.unwrap_or_else(|| {
+            let fact = derive();
+            self.destinations.lock().insert(at, Arc::clone(&fact));
+            fact
+        })
+    }
+
+    /// What is not there is not remembered, nor what is there by a wildcard or within a block of addresses: anyone can
+    /// ask for anything.
+    fn remembered_by(&self, asked: &Asked) -> Option<Key> {
+        let world = &self.world;
+        match asked {
+            Asked::Host(host) => {
+                let service = host.service.as_ref().filter(|name| world.service(name).is_some());
+                service.map(|name| Key::Service(name.clone())).or_else(|| {
+                    let key = Key::host(&host.host);
+                    world.is_claimed(&key, &host.host).then_some(key)
                 })
             }
+            Asked::Address(address) => {
+                let key = Key::Address(*address);
+                let exists = world.service_at(*address).is_some()
+                    || world.pod_at(*address).is_some()
+                    || world.is_claimed(&key, "");
+                exists.then_some(key)
+            }
+            Asked::Nothing => None,
         }
     }
 
@@ -140,8 +155,8 @@ impl Hub {
         self.current.store(Arc::new(before.next(world, &changes)));
         self.generation.send_modify(|n| *n += 1);
         let subscribers = self.subscribers.lock();
-        for key in changes.iter() {
-            for mailbox in subscribers.by_key.get(key).into_iter().flatten() {
+        for (key, concerned) in changes.among(&subscribers.by_key) {
+            for mailbox in concerned {
                 if let Some(mailbox) = subscribers.mailboxes.get(mailbox) {
                     mailbox.keys.lock().insert(key.clone());
                     mailbox.wake.notify_one();

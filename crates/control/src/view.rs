@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use maille_core::NamespacedName;
+use maille_config::destination_rule::Client;
+use maille_core::{Labels, NamespacedName};
 use maille_proto::discovery::DeltaDiscoveryResponse;
 use maille_xds::type_urls::{AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
 use maille_xds::{Dirty, Request, Resource, ServerState, View};
@@ -27,6 +28,8 @@ pub(crate) struct PeerView {
     subscription: Subscription,
     /// Destinations asked for, by what they depend on.
     asked: BTreeMap<Key, BTreeSet<String>>,
+    /// The own labels, which DestinationRules may select.
+    labels: Labels,
     end: StreamEnd,
     record: ProxyHandle,
     metrics: Arc<Metrics>,
@@ -53,7 +56,12 @@ impl PeerView {
             subscription.watch(key);
         }
         let uid = own.to_string();
-        Self { peer, own, uid, subscription, asked: BTreeMap::new(), end, record, metrics }
+        // As they are now that changes are told; they may have changed since the peer was attested.
+        let labels = match subscription.snapshot().world.pod(&own) {
+            Some(pod) => pod.labels.clone(),
+            None => peer.pod().labels.clone(),
+        };
+        Self { peer, own, uid, subscription, asked: BTreeMap::new(), labels, end, record, metrics }
     }
 
     /// Whether the peer's right still holds.
@@ -97,6 +105,18 @@ impl PeerView {
         Some(self.subscription.snapshot().inbound(&self.own)?.resource(self.uid.clone()))
     }
 
+    /// Takes over the own labels as they are now; whether they changed.
+    fn note_labels(&mut self) -> bool {
+        let snapshot = self.subscription.snapshot();
+        match snapshot.world.pod(&self.own) {
+            Some(pod) if pod.labels != self.labels => {
+                self.labels = pod.labels.clone();
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn dirty_by(&self, key: &Key) -> Vec<Dirty> {
         let mut dirty = Vec::new();
         match key {
@@ -108,7 +128,7 @@ impl PeerView {
             Key::Policies(_) => dirty.push(Dirty::Type(AUTHORIZATION)),
             Key::Trust => dirty.push(Dirty::Type(TRUST_BUNDLE)),
             Key::Settings => dirty.push(Dirty::Type(MESH_SETTINGS)),
-            Key::Service(_) | Key::Address(_) => {}
+            Key::Service(_) | Key::Address(_) | Key::Host(_) => {}
         }
         let names = self.asked.get(key).into_iter().flatten();
         dirty.extend(names.map(|name| Dirty::Name(DESTINATION, name.clone())));
@@ -135,7 +155,10 @@ impl View for PeerView {
     fn resource(&self, type_url: &str, name: &str) -> Option<Arc<Resource>> {
         let snapshot = self.subscription.snapshot();
         match type_url {
-            DESTINATION => Some(snapshot.destination(&self.asked(name)).resource(name)),
+            DESTINATION => {
+                let client = Client { namespace: &self.own.namespace, labels: &self.labels };
+                Some(snapshot.destination(&self.asked(name), client).resource(name))
+            }
             AUTHORIZATION => self.policy(name),
             INBOUND if name == self.uid => self.inbound(),
             MESH_SETTINGS if name == SETTINGS_NAME => Some(snapshot.settings().resource(name)),
@@ -151,24 +174,31 @@ impl View for PeerView {
         };
         self.check()?;
         self.metrics.woken.inc();
-        Ok(keys.iter().flat_map(|key| self.dirty_by(key)).collect())
+        let mut dirty: Vec<_> = keys.iter().flat_map(|key| self.dirty_by(key)).collect();
+        if self.note_labels() {
+            let all: BTreeSet<&String> = self.asked.values().flatten().collect();
+            dirty.extend(all.into_iter().map(|name| Dirty::Name(DESTINATION, name.clone())));
+        }
+        Ok(dirty)
     }
 
     fn requested(&mut self, type_url: &str, request: &Request, state: &ServerState) {
         if type_url == DESTINATION {
             for name in &request.removed {
-                let Some(key) = self.asked(name).key() else { continue };
-                let Some(names) = self.asked.get_mut(&key) else { continue };
-                names.remove(name);
-                if names.is_empty() {
-                    self.asked.remove(&key);
-                    self.subscription.unwatch(&key);
+                for key in self.asked(name).keys() {
+                    let Some(names) = self.asked.get_mut(&key) else { continue };
+                    names.remove(name);
+                    if names.is_empty() {
+                        self.asked.remove(&key);
+                        self.subscription.unwatch(&key);
+                    }
                 }
             }
             for name in &request.added {
-                let Some(key) = self.asked(name).key() else { continue };
-                self.subscription.watch(key.clone());
-                self.asked.entry(key).or_default().insert(name.clone());
+                for key in self.asked(name).keys() {
+                    self.subscription.watch(key.clone());
+                    self.asked.entry(key).or_default().insert(name.clone());
+                }
             }
         }
         if type_url == INBOUND

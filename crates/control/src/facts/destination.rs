@@ -1,33 +1,63 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use maille_config::destination_rule::Client;
 use maille_config::istio::PeerAuthentication;
-use maille_config::mtls;
+use maille_config::{HostPattern, mtls};
 use maille_core::MtlsMode;
 use maille_proto::facts as wire;
 use wire::EndpointTls::{IstioMutual, Plaintext};
 use wire::destination::Kind;
 
-use super::{host_name, protocol, workload};
-use crate::world::{Asked, Pod, Service, SliceEndpoint, World};
+use super::entry::entry_service;
+use super::order::Order;
+use super::{host_name, protocol, with_aliases, workload};
+use crate::world::{Asked, AskedHost, Pod, Service, SliceEndpoint, World};
 
-/// What is behind an address or a service's name. What the registry does not know is said to be unknown.
-pub fn destination(world: &World, asked: &Asked) -> wire::Destination {
+/// What is behind an address or a host's name, as one client sees it. What the registry does not know, or does not show
+/// to this client, is said to be unknown.
+pub fn destination(world: &World, asked: &Asked, client: Client<'_>) -> wire::Destination {
     let kind = match asked {
-        Asked::Service(name) => world.service(name).map(|s| Kind::Service(service(world, s))),
-        Asked::Address(address) => match world.service_at(*address) {
-            Some(found) => Some(Kind::Service(service(world, found))),
-            None => world.pod_at(*address).map(|pod| Kind::Workload(direct_workload(world, pod))),
-        },
-        Asked::Foreign => None,
+        Asked::Host(host) => host_kind(world, host, client),
+        Asked::Address(address) => address_kind(world, *address, client),
+        Asked::Nothing => None,
     };
     wire::Destination { kind: Some(kind.unwrap_or(Kind::Unknown(wire::Unknown {}))) }
 }
 
+/// A Kubernetes Service goes before every ServiceEntry of its name (SE-2).
+fn host_kind(world: &World, asked: &AskedHost, client: Client<'_>) -> Option<Kind> {
+    if let Some(found) = asked.service.as_ref().and_then(|name| world.service(name)) {
+        return Some(Kind::Service(service(world, found, client)));
+    }
+    let owned = world.entry_for(asked, client.namespace)?;
+    Some(Kind::Service(entry_service(world, &owned, client)))
+}
+
+/// A Service's address, then a pod with a sidecar, whose identity is known and which nobody's entry may stand in for;
+/// then the longest prefix among the addresses of ServiceEntries and of other pods.
+fn address_kind(world: &World, address: IpAddr, client: Client<'_>) -> Option<Kind> {
+    if let Some(found) = world.service_at(address) {
+        return Some(Kind::Service(service(world, found, client)));
+    }
+    let pod = world.pod_at(address);
+    let shortest = match pod {
+        Some(pod) if pod.meshed => return Some(Kind::Workload(direct_workload(world, pod, client))),
+        Some(_) if address.is_ipv4() => 32,
+        Some(_) => 128,
+        None => 0,
+    };
+    match world.entry_at(address, shortest, client.namespace) {
+        Some(owned) => Some(Kind::Service(entry_service(world, &owned, client))),
+        None => pod.map(|pod| Kind::Workload(direct_workload(world, pod, client))),
+    }
+}
+
 /// A service with the endpoints that are ready, each with how to reach it.
-pub fn service(world: &World, service: &Service) -> wire::Service {
+pub fn service(world: &World, service: &Service, client: Client<'_>) -> wire::Service {
     let config = world.config();
+    let order = order(world, service, client);
     let policies = world.peer_authentications_for(&service.name.namespace);
     let choice = TlsChoice::of(world, service, &policies);
     // One endpoint may be in two slices while it moves between them.
@@ -39,7 +69,8 @@ pub fn service(world: &World, service: &Service) -> wire::Service {
             let pod = pod_of(world, service, found);
             let ports = service.ports.iter().filter_map(|declared| {
                 let (_, target) = slice.ports.iter().find(|(name, _)| *name == declared.name)?;
-                let tls = choice.for_endpoint(pod.map(Arc::as_ref), *target);
+                let auto = || choice.for_endpoint(pod.map(Arc::as_ref), *target);
+                let tls = order.endpoint_tls(declared.number, choice.is_each(), auto);
                 Some(wire::EndpointPort {
                     service_port: declared.number.into(),
                     target_port: (*target).into(),
@@ -72,7 +103,8 @@ pub fn service(world: &World, service: &Service) -> wire::Service {
                 number: p.number.into(),
                 name: p.name.clone(),
                 protocol: protocol(p.protocol),
-                ..Default::default()
+                tls: order.client_tls(p.number, &[]),
+                target_port: 0,
             })
             .collect(),
         endpoints: endpoints.into_values().filter(|e| !e.ports.is_empty()).collect(),
@@ -83,7 +115,7 @@ pub fn service(world: &World, service: &Service) -> wire::Service {
 }
 
 /// A pod called by its own address, with the ports under which headless services reach it.
-pub fn direct_workload(world: &World, pod: &Pod) -> wire::DirectWorkload {
+pub fn direct_workload(world: &World, pod: &Pod, client: Client<'_>) -> wire::DirectWorkload {
     let config = world.config();
     let mut services: Vec<_> = world
         .services_before(&pod.name, &pod.addresses)
@@ -95,19 +127,22 @@ pub fn direct_workload(world: &World, pod: &Pod) -> wire::DirectWorkload {
     let mut ports: BTreeMap<u16, wire::HeadlessPort> = BTreeMap::new();
     for service in services {
         let policies = world.peer_authentications_for(&service.name.namespace);
-        let tls = TlsChoice::of(world, service, &policies).for_endpoint(Some(pod), 0);
+        let choice = TlsChoice::of(world, service, &policies);
+        let order = order(world, service, client);
         let subject_alt_names = subject_alt_names(world, service);
         for declared in &service.ports {
             // Nothing translates a headless service's port: what is dialled is the service's own number.
+            let auto = || choice.for_endpoint(Some(pod), 0);
             ports.entry(declared.number).or_insert_with(|| wire::HeadlessPort {
                 port: declared.number.into(),
                 protocol: protocol(declared.protocol),
-                tls: tls.into(),
+                tls: order.endpoint_tls(declared.number, choice.is_each(), auto).into(),
                 service_hostname: host_name(&service.name, config),
                 service_name: service.name.name.clone(),
                 service_namespace: service.name.namespace.clone(),
                 service_port: declared.number.into(),
                 subject_alt_names: subject_alt_names.clone(),
+                client_tls: order.client_tls(declared.number, &[]),
             });
         }
     }
@@ -115,6 +150,11 @@ pub fn direct_workload(world: &World, pod: &Pod) -> wire::DirectWorkload {
         workload: Some(workload(pod, config)),
         headless_ports: ports.into_values().collect(),
     }
+}
+
+fn order<'w>(world: &'w World, service: &Service, client: Client<'_>) -> Order<'w> {
+    let host = HostPattern::new(&host_name(&service.name, world.config()));
+    Order::of(world, client, &host, &service.name.namespace)
 }
 
 /// Auto mTLS (reference mtls 2.1).
@@ -141,6 +181,10 @@ impl<'w> TlsChoice<'w> {
         Self::All(if none || naked { Plaintext } else { IstioMutual })
     }
 
+    fn is_each(&self) -> bool {
+        matches!(self, Self::Each { .. })
+    }
+
     fn for_endpoint(&self, pod: Option<&Pod>, port: u16) -> wire::EndpointTls {
         match self {
             Self::All(tls) => *tls,
@@ -157,29 +201,20 @@ impl<'w> TlsChoice<'w> {
     }
 }
 
-/// SN-1: the identity of every endpoint, ready or not; what annotations add; everything again for each alias of
-/// the trust domain.
+/// SN-1: the identity of every endpoint, ready or not; what annotations and ServiceEntries of the same host and namespace
+/// add; everything again for each alias of the trust domain.
 fn subject_alt_names(world: &World, service: &Service) -> Vec<String> {
     let config = world.config();
     let namespace = service.name.namespace.as_str();
     let endpoints = world.slices_of(&service.name).flat_map(|slice| &slice.endpoints);
-    let mut accounts: BTreeSet<(&str, &str)> = endpoints
-        .filter_map(|e| pod_of(world, service, e))
+    let pods = endpoints.filter_map(|e| pod_of(world, service, e));
+    let accounts = pods
         .map(|pod| (pod.name.namespace.as_str(), pod.service_account.as_str()))
-        .collect();
-    accounts.extend(service.service_accounts.iter().map(|account| (namespace, account.as_str())));
-    let domains = || std::iter::once(&config.trust_domain).chain(&config.trust_domain_aliases);
-    let mut names: BTreeSet<String> = service.canonical_accounts.iter().cloned().collect();
-    for (namespace, account) in accounts {
-        names.extend(domains().map(|domain| format!("spiffe://{domain}/ns/{namespace}/sa/{account}")));
-    }
-    for name in &service.canonical_accounts {
-        let path = name.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
-        if let Some((_, path)) = path {
-            names.extend(config.trust_domain_aliases.iter().map(|alias| format!("spiffe://{alias}/{path}")));
-        }
-    }
-    names.into_iter().collect()
+        .chain(service.service_accounts.iter().map(|account| (namespace, account.as_str())));
+    let host = HostPattern::new(&host_name(&service.name, config));
+    let entries = world.entries_decorating(&host, namespace);
+    let said = entries.flat_map(|entry| &entry.spec.subject_alt_names);
+    with_aliases(config, accounts, service.canonical_accounts.iter().chain(said))
 }
 
 /// The pod an endpoint is. A slice may name a pod that is not, or no longer, at the address: then it is not it.

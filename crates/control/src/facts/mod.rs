@@ -6,9 +6,12 @@
 
 mod authorization;
 mod destination;
+mod entry;
 mod inbound;
 mod mesh;
+mod order;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use maille_core::{MtlsMode, PortProtocol};
@@ -84,6 +87,28 @@ pub fn workload(pod: &Pod, config: &MeshConfig) -> wire::Workload {
 
 fn host_name(name: &maille_core::NamespacedName, config: &MeshConfig) -> String {
     format!("{}.{}.svc.{}", name.name, name.namespace, config.cluster_domain)
+}
+
+/// Names of which a server may prove one (SN-1): the identities of accounts (namespace, name) and what is said beside
+/// them, and every identity again for each alias of the trust domain; sorted.
+fn with_aliases<'a>(
+    config: &MeshConfig,
+    accounts: impl IntoIterator<Item = (&'a str, &'a str)>,
+    said: impl IntoIterator<Item = &'a String>,
+) -> Vec<String> {
+    let domains = || std::iter::once(&config.trust_domain).chain(&config.trust_domain_aliases);
+    let mut names = BTreeSet::new();
+    for (namespace, account) in accounts {
+        names.extend(domains().map(|domain| format!("spiffe://{domain}/ns/{namespace}/sa/{account}")));
+    }
+    for name in said {
+        names.insert(name.clone());
+        let path = name.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
+        if let Some((_, path)) = path {
+            names.extend(config.trust_domain_aliases.iter().map(|alias| format!("spiffe://{alias}/{path}")));
+        }
+    }
+    names.into_iter().collect()
 }
 
 fn protocol(protocol: PortProtocol) -> i32 {

@@ -1,3 +1,4 @@
+use maille_config::destination_rule::Client;
 use maille_config::istio::{self, MutualTls, MutualTlsMode, PeerAuthentication};
 use maille_core::{Labels, NamespacedName, Selector, TrustDomain};
 use maille_proto::facts as wire;
@@ -106,7 +107,7 @@ impl Mesh {
 
     fn service(&self) -> wire::Service {
         let found = self.0.service(&NamespacedName::new("shop", "cart")).expect("there");
-        service(&self.0, found)
+        service(&self.0, found, nobody())
     }
 
     /// TLS to each endpoint's port.
@@ -119,15 +120,21 @@ impl Mesh {
     /// TLS when the pod is called by its own address, by port.
     fn direct(&self, pod: &str) -> Vec<(u32, wire::EndpointTls)> {
         let pod = self.0.pod(&NamespacedName::new("shop", pod)).expect("there");
-        direct_workload(&self.0, pod).headless_ports.iter().map(|p| (p.port, p.tls())).collect()
+        direct_workload(&self.0, pod, nobody()).headless_ports.iter().map(|p| (p.port, p.tls())).collect()
     }
+}
+
+/// A client of whom nothing is known.
+fn nobody() -> Client<'static> {
+    static NO_LABELS: Labels = Labels::new();
+    Client { namespace: "", labels: &NO_LABELS }
 }
 
 fn meshed() -> Pod {
     pod("a", 1, "cart", Some("istio"))
 }
 
-/// Reference mtls 2.1, CL-1 to CL-11 (but CL-10, which has no DestinationRule here).
+/// Reference mtls 2.1, CL-1 to CL-11 (CL-10 is with the DestinationRules).
 #[test]
 fn auto_mtls_is_decided_per_endpoint_and_port() {
     use MutualTlsMode::{Disable, Strict, Unset};

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use maille_config::istio::{AuthorizationPolicy, PeerAuthentication};
+use maille_config::istio::{AuthorizationPolicy, DestinationRule, PeerAuthentication, ServiceEntry};
 use maille_core::NamespacedName;
 
 use super::changes::{ChangeSet, Key};
@@ -34,6 +34,10 @@ pub enum Event {
     PeerAuthentication(Change<PeerAuthentication>),
     /// To AuthorizationPolicies.
     Authorization(Change<AuthorizationPolicy>),
+    /// To DestinationRules.
+    DestinationRule(Change<DestinationRule>),
+    /// To ServiceEntries.
+    ServiceEntry(Change<ServiceEntry>),
     /// The roots of a trust domain, DER; an empty list ends trust in it.
     Roots(String, Vec<Vec<u8>>),
 }
@@ -71,6 +75,17 @@ impl World {
                     self.set_policy(name, new, changes);
                 }
             }
+            Event::DestinationRule(change) => {
+                let known = names_of(&self.rules);
+                for (name, new) in steps(change, |r| metadata_name(&r.metadata), known.iter()) {
+                    self.set_rule(name, new, changes);
+                }
+            }
+            Event::ServiceEntry(change) => {
+                for (name, new) in steps(change, |e| metadata_name(&e.metadata), self.entries.keys()) {
+                    self.set_entry(name, new, changes);
+                }
+            }
             Event::Roots(domain, roots) => {
                 let old = self.roots.get(&domain).map(Vec::as_slice).unwrap_or_default();
                 if old != roots {
@@ -93,6 +108,8 @@ impl World {
             Event::Slice(Change::Replace(_)) => self.listed.slices = true,
             Event::PeerAuthentication(Change::Replace(_)) => self.listed.peer_authentications = true,
             Event::Authorization(Change::Replace(_)) => self.listed.policies = true,
+            Event::DestinationRule(Change::Replace(_)) => self.listed.rules = true,
+            Event::ServiceEntry(Change::Replace(_)) => self.listed.entries = true,
             _ => {}
         }
     }
@@ -221,6 +238,7 @@ impl World {
             self.touch_service(&service, changes);
             self.touch_endpoints(&service, false, changes);
         }
+        self.touch_entries_in_mesh(concerned, changes);
         for pod in self.pods.values().filter(|p| concerned(&p.name)) {
             changes.add(Key::Workload(pod.name.clone()));
             // Endpoints written by hand may be pods of another namespace than their service's.
@@ -246,7 +264,7 @@ impl World {
     }
 
     /// A service, or what stands behind it, changed: so does what its addresses answer.
-    fn touch_service(&self, name: &NamespacedName, changes: &mut ChangeSet) {
+    pub(super) fn touch_service(&self, name: &NamespacedName, changes: &mut ChangeSet) {
         changes.add(Key::Service(name.clone()));
         for address in self.services.get(name).iter().flat_map(|s| &s.addresses) {
             changes.add(Key::Address(*address));
@@ -255,7 +273,12 @@ impl World {
 
     /// The endpoints of a headless or hand-written service see it: when called directly, and through their own
     /// inbound ports.
-    fn touch_endpoints(&self, service: &NamespacedName, was_direct: bool, changes: &mut ChangeSet) {
+    pub(super) fn touch_endpoints(
+        &self,
+        service: &NamespacedName,
+        was_direct: bool,
+        changes: &mut ChangeSet,
+    ) {
         let is_direct = self.services.get(service).is_some_and(|s| s.headless || s.selector.is_none());
         if !is_direct && !was_direct {
             return;
@@ -311,7 +334,7 @@ fn names_of<T>(map: &BTreeMap<String, BTreeMap<String, T>>) -> Vec<NamespacedNam
         .collect()
 }
 
-fn put<T>(map: &mut BTreeMap<String, BTreeMap<String, T>>, name: NamespacedName, new: Option<T>) {
+pub(super) fn put<T>(map: &mut BTreeMap<String, BTreeMap<String, T>>, name: NamespacedName, new: Option<T>) {
     match new {
         Some(object) => {
             map.entry(name.namespace).or_default().insert(name.name, object);
@@ -327,7 +350,7 @@ fn put<T>(map: &mut BTreeMap<String, BTreeMap<String, T>>, name: NamespacedName,
     }
 }
 
-fn remove_from<K: Ord + Clone>(
+pub(super) fn remove_from<K: Ord + Clone>(
     index: &mut BTreeMap<K, BTreeSet<NamespacedName>>,
     key: &K,
     name: &NamespacedName,

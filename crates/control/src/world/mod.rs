@@ -5,6 +5,7 @@
 
 mod changes;
 mod event;
+mod external;
 mod names;
 mod objects;
 #[cfg(test)]
@@ -15,12 +16,13 @@ use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use maille_config::istio::PeerAuthentication;
+use maille_config::istio::{DestinationRule, PeerAuthentication, ServiceEntry};
 use maille_core::NamespacedName;
 
 pub use changes::{ChangeSet, Key};
 pub use event::{Change, Event};
-pub use names::Asked;
+pub use external::{OwnedHost, Scope};
+pub use names::{Asked, AskedHost};
 pub use objects::{
     EndpointSlice, MeshConfig, Pod, Scrape, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL, TargetPort,
 };
@@ -49,6 +51,9 @@ pub struct World {
     /// By namespace, then name.
     peer_authentications: Arc<BTreeMap<String, BTreeMap<String, PeerAuthentication>>>,
     policies: Arc<BTreeMap<String, BTreeMap<String, Arc<Policy>>>>,
+    rules: Arc<BTreeMap<String, BTreeMap<String, Arc<DestinationRule>>>>,
+    entries: Named<ServiceEntry>,
+    claims: Arc<external::Claims>,
     listed: Listed,
 }
 
@@ -60,6 +65,8 @@ pub(crate) struct Listed {
     slices: bool,
     peer_authentications: bool,
     policies: bool,
+    rules: bool,
+    entries: bool,
 }
 
 impl World {
@@ -78,6 +85,9 @@ impl World {
             slices_by_address: Arc::default(),
             peer_authentications: Arc::default(),
             policies: Arc::default(),
+            rules: Arc::default(),
+            entries: Arc::default(),
+            claims: Arc::default(),
             listed: Listed::default(),
         }
     }
@@ -85,8 +95,8 @@ impl World {
     /// Whether all there is has been told, of every kind. Before that, absence means nothing, and nobody may be told
     /// that something does not exist.
     pub fn is_complete(&self) -> bool {
-        let Listed { pods, services, slices, peer_authentications, policies } = self.listed;
-        pods && services && slices && peer_authentications && policies
+        let Listed { pods, services, slices, peer_authentications, policies, rules, entries } = self.listed;
+        pods && services && slices && peer_authentications && policies && rules && entries
     }
 
     pub(crate) fn listed(&self) -> Listed {

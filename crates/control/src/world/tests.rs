@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use maille_config::destination_rule::Client;
 use maille_config::istio;
 use maille_core::{NamespacedName, PortProtocol, Selector, TrustDomain};
 use proptest::prelude::*;
@@ -83,6 +84,60 @@ fn peer_authentication(n: u8, app: Option<u8>, mode: u8) -> istio::PeerAuthentic
     policy
 }
 
+/// What rules and entries name; `o0` is a service's short name.
+const HOSTS: [&str; 7] =
+    ["a.corp", "b.a.corp", "*.corp", "*", "o0", "o0.shop.svc.cluster.local", "*.shop.svc.cluster.local"];
+
+fn exports(n: u8) -> Vec<String> {
+    [vec![], vec![".".to_owned()], vec!["bank".to_owned()]][usize::from(n)].clone()
+}
+
+fn rule(n: u8, host: &str, mode: u8, app: Option<u8>, export: u8) -> istio::DestinationRule {
+    let modes = [
+        istio::ClientTlsMode::Disable,
+        istio::ClientTlsMode::Simple,
+        istio::ClientTlsMode::Mutual,
+        istio::ClientTlsMode::IstioMutual,
+    ];
+    let tls = istio::ClientTlsSettings { mode: modes[usize::from(mode)], ..Default::default() };
+    let mut rule = istio::DestinationRule::default();
+    rule.metadata.namespace = Some(name(n).namespace);
+    rule.metadata.name = Some(name(n).name);
+    rule.spec.host = host.to_owned();
+    rule.spec.export_to = exports(export);
+    rule.spec.traffic_policy = Some(istio::TrafficPolicy { tls: Some(tls), ..Default::default() });
+    rule.spec.workload_selector =
+        app.map(|a| istio::WorkloadSelector { match_labels: [("app".to_owned(), format!("a{a}"))].into() });
+    rule
+}
+
+fn entry(n: u8, host: &str, address: u8, export: u8, internal: bool) -> istio::ServiceEntry {
+    let mut entry = istio::ServiceEntry::default();
+    entry.metadata.namespace = Some(name(n).namespace);
+    entry.metadata.name = Some(name(n).name);
+    entry.spec.hosts = vec![host.to_owned()];
+    let address = if address == 4 { "10.0.0.0/30".to_owned() } else { ip(address).to_string() };
+    entry.spec.addresses = vec![address];
+    entry.spec.export_to = exports(export);
+    entry.spec.resolution = istio::Resolution::Static;
+    entry.spec.ports = vec![istio::ServiceEntryPort {
+        number: 80 + u32::from(n),
+        name: "http".into(),
+        protocol: "HTTP".into(),
+        target_port: None,
+    }];
+    entry.spec.endpoints = vec![istio::WorkloadEntrySpec {
+        address: "192.0.2.1".into(),
+        service_account: "vm".into(),
+        ..Default::default()
+    }];
+    entry.spec.subject_alt_names = vec![format!("san-{n}")];
+    if internal {
+        entry.spec.location = istio::Location::MeshInternal;
+    }
+    entry
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let n = 0..6u8;
     prop_oneof![
@@ -103,7 +158,13 @@ fn event() -> impl Strategy<Value = Event> {
         }),
         (n.clone(), prop::option::of(0..3u8), 0..3u8)
             .prop_map(|(n, app, m)| Event::PeerAuthentication(Change::Put(peer_authentication(n, app, m)))),
-        n.prop_map(|n| Event::PeerAuthentication(Change::Delete(name(n)))),
+        n.clone().prop_map(|n| Event::PeerAuthentication(Change::Delete(name(n)))),
+        (n.clone(), 0..HOSTS.len(), 0..4u8, prop::option::of(0..3u8), 0..3u8)
+            .prop_map(|(n, h, m, app, e)| Event::DestinationRule(Change::Put(rule(n, HOSTS[h], m, app, e)))),
+        n.clone().prop_map(|n| Event::DestinationRule(Change::Delete(name(n)))),
+        (n.clone(), 0..HOSTS.len(), 0..5u8, 0..3u8, any::<bool>())
+            .prop_map(|(n, h, a, e, i)| Event::ServiceEntry(Change::Put(entry(n, HOSTS[h], a, e, i)))),
+        n.prop_map(|n| Event::ServiceEntry(Change::Delete(name(n)))),
     ]
 }
 
@@ -118,24 +179,52 @@ proptest! {
     #[test]
     fn no_change_of_a_fact_is_missed(events in prop::collection::vec(event(), 1..40)) {
         let mut world = world();
+        let mut answers = std::collections::HashMap::new();
         for event in events {
             let before = world.clone();
             let mut changes = ChangeSet::default();
             world.apply(event.clone(), &mut changes);
             for n in 0..6 {
-                let asked = Asked::Service(name(n));
-                if facts::destination(&before, &asked) != facts::destination(&world, &asked) {
-                    prop_assert!(changes.contains(&Key::Service(name(n))), "{:?} by {:?}", asked, event);
-                }
                 let inbound = |w: &World| w.pod(&name(n)).map(|p| facts::inbound(w, p));
                 if inbound(&before) != inbound(&world) {
                     prop_assert!(changes.contains(&Key::Workload(name(n))), "inbound {} by {:?}", name(n), event);
                 }
             }
-            for address in (0..4).map(ip).chain((100..103).map(ip)) {
-                let asked = Asked::Address(address);
-                if facts::destination(&before, &asked) != facts::destination(&world, &asked) {
-                    prop_assert!(changes.contains(&Key::Address(address)), "{:?} by {:?}", asked, event);
+            let hosts = ["a.corp", "b.a.corp", "x.corp", "o0.shop", "o1.shop", "o0.bank", "o0.shop.svc.cluster.local"];
+            let addresses = (0..4).map(ip).chain((100..103).map(ip)).map(|address| address.to_string());
+            let questions: Vec<String> = hosts.iter().map(ToString::to_string).chain(addresses).collect();
+            for namespace in ["shop", "bank", "istio-system"] {
+                for app in ["a0", "a1"] {
+                    let labels = [("app".to_owned(), app.to_owned())].into();
+                    let client = Client { namespace, labels: &labels };
+                    for question in &questions {
+                        let asked = Asked::read(question, namespace, "cluster.local");
+                        let new = facts::destination(&world, &asked, client);
+                        let old = answers.insert((namespace, app, question.clone()), new.clone());
+                        let told = asked.keys().iter().any(|key| changes.contains(key));
+                        prop_assert!(old.is_none_or(|old| old == new) || told, "{question} for {namespace}/{app} by {event:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Subscribers of one scope get one answer.
+    #[test]
+    fn answers_are_the_same_within_a_scope(events in prop::collection::vec(event(), 1..30)) {
+        let mut world = world();
+        for event in events {
+            world.apply(event, &mut ChangeSet::default());
+        }
+        let mut answers = std::collections::HashMap::new();
+        for namespace in ["shop", "bank", "istio-system"] {
+            for labels in [&[("app", "a0")][..], &[("app", "a1")], &[("app", "a1"), ("x", "y")], &[]] {
+                let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+                let client = Client { namespace, labels: &labels };
+                for question in ["a.corp", "o0.shop", "10.0.0.1", "10.0.0.100"] {
+                    let answer = facts::destination(&world, &Asked::read(question, "shop", "cluster.local"), client);
+                    let known = answers.entry((question, world.scope_of(client))).or_insert_with(|| answer.clone());
+                    prop_assert_eq!(&*known, &answer);
                 }
             }
         }
@@ -160,6 +249,11 @@ proptest! {
             Event::Slice(Change::Replace(world.slices.values().map(|s| (**s).clone()).collect())),
             &mut changes,
         );
+        fresh.apply(
+            Event::ServiceEntry(Change::Replace(world.entries().map(|e| (**e).clone()).collect())),
+            &mut changes,
+        );
+        prop_assert_eq!(&fresh.claims, &world.claims);
         prop_assert_eq!(&fresh.pods_by_address, &world.pods_by_address);
         prop_assert_eq!(&fresh.slices_by_pod, &world.slices_by_pod);
         prop_assert_eq!(&fresh.slices_by_service, &world.slices_by_service);
@@ -174,7 +268,7 @@ proptest! {
 
 #[test]
 fn names_are_understood_as_a_pods_resolver_would() {
-    let shop = |n: &str| Asked::Service(NamespacedName::new("shop", n));
+    let shop = |n: &str| Some(NamespacedName::new("shop", n));
     let cases = [
         ("cart", shop("cart")),
         ("Cart", shop("cart")),
@@ -182,19 +276,24 @@ fn names_are_understood_as_a_pods_resolver_would() {
         ("cart.shop.svc", shop("cart")),
         ("cart.shop.svc.cluster.local", shop("cart")),
         ("cart.shop.svc.cluster.local.", shop("cart")),
-        ("pay.bank", Asked::Service(NamespacedName::new("bank", "pay"))),
-        ("10.0.0.1", Asked::Address(ip(1))),
-        ("::ffff:10.0.0.1", Asked::Address(ip(1))),
-        ("www.example.com", Asked::Foreign),
-        ("pod-0.cart.shop.svc.cluster.local", Asked::Foreign),
-        ("svc.cluster.local", Asked::Foreign),
-        ("cart.svc", Asked::Foreign),
-        ("", Asked::Foreign),
-        ("a b", Asked::Foreign),
+        ("pay.bank", Some(NamespacedName::new("bank", "pay"))),
+        ("www.example.com", None),
+        ("pod-0.cart.shop.svc.cluster.local", None),
+        ("svc.cluster.local", None),
+        ("cart.svc", None),
     ];
     for (text, expected) in cases {
-        let asked = Asked::read(text, "shop", "cluster.local");
-        assert_eq!(asked, expected, "{text}");
+        let Asked::Host(asked) = Asked::read(text, "shop", "cluster.local") else { panic!("{text}") };
+        assert_eq!(asked.service, expected, "{text}");
+        assert_eq!(asked.host, text.to_lowercase().trim_end_matches('.'));
+    }
+    for (text, expected) in [
+        ("10.0.0.1", Asked::Address(ip(1))),
+        ("::ffff:10.0.0.1", Asked::Address(ip(1))),
+        ("", Asked::Nothing),
+        ("a b", Asked::Nothing),
+    ] {
+        assert_eq!(Asked::read(text, "shop", "cluster.local"), expected, "{text}");
     }
 }
 
