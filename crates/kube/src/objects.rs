@@ -79,6 +79,18 @@ kind!(
     "authorizationpolicies", NamespaceResourceScope,
     { spec: serde_json::Value }
 );
+kind!(
+    /// A DestinationRule whose spec is not read yet.
+    DestinationRule, "DestinationRule", "networking.istio.io", "networking.istio.io/v1", "v1",
+    "destinationrules", NamespaceResourceScope,
+    { spec: serde_json::Value }
+);
+kind!(
+    /// A ServiceEntry whose spec is not read yet.
+    ServiceEntry, "ServiceEntry", "networking.istio.io", "networking.istio.io/v1", "v1",
+    "serviceentries", NamespaceResourceScope,
+    { spec: serde_json::Value }
+);
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

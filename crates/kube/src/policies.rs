@@ -1,4 +1,4 @@
-//! Istio's security kinds as they come from the API.
+//! Istio's kinds as they come from the API.
 //!
 //! The API's admission refuses what cannot be read. If something unreadable is stored all the same (an
 //! older schema, an admission that was off), it is taken in its strictest sense and reported, since leaving
@@ -34,6 +34,62 @@ pub(crate) fn authorization_policy(object: objects::AuthorizationPolicy) -> isti
         }
     });
     istio::AuthorizationPolicy { metadata: lean(object.metadata), spec, status: None }
+}
+
+/// A DestinationRule; an unreadable one closes the ports of its host.
+pub(crate) fn destination_rule(object: objects::DestinationRule) -> istio::DestinationRule {
+    let metadata = lean(object.metadata);
+    let spec = read(&metadata, "DestinationRule", &object.spec).unwrap_or_else(|| {
+        let tls = istio::ClientTlsSettings {
+            mode: istio::ClientTlsMode::Mutual,
+            // Certificates of which nothing is known: no connection is good enough.
+            credential_name: "unreadable".to_owned(),
+            ..Default::default()
+        };
+        istio::DestinationRuleSpec {
+            host: field(&object.spec, "host").unwrap_or_default(),
+            traffic_policy: Some(istio::TrafficPolicy { tls: Some(tls), ..Default::default() }),
+            export_to: field(&object.spec, "exportTo").unwrap_or_default(),
+            workload_selector: field(&object.spec, "workloadSelector"),
+            ..Default::default()
+        }
+    });
+    report_unenforced(&metadata, &spec);
+    istio::DestinationRule { metadata, spec, status: None }
+}
+
+/// A ServiceEntry; an unreadable one has its hosts and no way to reach them.
+pub(crate) fn service_entry(object: objects::ServiceEntry) -> istio::ServiceEntry {
+    let metadata = lean(object.metadata);
+    let spec = read(&metadata, "ServiceEntry", &object.spec).unwrap_or_else(|| istio::ServiceEntrySpec {
+        hosts: field(&object.spec, "hosts").unwrap_or_default(),
+        addresses: field(&object.spec, "addresses").unwrap_or_default(),
+        export_to: field(&object.spec, "exportTo").unwrap_or_default(),
+        resolution: istio::Resolution::Static,
+        ..Default::default()
+    });
+    if spec.resolution == istio::Resolution::DynamicDns || spec.workload_selector.is_some() {
+        let name = objects::name_of(&metadata);
+        tracing::warn!(%name, "ServiceEntry with DYNAMIC_DNS or a workloadSelector has no endpoints here: calls to it fail");
+    }
+    istio::ServiceEntry { metadata, spec, status: None }
+}
+
+/// The embedded API refuses these; a cluster's may have let them in.
+fn report_unenforced(metadata: &ObjectMeta, spec: &istio::DestinationRuleSpec) {
+    let Some(policy) = &spec.traffic_policy else { return };
+    let balanced = policy.load_balancer.is_some()
+        || policy.connection_pool.is_some()
+        || policy.outlier_detection.is_some();
+    if balanced || !spec.subsets.is_empty() {
+        let name = objects::name_of(metadata);
+        tracing::warn!(%name, "of this DestinationRule only the TLS settings are enforced");
+    }
+}
+
+/// One field alone, if at least that can be read.
+fn field<T: DeserializeOwned>(spec: &Value, name: &str) -> Option<T> {
+    spec.get(name).and_then(|value| T::deserialize(value).ok())
 }
 
 fn read<T: DeserializeOwned + Default>(metadata: &ObjectMeta, kind: &str, spec: &Value) -> Option<T> {

@@ -60,7 +60,9 @@ pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>) {
         feed(client.clone(), &events, Event::PeerAuthentication, |o| {
             Some(policies::peer_authentication(o))
         }),
-        feed(client, &events, Event::Authorization, |o| Some(policies::authorization_policy(o))),
+        feed(client.clone(), &events, Event::Authorization, |o| Some(policies::authorization_policy(o))),
+        feed(client.clone(), &events, Event::DestinationRule, |o| Some(policies::destination_rule(o))),
+        feed(client, &events, Event::ServiceEntry, |o| Some(policies::service_entry(o))),
     );
 }
 
