@@ -32,8 +32,8 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
             // One finding says it for all of them.
             Some(object) if !some_protected => {
                 let text = format!(
-                    "no AuthorizationPolicy holds for {}: whoever reaches them may call them; begin with an ALLOW \
-                     policy without rules (spec: {{}}) in namespace {namespace}, and allow what is needed",
+                    "no AuthorizationPolicy holds for any workload of the namespace ({}): whoever reaches them may \
+                     call them; begin with an ALLOW policy without rules (spec: {{}}), and allow what is needed",
                     names::workloads(open)
                 );
                 report.add(&NO_AUTHORIZATION_POLICY, object, "metadata.name", text);

@@ -1,0 +1,55 @@
+//! Objects of the API.
+
+use anyhow::{Context, Result};
+use maille_analysis::Resource;
+use maille_config::kinds::{KINDS, Kind};
+use serde_json::Value;
+
+use crate::client::{Api, collection_path};
+
+/// Kinds of Kubernetes that analyzers look at.
+const KUBERNETES: [&str; 6] = ["Namespace", "ServiceAccount", "Service", "Pod", "Deployment", "ReplicaSet"];
+
+/// Objects for one request; a list of a large cluster comes in pages.
+const PAGE: usize = 500;
+
+/// All objects that analyzers look at.
+pub(super) async fn objects(api: &Api) -> Result<Vec<Resource>> {
+    let wanted = |kind: &&Kind| {
+        let istios = kind.group.ends_with(".istio.io") || kind.group.starts_with("gateway.");
+        istios || (KUBERNETES.contains(&kind.kind) && matches!(kind.group, "" | "apps"))
+    };
+    let lists = KINDS.iter().filter(wanted).map(|kind| list(api, kind));
+    let lists = futures::future::try_join_all(lists).await?;
+    Ok(lists.into_iter().flatten().collect())
+}
+
+async fn list(api: &Api, kind: &Kind) -> Result<Vec<Resource>> {
+    let version = kind.versions.first().copied().unwrap_or("v1");
+    let path = collection_path(kind, version, None);
+    let mut resources = Vec::new();
+    let mut next = String::new();
+    loop {
+        let page = match api.get(&format!("{path}?limit={PAGE}{next}")).await {
+            Ok(page) => page,
+            // A cluster need not have all of Istio's kinds.
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("cannot list {}", kind.plural)),
+        };
+        let items = page["items"].as_array().cloned().unwrap_or_default();
+        resources.extend(items.into_iter().map(|item| named(item, kind)));
+        match page["metadata"]["continue"].as_str() {
+            Some(token) if !token.is_empty() => next = format!("&continue={token}"),
+            _ => return Ok(resources),
+        }
+    }
+}
+
+/// Items of a list do not say what they are.
+fn named(mut item: Value, kind: &Kind) -> Resource {
+    if let Some(members) = item.as_object_mut() {
+        members.entry("apiVersion").or_insert_with(|| Value::String(kind.api_version()));
+        members.entry("kind").or_insert_with(|| Value::String(kind.kind.to_owned()));
+    }
+    Resource::live(item)
+}
