@@ -10,6 +10,8 @@ use crate::status::ApiError;
 
 /// The control plane's account.
 const CONTROL_PLANE: &str = "istiod";
+/// The account of the page beside a standalone mesh.
+const DASHBOARD: &str = "maille-dashboard";
 
 /// A question: may somebody do this?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +113,19 @@ const CONTROL: &[Grant] = &[
     },
 ];
 
+/// What the dashboard of a standalone mesh may besides: read who talks to whom, and list what there is.
+const DASHBOARD_GRANTS: &[Grant] = &[
+    Grant {
+        verbs: &["get"],
+        groups: &[""],
+        resources: &["services/proxy"],
+        names: &["istiod:15014"],
+        namespaces: &[ROOT_NAMESPACE],
+    },
+    Grant { verbs: &["list"], groups: &[""], resources: &["pods", "services"], names: &[], namespaces: &[] },
+    Grant { verbs: &["list"], groups: &["apps"], resources: &["deployments"], names: &[], namespaces: &[] },
+];
+
 /// The lines that hold for a caller.
 pub(crate) fn grants(caller: &Caller) -> Vec<Grant> {
     let mut grants = Vec::new();
@@ -120,18 +135,22 @@ pub(crate) fn grants(caller: &Caller) -> Vec<Grant> {
     if caller.is_in("system:authenticated") {
         grants.extend_from_slice(SELF);
     }
-    if is_control_plane(caller) {
+    if is_account(caller, CONTROL_PLANE) {
         grants.extend_from_slice(CONTROL);
+    }
+    if is_account(caller, DASHBOARD) {
+        grants.extend_from_slice(DASHBOARD_GRANTS);
     }
     grants
 }
 
-fn is_control_plane(caller: &Caller) -> bool {
+/// Whether this is that account of the root namespace.
+fn is_account(caller: &Caller, account: &str) -> bool {
     caller
         .name
         .strip_prefix("system:serviceaccount:")
         .and_then(|rest| rest.split_once(':'))
-        .is_some_and(|(namespace, name)| namespace == ROOT_NAMESPACE && name == CONTROL_PLANE)
+        .is_some_and(|(namespace, name)| namespace == ROOT_NAMESPACE && name == account)
 }
 
 /// Whether the caller may.
@@ -221,6 +240,31 @@ mod tests {
         }
         let token = Attributes { subresource: "token", ..asked("create", "", "serviceaccounts", "a", "b") };
         assert!(!allows(&istiod, &token), "nobody's tokens");
+    }
+
+    #[test]
+    fn the_dashboard_reads_the_flows_and_lists_what_there_is() {
+        let dashboard = account("istio-system", "maille-dashboard");
+        let proxy = |verb, namespace, name| Attributes {
+            subresource: "proxy",
+            ..asked(verb, "", "services", namespace, name)
+        };
+        for (question, want) in [
+            (proxy("get", "istio-system", "istiod:15014"), true),
+            (proxy("create", "istio-system", "istiod:15014"), false),
+            (proxy("get", "istio-system", "istiod:15010"), false),
+            (proxy("get", "production", "istiod:15014"), false),
+            (asked("list", "", "pods", "", ""), true),
+            (asked("list", "apps", "deployments", "", ""), true),
+            (asked("watch", "", "pods", "", ""), false),
+            (asked("get", "", "pods", "production", "x"), false),
+            (asked("list", "", "secrets", "", ""), false),
+            (asked("get", "", "configmaps", "istio-system", "x"), false),
+            (asked("delete", "", "pods", "production", "x"), false),
+        ] {
+            assert_eq!(allows(&dashboard, &question), want, "{question:?}");
+        }
+        assert!(!allows(&account("production", "maille-dashboard"), &asked("list", "", "pods", "", "")));
     }
 
     #[test]
