@@ -16,6 +16,9 @@ pub(crate) struct ApiArgs {
     /// Kubeconfig to use; else $KUBECONFIG, else that of the standalone mesh, else ~/.kube/config.
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; its current one unless given.
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
     /// Data folder of the standalone mesh.
     #[arg(long, global = true, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
@@ -68,9 +71,15 @@ impl Api {
             from_environment.map(PathBuf::from).or_else(|| standalone.is_file().then_some(standalone))
         });
         match explicit {
-            Some(path) => Self::from_file(&path).await,
+            Some(path) => Self::from_context(&path, args.context.as_deref()).await,
             None => {
-                let config = kube::Config::infer().await.map_err(|error| {
+                let inferred = match &args.context {
+                    Some(_) => kube::Config::from_kubeconfig(&in_context(args.context.as_deref()))
+                        .await
+                        .map_err(anyhow::Error::from),
+                    None => kube::Config::infer().await.map_err(anyhow::Error::from),
+                };
+                let config = inferred.map_err(|error| {
                     tracing::debug!(%error, "neither in a cluster nor a kubeconfig of the user");
                     anyhow!(
                         "no mesh to talk to: start one with `maille up`, or name it with --data-dir or --kubeconfig"
@@ -83,12 +92,21 @@ impl Api {
 
     /// Connects with the kubeconfig at `path`.
     pub(crate) async fn from_file(path: &Path) -> Result<Self> {
+        Self::from_context(path, None).await
+    }
+
+    async fn from_context(path: &Path, context: Option<&str>) -> Result<Self> {
         let kubeconfig = Kubeconfig::read_from(path)
             .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &in_context(context))
             .await
             .with_context(|| format!("the kubeconfig {} is not usable", path.display()))?;
         Ok(Self { client: kube::Client::try_from(config)? })
+    }
+
+    /// Connects with a client that is there.
+    pub(crate) fn of(client: kube::Client) -> Self {
+        Self { client }
     }
 
     /// The client itself, for what is no plain request.
@@ -194,6 +212,10 @@ impl Api {
         let bytes = collected.map(|body| body.to_bytes()).unwrap_or_default();
         Err(refusal(code, &bytes))
     }
+}
+
+fn in_context(context: Option<&str>) -> KubeConfigOptions {
+    KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() }
 }
 
 /// Reads a Kubernetes Status; a body that is none becomes the message as it stands.

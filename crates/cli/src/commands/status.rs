@@ -33,7 +33,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<Outcome> {
 }
 
 /// The status of the mesh with this data folder, in its documented form: `ready`, `running`, `supervisor` (pid),
-/// `kubeconfig`, `dashboard` (null until there is one), `node_namespace`, `control_plane {ready, pod}` and
+/// `kubeconfig`, `dashboard` (its address with the key, or null), `node_namespace`, `control_plane {ready, pod}` and
 /// `workloads[] {namespace, name, pod, address, phase, ready, sidecar, restarts, message}`: one for each Pod, and one
 /// with `pod` null for each Deployment that lacks Pods. `message` says why something is missing, or is null.
 async fn collect(data_dir: &std::path::Path) -> Value {
@@ -48,6 +48,7 @@ async fn collect(data_dir: &std::path::Path) -> Value {
     status["supervisor"] = json!(supervisor.pid);
     status["node_namespace"] = json!(folder.node_namespace());
     status["kubeconfig"] = json!(kubeconfig);
+    status["dashboard"] = json!(crate::dashboard::Place::url(folder.path()));
     let Ok(api) = Api::from_file(&kubeconfig).await else { return status };
     let Ok(pods) = api.get("/api/v1/pods").await else { return status };
     let Ok(deployments) = api.get("/apis/apps/v1/deployments").await else { return status };
@@ -134,6 +135,9 @@ fn print(status: &Value) {
     out!("mesh            {}", yes_no(&status["ready"]));
     out!("control plane   {}", yes_no(&status["control_plane"]["ready"]));
     out!("kubeconfig      {}", status["kubeconfig"].as_str().unwrap_or_default());
+    if let Some(url) = status["dashboard"].as_str() {
+        out!("dashboard       {url}");
+    }
     let mut lines = vec![
         ["NAMESPACE", "WORKLOAD", "ADDRESS", "STATE", "SIDECAR", "RESTARTS"].map(str::to_owned).to_vec(),
     ];
