@@ -12,10 +12,12 @@ use maille_config::yaml::Document;
 use maille_standalone::{DataDir, Ready, SupervisorOptions, run_supervisor};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{apply, objects};
 use crate::Outcome;
 use crate::client::Api;
+use crate::dashboard::{Keeper, Place};
 use crate::output::{colour, out, write_out};
 use crate::progress::Progress;
 use crate::{demo, prometheus, signals};
@@ -156,6 +158,14 @@ async fn start(
     // Of a run that was killed.
     let _ = std::fs::remove_file(args.data_dir.join(STARTED));
     let api = Api::from_file(&ready.kubeconfig).await?;
+    // A mesh without its page is still a mesh.
+    let _dashboard = match Keeper::open(&args.data_dir, &ready.kubeconfig) {
+        Ok(keeper) => Some(AbortOnDropHandle::new(tokio::spawn(keeper.run()))),
+        Err(error) => {
+            eprintln!("warning: no dashboard: {error:#}");
+            None
+        }
+    };
     if args.demo {
         demo::apply_shop(&api).await?;
     }
@@ -207,6 +217,10 @@ fn announce(args: &UpArgs, kubeconfig: &Path) {
         std::env::current_exe().map_or_else(|_| "maille".to_owned(), |path| path.display().to_string());
     out!("");
     out!("The mesh runs. kubeconfig: {}", kubeconfig.display());
+    // A log is no place for a key: --detach itself prints it.
+    if !args.detached {
+        announce_dashboard(&args.data_dir);
+    }
     if args.demo {
         out!("");
         write_out(&demo::next_steps(&args.data_dir, &maille));
@@ -218,6 +232,12 @@ fn announce(args: &UpArgs, kubeconfig: &Path) {
     if !args.detached {
         out!("");
         out!("Ctrl-C stops it and leaves nothing behind.");
+    }
+}
+
+fn announce_dashboard(data_dir: &Path) {
+    if let Some(url) = Place::url(data_dir) {
+        out!("The dashboard: {url}");
     }
 }
 
@@ -264,6 +284,8 @@ fn detach(args: &UpArgs) -> Result<Outcome> {
             let log = std::fs::read_to_string(&log_path).unwrap_or_default();
             let printed: Vec<&str> = log.lines().skip_while(|line| line.starts_with("  ")).collect();
             out!("{}", printed.join("\n").trim());
+            out!("");
+            announce_dashboard(&args.data_dir);
             out!("");
             out!("{} stops it.", down_command(&args.data_dir));
             return Ok(if waiting.is_empty() { Outcome::Fine } else { Outcome::NotFine });
