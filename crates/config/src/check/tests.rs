@@ -192,6 +192,7 @@ fn rules_are_checked_as_istio_does() {
         (from(json!({"trustDomains": ["a/b"]})), vec![("from[0].source.trustDomains[0]", Invalid)]),
         (from(json!({"ipBlocks": ["1.2.3"]})), vec![("from[0].source.ipBlocks[0]", Invalid)]),
         (from(json!({"ipBlocks": ["1.2.3.4/33"]})), vec![("from[0].source.ipBlocks[0]", Invalid)]),
+        (from(json!({"ipBlocks": ["1.2.3.4/08"]})), vec![("from[0].source.ipBlocks[0]", Invalid)]),
         (from(json!({"ipBlocks": ["01.2.3.4"]})), vec![("from[0].source.ipBlocks[0]", Invalid)]),
         (from(json!({"ipBlocks": ["fe80::1%eth0"]})), vec![("from[0].source.ipBlocks[0]", Invalid)]),
         (from(json!({"requestPrincipals": ["*"]})), vec![("from[0].source.requestPrincipals", NotEnforced)]),

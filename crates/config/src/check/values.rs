@@ -52,8 +52,9 @@ pub(super) fn any(_at: &View<'_>, _text: &str) -> Option<FieldError> {
 pub(super) fn ip_block(at: &View<'_>, text: &str) -> Option<FieldError> {
     if text.contains('/') {
         let problem = match text.parse::<IpNet>() {
-            Ok(_) => return None,
-            Err(_) => cidr_problem(text),
+            // As Go reads it, and with it Istio: `/08` would be accepted here and match nothing there.
+            Ok(block) if text.ends_with(&format!("/{}", block.prefix_len())) => return None,
+            _ => cidr_problem(text),
         };
         return Some(
             at.invalid(format!("'{text}' is no CIDR block: {problem}"))
@@ -73,8 +74,8 @@ fn cidr_problem(text: &str) -> String {
     let (address, length) = text.split_once('/').unwrap_or((text, ""));
     match address.parse::<IpAddr>() {
         Err(_) => format!("'{address}' is no IP address"),
-        Ok(IpAddr::V4(_)) => format!("the prefix length '{length}' is not 0 to 32"),
-        Ok(IpAddr::V6(_)) => format!("the prefix length '{length}' is not 0 to 128"),
+        Ok(IpAddr::V4(_)) => format!("the prefix length '{length}' is not 0 to 32 without leading zeros"),
+        Ok(IpAddr::V6(_)) => format!("the prefix length '{length}' is not 0 to 128 without leading zeros"),
     }
 }
 
