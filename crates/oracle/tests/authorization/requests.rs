@@ -14,17 +14,17 @@ use crate::random::Random;
 /// Owned facts of one connection and one request on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    identity: Option<Identity>,
-    source_ip: IpAddr,
-    remote_ip: IpAddr,
-    destination_ip: IpAddr,
-    destination_port: u16,
-    sni: Option<String>,
-    method: String,
-    host: String,
-    path: String,
-    forwarded: Option<IpAddr>,
-    headers: Vec<(String, String)>,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) source_ip: IpAddr,
+    pub(crate) remote_ip: IpAddr,
+    pub(crate) destination_ip: IpAddr,
+    pub(crate) destination_port: u16,
+    pub(crate) sni: Option<String>,
+    pub(crate) method: String,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) forwarded: Option<IpAddr>,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Facts {
