@@ -178,7 +178,7 @@ impl Shell {
         self.stdin.write_all(command.as_bytes())?;
         self.stdin.write_all(&[0])?;
         self.stdin.flush()?;
-        let mut next = || {
+        let next = || {
             let answer = self.answers.recv_timeout(COMMAND_LIMIT);
             answer.with_context(|| format!("`{command}` did not end within {COMMAND_LIMIT:?}"))
         };

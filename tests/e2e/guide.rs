@@ -125,6 +125,9 @@ impl Certificates {
     }
 }
 
+/// What a Secret holds, by name.
+type Entries = Vec<(&'static str, String)>;
+
 /// Replaces a Secret of strings.
 fn put_secret(mesh: &Mesh, namespace: &str, name: &str, entries: &[(&str, &str)]) -> Result<()> {
     let data: serde_json::Map<String, serde_json::Value> =
@@ -159,7 +162,7 @@ pub(crate) fn external_api() -> Result<()> {
     let certificates = Certificates::make(mesh.folder().join("certificates"))?;
     let others = Certificates::make(mesh.folder().join("others"))?;
     mesh.kubectl(&["create", "namespace", "external"])?;
-    let pem = |of: &Certificates, side: &str| -> Result<Vec<(&'static str, String)>> {
+    let pem = |of: &Certificates, side: &str| -> Result<Entries> {
         let names = ["cert.pem", "key.pem", "ca.pem"];
         names.into_iter().map(|name| Ok((name, of.file(&format!("{side}/{name}"))?))).collect()
     };
@@ -193,13 +196,13 @@ pub(crate) fn external_api() -> Result<()> {
         Ok(())
     })?;
 
-    let with = |name: &str, content: Option<String>| -> Vec<(&'static str, String)> {
+    let with = |name: &str, content: Option<String>| -> Entries {
         let kept = good.iter().filter(|(key, _)| *key != name).cloned();
         let changed = content.and_then(|text| good.iter().find(|(k, _)| *k == name).map(|(k, _)| (*k, text)));
         kept.chain(changed).collect()
     };
     let rule = "production/external-api-mtls";
-    let broken: &[(&str, Vec<(&'static str, String)>, &[&str])] = &[
+    let broken: &[(&str, Entries, &[&str])] = &[
         (
             "wrong authority",
             with("ca.pem", Some(others.file("client/ca.pem")?)),
