@@ -12,9 +12,31 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
+use maille_proto::facts::ConfigDump;
 use serde_json::Value;
 
-use crate::client::Api;
+use crate::client::{Api, ApiArgs};
+
+/// istioctl's global flags.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct MeshArgs {
+    /// Namespace of the workload; that of the kubeconfig's context unless given.
+    #[arg(short = 'n', long, global = true, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// Namespace of the control plane and of mesh-wide policy.
+    #[arg(short = 'i', long = "istioNamespace", alias = "istio-namespace", global = true, value_name = "NAMESPACE",
+          default_value = maille_core::ROOT_NAMESPACE)]
+    pub(crate) istio_namespace: String,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+}
+
+impl MeshArgs {
+    /// The namespace asked for; an empty one counts as none.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref().filter(|namespace| !namespace.is_empty())
+    }
+}
 
 /// For everything that one question takes.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -86,8 +108,22 @@ pub(crate) async fn find_pods(api: &Api, argument: &str, namespace: Option<&str>
     let kind = named.kind.as_deref().unwrap_or_default();
     let selector = selector_of(api, kind, &named.name, &namespace).await?;
     ensure!(!selector.is_empty(), "{argument} has no selector, so that it has no Pods of its own");
-    let path = format!("/api/v1/namespaces/{namespace}/pods?labelSelector={}", selector.join(","));
-    let list = api.get(&path).await?;
+    listed(api, &namespace, &selector.join(",")).await
+}
+
+/// All Pods with these labels (`app=cart,version=v1`), the best first.
+pub(crate) async fn select_pods(api: &Api, selector: &str, namespace: Option<&str>) -> Result<Vec<PodRef>> {
+    let namespace = namespace.unwrap_or_else(|| api.client().default_namespace());
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=!,".contains(c);
+    ensure!(
+        maille_core::is_dns_label(namespace) && selector.chars().all(is_plain),
+        "'{selector}' selects no labels; write KEY=VALUE, several with commas between"
+    );
+    listed(api, namespace, &selector.replace('=', "%3D")).await
+}
+
+async fn listed(api: &Api, namespace: &str, selector: &str) -> Result<Vec<PodRef>> {
+    let list = api.get(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")).await?;
     let mut pods = list["items"].as_array().cloned().unwrap_or_default();
     pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
     pods.sort_by_key(|pod| {
@@ -95,7 +131,7 @@ pub(crate) async fn find_pods(api: &Api, argument: &str, namespace: Option<&str>
         (!is_ready(pod), pod["status"]["phase"] != "Running", Reverse(created))
     });
     let names = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
-    Ok(names.map(|name| PodRef { namespace: namespace.clone(), name: name.to_owned() }).collect())
+    Ok(names.map(|name| PodRef { namespace: namespace.to_owned(), name: name.to_owned() }).collect())
 }
 
 fn names_a_pod(named: &Named) -> bool {
@@ -189,6 +225,22 @@ async fn exchange(api: &Api, pod: &PodRef, port: u16, method: Method, path: &str
         String::from_utf8_lossy(&body).trim().chars().take(500).collect::<String>()
     );
     Ok(body.to_vec())
+}
+
+/// What a proxy lives by, as its admin port shows it.
+pub(crate) async fn config_dump(api: &Api, pod: &PodRef, port: u16) -> Result<ConfigDump> {
+    let bytes = ask(api, pod, port, Method::GET, "/config_dump").await?;
+    serde_json::from_slice(&bytes).with_context(|| {
+        format!("Pod {pod} answered on port {port} with something that is no dump of a Maille proxy")
+    })
+}
+
+/// Asks the control plane's monitoring port, through its Service.
+pub(crate) async fn ask_control_plane(api: &Api, istio_namespace: &str, path: &str) -> Result<Value> {
+    let port = maille_core::ports::CONTROL_MONITORING;
+    let path = format!("/api/v1/namespaces/{istio_namespace}/services/istiod:{port}/proxy/{path}");
+    let asked = api.get(&path).await;
+    asked.with_context(|| format!("cannot ask the control plane in {istio_namespace}"))
 }
 
 /// The API's own words, where it has some.
