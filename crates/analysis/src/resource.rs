@@ -25,6 +25,15 @@ impl Resource {
         Self { value, document: None, namespace }
     }
 
+    /// An item of a list of the API, which does not say itself what it is.
+    pub fn listed(mut item: Value, kind: &kinds::Kind) -> Self {
+        if let Some(members) = item.as_object_mut() {
+            members.entry("apiVersion").or_insert_with(|| Value::String(kind.api_version()));
+            members.entry("kind").or_insert_with(|| Value::String(kind.kind.to_owned()));
+        }
+        Self::live(item)
+    }
+
     /// An object of a file; one that names no namespace goes to `default_namespace`.
     pub fn of_file(document: Document, default_namespace: &str) -> Self {
         let mut value = document.value.clone();

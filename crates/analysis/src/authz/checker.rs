@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use maille_config::istio::AuthorizationPolicy;
+use maille_config::istio::{AuthorizationPolicy, AuthorizationPolicySpec};
 use maille_core::{Labels, Selector, TrustDomain};
 use maille_policy::{
     Authorization, ConnectionAttributes, PolicySet, RequestAttributes, TrustContext, forwarded_for,
@@ -92,23 +92,35 @@ impl Checker {
 
 impl Candidate {
     fn of(policy: &AuthorizationPolicy) -> Self {
-        let metadata = &policy.metadata;
         let pairs = policy.spec.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
-        let annotation = metadata.annotations.as_ref().and_then(|all| all.get(DRY_RUN));
-        let policy = Authorization {
-            namespace: metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
-            name: metadata.name.clone().unwrap_or_default(),
-            // A Go boolean.
-            dry_run: annotation
-                .is_some_and(|v| matches!(v.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True")),
-            spec: policy.spec.clone(),
-        };
-        Self { selector: Selector::new(pairs), policy }
+        Self { selector: Selector::new(pairs), policy: authorization(policy) }
     }
 }
 
+/// A policy as it is compiled for the workloads that it selects.
+pub fn authorization(policy: &AuthorizationPolicy) -> Authorization {
+    let metadata = &policy.metadata;
+    let annotation = metadata.annotations.as_ref().and_then(|all| all.get(DRY_RUN));
+    Authorization {
+        namespace: metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
+        name: metadata.name.clone().unwrap_or_default(),
+        // A Go boolean.
+        dry_run: annotation.is_some_and(|v| matches!(v.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True")),
+        spec: AuthorizationPolicySpec {
+            action: policy.spec.action,
+            rules: policy.spec.rules.clone(),
+            ..AuthorizationPolicySpec::default()
+        },
+    }
+}
+
+/// What the policies of one workload say to a request.
+pub fn decide_among(policies: &[Authorization], trust: &TrustContext, request: &Request) -> Answer {
+    decide(&Arc::new(PolicySet::compile(policies, trust).0), request)
+}
+
 /// What compiled policies say to one request.
-pub(crate) fn decide(set: &Arc<PolicySet>, request: &Request) -> Answer {
+fn decide(set: &Arc<PolicySet>, request: &Request) -> Answer {
     let source_ip = request.source_ip().unwrap_or(UNKNOWN);
     let connection = set.on_connection(&ConnectionAttributes {
         identity: request.identity(),

@@ -9,5 +9,5 @@ mod fields;
 mod question;
 
 pub use answer::{Action, Answer};
-pub use checker::{Checker, Settings};
+pub use checker::{Checker, Settings, authorization, decide_among};
 pub use question::{Protocol, Question, QuestionError, Request, Workload, read_questions};
