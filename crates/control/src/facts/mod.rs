@@ -26,6 +26,8 @@ pub use mesh::{SETTINGS_NAME, mesh_settings, trust_bundle};
 use crate::world::{MeshConfig, Pod};
 
 #[cfg(test)]
+mod external_tests;
+#[cfg(test)]
 mod tests;
 
 /// A derived message in its wire form, with the version of its content.

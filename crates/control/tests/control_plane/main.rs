@@ -1,6 +1,7 @@
 //! The control plane as its callers meet it: real sockets, real TLS, real streams, a scripted world.
 
 mod certificates;
+mod external;
 mod facts;
 mod flows;
 mod lab;
