@@ -209,7 +209,7 @@ fn list_run(chosen: &[&Analyzer]) {
 }
 
 /// Whether the program was started by Istio's name, so that its habits hold.
-fn called_as_istioctl() -> bool {
+pub(crate) fn called_as_istioctl() -> bool {
     let name = std::env::args_os().next().map(PathBuf::from);
     name.as_deref().and_then(std::path::Path::file_name).is_some_and(|name| name == "istioctl")
 }

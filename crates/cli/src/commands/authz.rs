@@ -1,7 +1,12 @@
 //! `maille authz check`: what policy decides, offline and on a running Pod.
 
+mod held;
+mod listing;
 mod offline;
+mod question;
+mod rules;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -19,15 +24,34 @@ pub(crate) struct AuthzArgs {
 enum Command {
     /// Ask whether requests may go through, and why
     ///
+    /// On a running workload, as its proxy holds them: all policies and what each port accepts
+    ///
+    ///   maille authz check cart-7c9d-x2x1k.production
+    ///   maille authz check deploy/cart.production
+    ///
+    /// or one decision, PeerAuthentication included
+    ///
+    ///   maille authz check deploy/orders.production --from production/payment-service --path /api/v1/orders/1
+    ///   maille authz check deploy/orders.production --from-plaintext
+    ///
     /// Offline, over policies in files:
     ///
     ///   maille authz check -f POLICIES.yaml --request REQUESTS.json
     ///
-    /// A request is {"workload":{"namespace":…,"labels":{…}},"request":{"source_principal":…|null,"source_ip":…,
-    /// "remote_ip":…,"destination_ip":…,"destination_port":…,"protocol":"http"|"tcp","method":…,"host":…,"path":…,
-    /// "headers":{NAME:VALUE|[VALUE,…]},"sni":…|null,"jwt":{…}|null}}, or a list of such; any key may be left out. With
-    /// -o json the answer is a list, in the same order, of {"allowed","action","policy","rule","reason"}, where action is
-    /// ALLOW, DENY, CUSTOM or NONE. PeerAuthentication plays no part; paths count as normalized, a jwt as verified.
+    /// A request is
+    ///
+    ///   {"workload": {"namespace": "…", "labels": {…}},
+    ///    "request": {"source_principal": "cluster.local/ns/a/sa/b"|null, "source_ip": "…", "remote_ip": "…",
+    ///                "destination_ip": "…", "destination_port": 8080, "protocol": "http"|"tcp",
+    ///                "method": "GET", "host": "…", "path": "/…", "headers": {"name": "value"|["value", …]},
+    ///                "sni": "…"|null, "jwt": {claims}|null}}
+    ///
+    /// or a list of such; any key may be left out. -o json answers with a list, in the same order, of
+    ///
+    ///   {"allowed": bool, "action": "ALLOW"|"DENY"|"CUSTOM"|"NONE", "policy": "ns/name"|null, "rule": n|null,
+    ///    "reason": "…"}
+    ///
+    /// Offline, PeerAuthentication plays no part, paths count as normalized and a jwt as verified.
     ///
     /// Exit code 0 if everything is allowed, 1 if something is refused, 2 if the question could not be answered.
     #[command(verbatim_doc_comment)]
@@ -37,19 +61,30 @@ enum Command {
 /// The questions of `authz check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
+    /// The workload to ask: NAME, NAME.NAMESPACE or TYPE/NAME.NAMESPACE.
+    #[arg(value_name = "POD", conflicts_with = "files")]
+    pod: Option<String>,
+    /// Who calls: NAMESPACE/SERVICEACCOUNT, a principal or a SPIFFE ID.
+    #[arg(long, value_name = "IDENTITY", requires = "pod")]
+    from: Option<String>,
+    /// The caller has no sidecar, and comes in plaintext.
+    #[arg(long, requires = "pod", conflicts_with = "from")]
+    from_plaintext: bool,
+    #[command(flatten)]
+    call: Call,
     /// File or folder with the AuthorizationPolicies; objects of other kinds play no part. `-` is standard input.
     #[arg(short = 'f', long = "filename", value_name = "FILE", num_args = 1.., requires = "request")]
     files: Vec<PathBuf>,
     /// File with the requests to decide, as JSON; `-` is standard input.
     #[arg(long, value_name = "FILE", requires = "files")]
     request: Option<PathBuf>,
-    /// Namespace of policies that name none.
+    /// Namespace of a POD that names none, and of policies in files that name none.
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// Trust domain of the mesh.
+    /// Offline: trust domain of the mesh.
     #[arg(long, value_name = "DOMAIN", default_value = maille_core::DEFAULT_TRUST_DOMAIN)]
     trust_domain: String,
-    /// Another trust domain that counts as the mesh's own. May be given several times.
+    /// Offline: another trust domain that counts as the mesh's own. May be given several times.
     #[arg(long = "trust-domain-alias", value_name = "DOMAIN")]
     trust_domain_aliases: Vec<String>,
     /// Namespace of mesh-wide policy.
@@ -63,6 +98,33 @@ pub(crate) struct CheckArgs {
     api: ApiArgs,
 }
 
+/// A request on the command line.
+#[derive(Debug, clap::Args)]
+#[group(multiple = true, requires = "pod")]
+pub(crate) struct Call {
+    /// Port of the workload (not of a Service); needed where it has several.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Method of the request.
+    #[arg(long, default_value = "GET", hide_default_value = true)]
+    method: String,
+    /// Path of the request.
+    #[arg(long, default_value = "/", hide_default_value = true)]
+    path: String,
+    /// Host of the request; else that of the port's Service.
+    #[arg(long)]
+    host: Option<String>,
+    /// A header of the request, `NAME: VALUE`. May be given several times.
+    #[arg(long = "header", value_name = "HEADER", value_parser = question::header)]
+    headers: Vec<(String, String)>,
+    /// The caller's address.
+    #[arg(long, value_name = "ADDRESS")]
+    source_ip: Option<IpAddr>,
+    /// Opaque bytes in place of a request.
+    #[arg(long)]
+    tcp: bool,
+}
+
 pub(crate) async fn run(args: AuthzArgs) -> Result<Outcome> {
     let Command::Check(args) = args.command;
     check(*args).await
@@ -70,10 +132,13 @@ pub(crate) async fn run(args: AuthzArgs) -> Result<Outcome> {
 
 /// `authz check`, also as `x authz check`.
 pub(crate) async fn check(args: CheckArgs) -> Result<Outcome> {
-    match &args.request {
-        Some(request) => offline::run(&args, request),
-        None => {
-            bail!("name the policies and the requests to decide: -f POLICIES.yaml --request REQUESTS.json")
-        }
+    match (&args.pod, &args.request) {
+        (Some(pod), _) if args.from.is_some() || args.from_plaintext => question::run(&args, pod).await,
+        (Some(pod), _) => listing::run(&args, pod).await,
+        (None, Some(request)) => offline::run(&args, request),
+        (None, None) => bail!(
+            "name a workload (authz check POD.NAMESPACE), or policies and requests (-f POLICIES.yaml --request \
+             REQUESTS.json)"
+        ),
     }
 }

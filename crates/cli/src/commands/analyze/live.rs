@@ -3,7 +3,6 @@
 use anyhow::{Context, Result};
 use maille_analysis::Resource;
 use maille_config::kinds::{KINDS, Kind};
-use serde_json::Value;
 
 use crate::client::{Api, collection_path};
 
@@ -37,19 +36,10 @@ async fn list(api: &Api, kind: &Kind) -> Result<Vec<Resource>> {
             Err(error) => return Err(error).with_context(|| format!("cannot list {}", kind.plural)),
         };
         let items = page["items"].as_array().cloned().unwrap_or_default();
-        resources.extend(items.into_iter().map(|item| named(item, kind)));
+        resources.extend(items.into_iter().map(|item| Resource::listed(item, kind)));
         match page["metadata"]["continue"].as_str() {
             Some(token) if !token.is_empty() => next = format!("&continue={token}"),
             _ => return Ok(resources),
         }
     }
-}
-
-/// Items of a list do not say what they are.
-fn named(mut item: Value, kind: &Kind) -> Resource {
-    if let Some(members) = item.as_object_mut() {
-        members.entry("apiVersion").or_insert_with(|| Value::String(kind.api_version()));
-        members.entry("kind").or_insert_with(|| Value::String(kind.kind.to_owned()));
-    }
-    Resource::live(item)
 }
