@@ -15,6 +15,7 @@ mod exposition;
 pub mod facts;
 pub mod flows;
 mod hub;
+mod intent;
 mod metrics;
 mod monitoring;
 mod places;

@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::flows::FlowQuery;
+use crate::intent::FactsQuery;
 use crate::metrics::Looked;
 use crate::places::{Place, Places};
 use crate::proxies::millis;
@@ -58,7 +59,7 @@ struct Shared {
     ready: Readiness,
 }
 
-/// Serves `/metrics`, `/healthz`, `/ready`, `/flows`, `/proxies` and `/sd/prometheus` until `stop` resolves.
+/// Serves `/metrics`, `/healthz`, `/ready`, `/flows`, `/proxies`, `/facts` and `/sd/prometheus` until `stop` resolves.
 pub async fn serve_monitoring(
     listener: TcpListener,
     control: ControlPlane,
@@ -71,6 +72,7 @@ pub async fn serve_monitoring(
         .route("/ready", get(readiness))
         .route("/flows", get(flows))
         .route("/proxies", get(proxies))
+        .route("/facts", get(facts))
         .route("/sd/prometheus", get(scrape_targets))
         .with_state(Shared { control, ready });
     let service = router.into_make_service_with_connect_info::<Caller>();
@@ -161,6 +163,20 @@ async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<
             let proxies = shared.control.proxies.list();
             Json(json!({ "version": env!("CARGO_PKG_VERSION"), "proxies": proxies })).into_response()
         }
+    }
+}
+
+async fn facts(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Query(query): Query<FactsQuery>,
+) -> Response {
+    if let Some(refusal) = refuse_workloads(&shared, caller) {
+        return refusal;
+    }
+    match query.run(&shared.control.hub.snapshot()) {
+        Ok(dump) => Json(dump).into_response(),
+        Err(reason) => (StatusCode::NOT_FOUND, reason).into_response(),
     }
 }
 

@@ -1,0 +1,95 @@
+//! What a proxy should hold by the world as it is now: `GET /facts?proxy=NAMESPACE/POD&destinations=NAME,…` of the
+//! monitoring port, which `proxy-status POD` compares with what the proxy says it holds.
+//!
+//! The answer is a `ConfigDump` in protobuf's JSON, as the proxy's own admin port writes it, with `workload`, `facts`
+//! and `held`. Destinations are on demand, hence asked for by name.
+
+use std::collections::BTreeSet;
+
+use maille_config::destination_rule::Client;
+use maille_core::NamespacedName;
+use maille_proto::facts as wire;
+use maille_xds::Resource;
+use maille_xds::type_urls::{AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
+use prost::Message;
+use serde::Deserialize;
+
+use crate::facts::SETTINGS_NAME;
+use crate::hub::Snapshot;
+use crate::world::Asked;
+
+/// Destinations of one question.
+const MAX_DESTINATIONS: usize = 1024;
+
+/// Whose facts.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FactsQuery {
+    /// `<namespace>/<pod>`.
+    proxy: String,
+    /// Names with commas between.
+    #[serde(default)]
+    destinations: String,
+}
+
+impl FactsQuery {
+    /// The answer; the error is text for people.
+    pub(crate) fn run(&self, snapshot: &Snapshot) -> Result<wire::ConfigDump, String> {
+        let unknown = || format!("'{}' is no Pod of this mesh; write NAMESPACE/POD", self.proxy);
+        let (namespace, name) = self.proxy.split_once('/').ok_or_else(unknown)?;
+        let own = NamespacedName::new(namespace.to_owned(), name.to_owned());
+        let world = &snapshot.world;
+        let pod = world.pod(&own).ok_or_else(unknown)?;
+        let config = world.config();
+        let names: BTreeSet<&str> = self.destinations.split(',').filter(|name| !name.is_empty()).collect();
+        if names.len() > MAX_DESTINATIONS {
+            return Err(format!(
+                "{} destinations are too many: at most {MAX_DESTINATIONS} at a time",
+                names.len()
+            ));
+        }
+
+        let mut dump = wire::ConfigDump { workload: self.proxy.clone(), ..Default::default() };
+        let mut facts = wire::FactsInForce::default();
+        let namespaces: BTreeSet<&String> = [&own.namespace, &config.root_namespace].into();
+        for policy in namespaces.into_iter().flat_map(|namespace| world.policies_in(namespace)) {
+            if policy.applies_to(pod, &config.root_namespace) {
+                let resource = policy.fact().resource(policy.resource_name());
+                facts.authorizations.push(taken(&mut dump, AUTHORIZATION, &resource)?);
+            }
+        }
+        for name in names {
+            let client = Client { namespace: &own.namespace, labels: &pod.labels };
+            let asked = Asked::read(name, &own.namespace, &config.cluster_domain);
+            let resource = snapshot.destination(&asked, client).resource(name);
+            let destination = Some(taken(&mut dump, DESTINATION, &resource)?);
+            facts.destinations.push(wire::NamedDestination { name: name.to_owned(), destination });
+        }
+        if let Some(inbound) = snapshot.inbound(&own) {
+            facts.inbound = Some(taken(&mut dump, INBOUND, &inbound.resource(self.proxy.clone()))?);
+        }
+        let settings = snapshot.settings().resource(SETTINGS_NAME);
+        facts.mesh_settings = Some(taken(&mut dump, MESH_SETTINGS, &settings)?);
+        for domain in world.roots().keys() {
+            if let Some(bundle) = snapshot.trust_bundle(domain) {
+                facts.trust_bundles.push(taken(&mut dump, TRUST_BUNDLE, &bundle.resource(domain.clone()))?);
+            }
+        }
+        dump.facts = Some(facts);
+        Ok(dump)
+    }
+}
+
+/// Notes a resource as held, and reads it.
+fn taken<M: Message + Default>(
+    dump: &mut wire::ConfigDump,
+    type_url: &str,
+    resource: &Resource,
+) -> Result<M, String> {
+    dump.held.push(wire::HeldResource {
+        r#type: type_url.rsplit('.').next().unwrap_or_default().to_owned(),
+        name: resource.name.clone(),
+        version: resource.version.clone(),
+        ..Default::default()
+    });
+    M::decode(resource.body.value.as_slice()).map_err(|error| format!("a fact cannot be read back: {error}"))
+}
