@@ -13,7 +13,7 @@ const MOST_NODES: usize = 200;
 /// Edges in the picture.
 const MOST_EDGES: usize = 400;
 /// Namespaces that serve the mesh itself; their workloads are shown only where they talk.
-const OWN: [&str; 2] = [ROOT_NAMESPACE, "kube-system"];
+pub(crate) const OWN: [&str; 2] = [ROOT_NAMESPACE, "kube-system"];
 
 /// What a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

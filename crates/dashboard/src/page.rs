@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, html};
 use crate::conversation::{Conversation, Verdict, conversations};
 use crate::details::details;
 use crate::feed::{Known, RECENT_S, View};
-use crate::graph::{Graph, Summary};
+use crate::graph::{Graph, OWN, Summary};
 use crate::picture::{picture, sign};
 use crate::query::{Show, ViewQuery, Window};
 use crate::table::table;
@@ -172,12 +172,14 @@ fn tiles(summary: &Summary, query: &ViewQuery) -> Markup {
         Some(share) => format!("{} %", (share * 100.0).floor().clamp(0.0, 99.0)),
     };
     let plaintext = match summary.plaintext_pairs {
-        0 => "nothing in plaintext".to_owned(),
-        n => format!("{} still plaintext", plural(n, "pair", "pairs")),
+        0 => "nothing in the clear".to_owned(),
+        1 => "pair still talks in the clear".to_owned(),
+        _ => "pairs still talk in the clear".to_owned(),
     };
     let refused = match summary.refused_pairs {
         0 => "nothing refused".to_owned(),
-        _ => format!("{} tries", rate(summary.refused_per_s)),
+        1 => format!("pair, {} refused", rate(summary.refused_per_s)),
+        _ => format!("pairs, {} refused", rate(summary.refused_per_s)),
     };
     let bare = match summary.bare {
         0 => "all with sidecar".to_owned(),
@@ -203,7 +205,7 @@ fn tiles(summary: &Summary, query: &ViewQuery) -> Markup {
             div.tile.refused[summary.refused_pairs > 0] {
                 dt { (sign(Verdict::Refused)) "Refused" }
                 dd { a href=(query.with_show(Show::Refused).with_focus(None).link()) { (summary.refused_pairs) } }
-                dd.small { "pairs: " (refused) }
+                dd.small { (refused) }
             }
         }
     }
@@ -218,7 +220,8 @@ fn choice(label: &str, link: &str, chosen: bool) -> Markup {
 fn filters(known: &Known, all: &[Conversation], query: &ViewQuery) -> Markup {
     let mut namespaces: BTreeSet<&str> =
         all.iter().flat_map(|c| [c.from.namespace.as_str(), c.to.namespace.as_str()]).collect();
-    namespaces.extend(known.inventory.workloads.keys().map(|(namespace, _)| namespace.as_str()));
+    let there = known.inventory.workloads.keys().map(|(namespace, _)| namespace.as_str());
+    namespaces.extend(there.filter(|namespace| !OWN.contains(namespace)));
     let plain = query.with_focus(None);
     html! {
         nav.filters aria-label="What to show" {

@@ -11,9 +11,9 @@ use crate::query::{Focus, ViewQuery};
 use crate::text::{ago, plural, rate, short};
 
 /// Characters of a node's name that fit.
-const NODE_NAME: usize = 19;
+const NODE_NAME: usize = 21;
 /// Widths of a character, for what is drawn before any font is known: generous for the fonts of the style sheet.
-const BADGE_CHAR: f64 = 6.1;
+const BADGE_CHAR: f64 = 6.4;
 const BADGE_H: f64 = 20.0;
 /// With a second line, for what refused.
 const TALL_BADGE_H: f64 = 33.0;
@@ -48,6 +48,7 @@ pub(crate) fn picture(graph: &Graph, query: &ViewQuery, now_ms: u64) -> Markup {
             .edges
             .iter()
             .map(|e| Line {
+                wide: e.badge.is_some(),
                 from: e.from,
                 to: e.to,
                 lane: if e.badge.is_some() { TALL_BADGE_H } else { BADGE_H },
@@ -207,7 +208,7 @@ fn badge(edge: &Edge, area: &Area, graph: &Graph, query: &ViewQuery, now_ms: u64
             g transform={ "translate(" (figure(x)) " " (figure(y)) ")" } { (icon(edge.verdict)) }
             text x=(figure(x + 16.0)) y=(figure(area.y + 14.2)) { (first) }
             @if let Some(second) = second {
-                text.why x=(figure(area.x + area.w / 2.0)) y=(figure(area.y + 27.0)) { (second) }
+                text.why x=(figure(x)) y=(figure(area.y + 27.0)) { (second) }
             }
         }
     }

@@ -170,15 +170,20 @@ async fn judge(shared: &Shared, request: Request, next: Next) -> Response {
     }
 }
 
-/// The key leaves the address for a cookie.
+/// The key leaves the address for a cookie; what else the address asks for stays.
 fn exchange(request: &Request, cookie: &str) -> Response {
-    let mut response = match request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes) {
+    let wanted = Query::<Parameters>::try_from_uri(request.uri()).map(|Query(found)| ViewQuery::from(found));
+    let link = wanted.unwrap_or_default().link();
+    let (status, name, value) = match request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes) {
         // A browser that came here by a link from elsewhere sends a strict cookie only once the page itself has asked.
-        Some(b"cross-site") => ([(HeaderName::from_static("refresh"), "0; url=/")], "").into_response(),
-        _ => (StatusCode::SEE_OTHER, [(header::LOCATION, "/")]).into_response(),
+        Some(b"cross-site") => (StatusCode::OK, HeaderName::from_static("refresh"), format!("0; url={link}")),
+        _ => (StatusCode::SEE_OTHER, header::LOCATION, link),
     };
-    if let Ok(cookie) = HeaderValue::from_str(cookie) {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    let mut response = status.into_response();
+    for (name, value) in [(name, value.as_str()), (header::SET_COOKIE, cookie)] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
     }
     response
 }

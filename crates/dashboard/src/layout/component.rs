@@ -7,6 +7,7 @@ use super::ranks;
 use super::route::{self, Chain, Level, Point, Route};
 use super::{
     Area, COLUMN_GAP, GROUP_GAP, Input, JOINED_GAP, Layout, NODE_H, NODE_W, PAD, RANK_GAP, ROW_GAP, TITLE,
+    WIDE_COLUMN_GAP,
 };
 
 /// Walks through the ranks to lessen crossings.
@@ -82,6 +83,8 @@ struct Part {
     chains: Vec<(usize, Vec<usize>)>,
     /// Edges within one rank.
     level: Vec<usize>,
+    /// Items that such edges join.
+    mates: BTreeMap<usize, Vec<usize>>,
     item_of: BTreeMap<usize, usize>,
     /// Column of each rank.
     column_of: Vec<usize>,
@@ -152,6 +155,7 @@ impl Part {
             after: Vec::new(),
             chains: Vec::new(),
             level: Vec::new(),
+            mates: BTreeMap::new(),
             item_of: BTreeMap::new(),
             column_of,
         };
@@ -267,6 +271,8 @@ impl Part {
                     }
                 }
             }
+            self.mates.entry(from).or_default().push(to);
+            self.mates.entry(to).or_default().push(from);
             for end in [from, to] {
                 self.items.get_mut(end).into_iter().for_each(|item| item.gap = JOINED_GAP);
             }
@@ -409,11 +415,11 @@ impl Part {
 
     /// Moves everything, in its order, towards what it is joined with.
     fn straighten(&mut self) {
-        for round in 0..ROUNDS {
+        for _ in 0..ROUNDS {
             for column in 0..self.columns.len() {
                 let slots = self.columns.get(column).map(|c| c.slots.clone()).unwrap_or_default();
                 for list in slots.iter().flat_map(|slot| &slot.ranks) {
-                    let wanted: Vec<f64> = list.iter().map(|item| self.wish(*item, round)).collect();
+                    let wanted: Vec<f64> = list.iter().map(|item| self.wish(*item)).collect();
                     let apart = self.distances(list);
                     for (item, y) in list.iter().zip(arrange(&wanted, &apart)) {
                         self.items.get_mut(*item).into_iter().for_each(|item| item.y = y);
@@ -424,15 +430,16 @@ impl Part {
         }
     }
 
-    fn wish(&self, item: usize, round: usize) -> f64 {
+    /// In the middle between what it is joined with on both sides.
+    fn wish(&self, item: usize) -> f64 {
         let before = self.before.get(item).and_then(|list| self.mean(list));
         let after = self.after.get(item).and_then(|list| self.mean(list));
         match (before, after) {
-            (Some(a), Some(b)) if round + 2 >= ROUNDS => (a + b) / 2.0,
-            // Lanes follow where their line comes from, nodes where most is joined.
             (Some(a), Some(b)) => (a + b) / 2.0,
             (Some(only), None) | (None, Some(only)) => only,
-            (None, None) => self.y(item),
+            (None, None) => {
+                self.mates.get(&item).and_then(|list| self.mean(list)).unwrap_or_else(|| self.y(item))
+            }
         }
     }
 
@@ -485,14 +492,15 @@ impl Part {
         // Left edges of the ranks.
         let mut x = PAD;
         let mut lefts = Vec::new();
-        for column in &self.columns {
+        let mut w = 0.0;
+        for (at, column) in self.columns.iter().enumerate() {
             for _ in 0..column.width {
                 lefts.push(x);
                 x += NODE_W + RANK_GAP;
             }
-            x += COLUMN_GAP - RANK_GAP;
+            w = x - RANK_GAP + PAD;
+            x += self.gap_after(input, at) - RANK_GAP;
         }
-        let w = x - COLUMN_GAP + PAD;
         let all = self.columns.iter().flat_map(|c| &c.slots).map(|slot| self.extent(slot, false));
         let (top, bottom) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |a, b| (a.0.min(b.0), a.1.max(b.1)));
         let h = (bottom - top).max(0.0);
@@ -547,6 +555,21 @@ impl Part {
 }
 
 impl Part {
+    /// Room between a column and the next: more if a line that must say why ends right behind it, or begins right before
+    /// it, and so has no lane for its label.
+    fn gap_after(&self, input: &Input, column: usize) -> f64 {
+        let last = self.columns.get(column).map_or(0, |c| c.first + c.width - 1);
+        let crosses = |chain: &Vec<usize>| match chain.as_slice() {
+            [a, b] => self.rank_of(*a) == last && self.rank_of(*b) == last + 1,
+            _ => false,
+        };
+        let is_wide = |number: &usize| input.edges.get(*number).is_some_and(|edge| edge.wide);
+        match self.chains.iter().any(|(number, chain)| is_wide(number) && crosses(chain)) {
+            true => WIDE_COLUMN_GAP,
+            false => COLUMN_GAP,
+        }
+    }
+
     fn is_adjacent(&self, a: usize, b: usize) -> bool {
         let lists = self.columns.iter().flat_map(|c| &c.slots).flat_map(|slot| &slot.ranks);
         lists.flat_map(|list| list.windows(2)).any(|pair| pair == [a, b] || pair == [b, a])

@@ -15,13 +15,15 @@ use route::Point;
 pub(crate) use route::{Route, figure};
 
 /// Size of a node.
-pub(crate) const NODE_W: f64 = 142.0;
+pub(crate) const NODE_W: f64 = 150.0;
 /// Height of a node.
 pub(crate) const NODE_H: f64 = 46.0;
 /// Between two ranks of a namespace.
-const RANK_GAP: f64 = 72.0;
-/// Between nodes of two namespaces beside each other: room for a policy's name.
-const COLUMN_GAP: f64 = 142.0;
+const RANK_GAP: f64 = 74.0;
+/// Between nodes of two namespaces beside each other.
+const COLUMN_GAP: f64 = 108.0;
+/// The same where a line has more to say than a rate: room for a policy's name.
+const WIDE_COLUMN_GAP: f64 = 164.0;
 /// Between nodes, or lanes, above each other.
 const ROW_GAP: f64 = 16.0;
 /// Between two nodes above each other that a line joins.
@@ -34,8 +36,8 @@ const TITLE: f64 = 26.0;
 const GROUP_GAP: f64 = 22.0;
 /// Around everything.
 const MARGIN: f64 = 4.0;
-/// As wide as parts without a line between them are laid beside each other.
-const SHELF: f64 = 1250.0;
+/// Parts without a line between them stand beside each other up to this width, or that of the widest.
+const SHELF: f64 = 900.0;
 
 /// What is to be laid out. Every index is in bounds.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +55,8 @@ pub(crate) struct Line {
     pub(crate) to: usize,
     /// Height of the lane that its label needs.
     pub(crate) lane: f64,
+    /// Whether the label is a wide one.
+    pub(crate) wide: bool,
 }
 
 /// A rectangle.
@@ -98,9 +102,10 @@ pub(crate) fn layout(input: &Input) -> Layout {
     let mut placed: Vec<_> = parts.iter().map(|groups| component::place(input, groups)).collect();
     // The largest first: it is the story, the rest stands below.
     placed.sort_by(|a, b| (b.w * b.h).total_cmp(&(a.w * a.h)));
+    let shelf = placed.iter().map(|part| part.w + MARGIN).fold(SHELF, f64::max);
     let (mut x, mut y, mut shelf_h) = (MARGIN, MARGIN, 0.0_f64);
     for part in placed {
-        if x > MARGIN && x + part.w > SHELF {
+        if x > MARGIN && x + part.w > shelf {
             x = MARGIN;
             y += shelf_h + GROUP_GAP;
             shelf_h = 0.0;
