@@ -177,7 +177,7 @@ fn service(message: &wire::Service) -> Checked<Service> {
     Ok(Service {
         ports: ports.collect::<Checked<_>>()?,
         name: service_name(&hostname, &message.name, &message.namespace),
-        addresses: addresses("service.addresses", &message.addresses)?,
+        addresses: external::addresses("service.addresses", &message.addresses)?,
         endpoints,
         subject_alt_names: message.subject_alt_names.as_slice().into(),
         headless: message.headless,

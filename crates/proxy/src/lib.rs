@@ -19,6 +19,7 @@ mod open;
 mod order;
 mod original;
 mod outbound;
+mod plan;
 mod pool;
 mod record;
 mod relay;

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use maille_core::{Hostname, PortProtocol};
@@ -11,10 +10,10 @@ use maille_telemetry::{Protocol, RefusalKind};
 use maille_tls::ClientAlpn;
 use tokio::net::TcpStream;
 
-use crate::chain::Inspectors;
 use crate::connect::{Security, Upstream, connect};
 use crate::http::outbound::OutboundHttp;
 use crate::http::serve::serve_http;
+use crate::plan::{Plan, UNKNOWN_PATIENCE};
 use crate::record::{self, Called, Proven, Refused};
 use crate::route::{self, Behind};
 use crate::snapshot::{
@@ -24,10 +23,6 @@ use crate::sniff::{self, Detected, Prefixed};
 use crate::stream::Stream;
 use crate::worker::Worker;
 use crate::{original, tcp};
-
-/// How long a caller of an unknown address is given to show that it speaks HTTP. Istio does not inspect ports
-/// that no service declares (OT-1), and servers there may speak first; waiting longer would only hold them up.
-const UNKNOWN_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Accept → original destination → what is behind it → protocol → endpoint → upstream TLS → forward → record.
 pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &ListenerSpec) {
@@ -73,53 +68,6 @@ enum Speaks {
         server_name: Option<String>,
     },
     Tcp,
-}
-
-/// Ports on which servers speak first: their callers would only be held up. Istio's four (istio
-/// pkg/config/kube/conversion.go), and others that are well known.
-const SERVER_FIRST: [u16; 11] = [21, 22, 25, 53, 110, 143, 587, 3306, 4222, 5900, 27017];
-
-/// How the first bytes of a connection are looked at.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    class: PortProtocol,
-    is_declared: bool,
-    wanted: Inspectors,
-    /// How long the caller is waited for.
-    limit: Option<Duration>,
-    /// What is found counts only if it names a service of a ServiceEntry: otherwise the bytes stay opaque.
-    only_for_entries: bool,
-}
-
-impl Plan {
-    fn of(behind: &Behind<'_>, number: u16, detection_timeout: Option<Duration>) -> Self {
-        let class = behind.protocol();
-        let originates = behind.originates().is_some();
-        let plan = |tls, http, limit| Self {
-            class,
-            is_declared: true,
-            wanted: Inspectors { tls, http },
-            limit,
-            only_for_entries: false,
-        };
-        let may_be_outside = match behind {
-            Behind::Undeclared(_) => {
-                return Self { is_declared: false, ..plan(true, true, Some(UNKNOWN_PATIENCE)) };
-            }
-            Behind::Service(_, port) if port.is_tls => return plan(true, originates, Some(UNKNOWN_PATIENCE)),
-            Behind::Service(service, _) => service.service_entry.is_none() && !service.has_sidecar(),
-            Behind::Headless(workload, _) => !workload.meshed,
-        };
-        match class {
-            PortProtocol::Auto => return plan(originates, true, detection_timeout),
-            // HTTP's callers speak first.
-            PortProtocol::Http | PortProtocol::Http2 => return plan(originates, false, None),
-            PortProtocol::Tcp => {}
-        }
-        // A Service or Pod without sidecar may be what a ServiceEntry's name resolves to: then the name counts.
-        let looks = may_be_outside && !originates && !SERVER_FIRST.contains(&number);
-        Self { only_for_entries: true, ..plan(looks, looks, Some(UNKNOWN_PATIENCE)) }
-    }
 }
 
 struct Departure<'a> {
@@ -206,6 +154,8 @@ impl Departure<'_> {
         };
         let by_name = match by_name {
             Ok(by_name) => by_name,
+            // What was dialled is known, and the registry says what it is.
+            Err(_) if self.plan().is_declared => None,
             Err(error) => return self.refuse(None, Proven::Nothing, unresolved(&error)),
         };
         let is_tls = |cell: &Arc<DestinationCell>| match route::behind(&cell.load(), self.dialled.port) {

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use maille_telemetry::Edge;
 use maille_tls::ClientAlpn;
 
-use crate::connect::{ConnectError, Connected, Upstream, connect};
+use crate::connect::{ConnectError, Connected, Security, Upstream, connect};
 use crate::http::body::Body;
 use crate::record::{self, Called};
 use crate::worker::{LocalExec, Worker};
@@ -360,7 +360,14 @@ impl Pool {
             }
             source = cause.source();
         }
-        reset(error)
+        match (reset(error), &self.upstream.security) {
+            // Of an HTTP/2 connection's error only the text is left.
+            (SendError::Reset(why), Security::Ordered { order, .. }) => SendError::Reset(format!(
+                "{why} (DestinationRule {}: a server that does not take the client certificate may end connections so)",
+                order.rule
+            )),
+            (error, _) => error,
+        }
     }
 
     /// Drops connections that were not used for `idle` or belong to an older generation; says whether any are left.

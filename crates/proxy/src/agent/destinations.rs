@@ -23,8 +23,16 @@ const IDLE_SWEEPS: u8 = 10;
 #[derive(Debug, Clone)]
 enum Answer {
     Pending,
+    /// The control plane has answered with names, which are being looked up.
+    LookingUp,
     Known,
     Refused(String),
+}
+
+impl Answer {
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Known | Self::Refused(_))
+    }
 }
 
 struct Entry {
@@ -119,6 +127,9 @@ impl Destinations {
         });
         let following = self.upkeep.take(destination, publish);
         if let Some(entry) = self.entries.lock().get_mut(name) {
+            if following.is_some() && entry.cell.is_none() {
+                entry.answer.send_replace(Answer::LookingUp);
+            }
             // Only now is what was followed before given up, so that names in both are not looked up anew.
             entry.following = following;
         }
@@ -200,15 +211,21 @@ impl Destinations {
     async fn wait_for(&self, name: &str) -> Result<Arc<DestinationCell>, ResolveError> {
         let refused = |reason: String| ResolveError::Refused { name: name.to_owned(), reason };
         let mut answer = self.ask(name).map_err(|e| refused(e.to_string()))?;
-        let outcome =
-            tokio::time::timeout(self.wait, answer.wait_for(|a| !matches!(a, Answer::Pending))).await;
-        match outcome {
-            Ok(Ok(answer)) => match &*answer {
-                Answer::Refused(reason) => return Err(refused(reason.clone())),
-                Answer::Pending | Answer::Known => {}
-            },
+        let waiting = tokio::time::timeout(self.wait, answer.wait_for(Answer::is_final));
+        let outcome = waiting.await.map(|said| said.map(|said| said.clone()));
+        let said = match outcome {
+            Ok(Ok(said)) => said,
             Ok(Err(_)) => return Err(refused("it was given up meanwhile".to_owned())),
-            Err(_) => {
+            Err(_) => answer.borrow().clone(),
+        };
+        match said {
+            Answer::Known => {}
+            Answer::Refused(reason) => return Err(refused(reason)),
+            Answer::LookingUp => {
+                let reason = format!("names of its endpoints were not looked up within {:?}", self.wait);
+                return Err(refused(reason));
+            }
+            Answer::Pending => {
                 let outage = self.outage.lock().clone();
                 let reason = outage.unwrap_or_else(|| format!("no answer within {:?}", self.wait));
                 return Err(ResolveError::Unreachable { name: name.to_owned(), reason });
@@ -291,6 +308,38 @@ mod tests {
         held.update("cart", Destination::Unknown);
         held.refuse("cart", "kind: missing");
         assert!(held.resolve("cart").await.is_ok(), "the last good answer stays");
+    }
+
+    fn by_name(dns_name: &str) -> Destination {
+        let message = maille_proto::facts::Service {
+            hostname: "api.example.com".into(),
+            service_entry: "production/api".into(),
+            resolution: maille_proto::facts::Resolution::Dns.into(),
+            endpoints: vec![maille_proto::facts::Endpoint {
+                dns_name: dns_name.into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let kind = Some(maille_proto::facts::destination::Kind::Service(message));
+        crate::facts::destination(&maille_proto::facts::Destination { kind }).expect("valid")
+    }
+
+    #[tokio::test]
+    async fn a_destination_of_names_is_known_when_they_have_been_looked_up() {
+        // Nobody listens there, so the look-up fails, which is an outcome too.
+        let held = destinations(10_000);
+        held.restore("api.example.com").expect("fits");
+        held.update("api.example.com", by_name("api.example.com"));
+        assert!(held.lookup("api.example.com").is_none(), "not before the names were looked up");
+        let cell = held.resolve("api.example.com").await.expect("known");
+        let Destination::Service(service) = &**cell.load() else { panic!("a service") };
+        let failure = service.lookup_failure.as_deref().unwrap_or_default();
+        assert!(service.endpoints.is_empty() && failure.contains("api.example.com"), "{failure}");
+        // The next answer may need no names, and what was followed is given up.
+        held.update("api.example.com", Destination::Unknown);
+        assert!(matches!(**cell.load(), Destination::Unknown));
+        assert!(held.entries.lock().values().all(|entry| entry.following.is_none()));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What ServiceEntries and DestinationRules add to a service.
 
+use std::cmp::Ordering;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use maille_core::Hostname;
@@ -16,6 +18,25 @@ pub(super) fn host(field: &str, text: &str) -> Checked<String> {
     };
     let name = Hostname::parse(rest).map_err(|e| wrong(field, e))?;
     Ok(format!("{star}{name}"))
+}
+
+/// The single addresses of a service. A ServiceEntry may list blocks, too: which of them an address is in, the control
+/// plane has found out when it is asked.
+pub(super) fn addresses(field: &str, texts: &[String]) -> Checked<Vec<IpAddr>> {
+    let mut single = Vec::with_capacity(texts.len());
+    for text in texts {
+        let (ip, length) = text.split_once('/').map_or((text.as_str(), None), |(ip, l)| (ip, Some(l)));
+        let unreadable = || wrong(field, format!("'{text}' is no IP address and no block of them"));
+        let ip: IpAddr = ip.parse().map_err(|_| unreadable())?;
+        let full = if ip.is_ipv4() { 32 } else { 128 };
+        let length = length.map_or(Ok(full), |length| length.parse::<u8>().map_err(|_| unreadable()))?;
+        match length.cmp(&full) {
+            Ordering::Less => {}
+            Ordering::Equal => single.push(ip),
+            Ordering::Greater => return Err(unreadable()),
+        }
+    }
+    Ok(single)
 }
 
 pub(super) fn resolution(value: i32) -> Checked<Resolution> {

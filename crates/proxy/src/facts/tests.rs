@@ -182,6 +182,21 @@ fn a_service_entry_keeps_its_names_and_its_order() {
     assert_eq!(order.files.roots, crate::snapshot::RootsFrom::System);
 }
 
+#[test]
+fn addresses_of_a_service_entry_may_be_blocks() {
+    let with = |addresses: &[&str]| wire::Service {
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        ..entry_message()
+    };
+    let service = entry(with(&["192.0.2.7", "10.9.0.0/16", "192.0.2.8/32", "fd00::1/128", "fd00::/8"]));
+    let expected: Vec<IpAddr> =
+        ["192.0.2.7", "192.0.2.8", "fd00::1"].iter().filter_map(|a| a.parse().ok()).collect();
+    assert_eq!(service.expect("valid").addresses, expected);
+    for bad in ["10.9.0.0/33", "10.9.0.0/", "10.9/16", "x", "fd00::/255", "10.0.0.1/255"] {
+        assert!(entry(with(&[bad])).is_err(), "{bad}");
+    }
+}
+
 /// A port without its order would be plaintext.
 #[test]
 fn an_order_of_an_unknown_mode_sends_nothing_and_an_unknown_resolution_is_refused() {

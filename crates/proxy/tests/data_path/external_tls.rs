@@ -225,6 +225,33 @@ fn a_servers_refusal_of_our_certificate_is_reported_as_such() {
     }
 }
 
+#[test]
+fn a_servers_refusal_shows_on_opaque_and_http2_connections_too() {
+    let (lab, dns) = (Lab::new(), NameServer::of_api());
+    let outside = Outside::new(&lab);
+    let server = OpenSsl::start(&lab, &outside, "-tls1_3");
+    let proxy = Sidecar::of_guide(&outside.simple(""), server.address, &dns).start(&lab);
+    let url = format!("http://{}", at(&proxy));
+    let said = run("curl", &["-s", "--http2-prior-knowledge", "-H", &format!("host: {API}"), &url], "");
+    assert!(said.contains("connection termination"), "{said}");
+    let reason = refusal(&proxy).reason;
+    assert!(reason.contains(RULE) && reason.contains("alert"), "{reason}");
+
+    let tls = outside.simple("");
+    let sidecar = Sidecar {
+        more: format!(
+            "  192.0.2.7: {{service: {{namespace: production, name: {API}, hostname: {API}, serviceEntry: \
+             production/external-api, ports: [{{number: 443, protocol: TCP, tls: {tls}}}], endpoints: [{}]}}}}",
+            by_address(443, server.address)
+        ),
+        ..Sidecar::of_guide(&tls, server.address, &dns)
+    };
+    let proxy = sidecar.start(&lab);
+    crate::lab::exchange(at(&proxy), b"hello");
+    let reason = refusal(&proxy).reason;
+    assert!(reason.contains(RULE) && reason.contains("requires a client certificate"), "{reason}");
+}
+
 /// DR-6.
 #[test]
 fn tls_that_would_be_encrypted_twice_is_closed_at_once_with_the_remedy() {

@@ -27,10 +27,13 @@ use crate::lab::{Lab, PATIENCE};
 pub(crate) const API: &str = "api.external-service.com";
 pub(crate) const RULE: &str = "DestinationRule production/external-api-mtls";
 
+/// Addresses and TTL by name.
+type Zone = HashMap<String, (Vec<Ipv4Addr>, u32)>;
+
 /// A name server on loopback.
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
-    names: Arc<Mutex<HashMap<String, (Vec<Ipv4Addr>, u32)>>>,
+    names: Arc<Mutex<Zone>>,
     is_silent: Arc<AtomicU32>,
     pub(crate) questions: Arc<AtomicUsize>,
 }
@@ -82,13 +85,13 @@ impl NameServer {
     }
 }
 
-fn reply(query: &Message, names: &HashMap<String, (Vec<Ipv4Addr>, u32)>) -> Message {
+fn reply(query: &Message, names: &Zone) -> Message {
     let mut response = Message::response(query.metadata.id, query.metadata.op_code);
     response.metadata.authoritative = true;
     for question in &query.queries {
         response.add_query(question.clone());
         let name = question.name().to_ascii();
-        match names.get(&*name.to_ascii_lowercase().trim_end_matches('.').to_owned()) {
+        match names.get(name.to_ascii_lowercase().trim_end_matches('.')) {
             Some((addresses, ttl)) if question.query_type() == RecordType::A => {
                 for address in addresses {
                     let data = RData::A(A(*address));
