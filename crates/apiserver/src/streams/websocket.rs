@@ -100,7 +100,8 @@ where
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
-        .max_write_buffer_size(MAX_MESSAGE);
+        // Nothing is gathered: a message is written before the next one is taken.
+        .write_buffer_size(0);
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(limits)).await;
     let (sink, stream) = socket.split();
     let (queue, messages) = mpsc::channel(QUEUE);
