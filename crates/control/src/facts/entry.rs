@@ -15,7 +15,7 @@ use wire::EndpointTls::{IstioMutual, Plaintext};
 
 use super::order::Order;
 use super::with_aliases;
-use crate::world::{MeshConfig, OwnedHost, TLS_MODE_LABEL, World};
+use crate::world::{self, MeshConfig, OwnedHost, TLS_MODE_LABEL, World};
 
 /// The host's ports and endpoints, with how this client reaches them.
 pub(super) fn entry_service(world: &World, owned: &OwnedHost<'_>, client: Client<'_>) -> wire::Service {
@@ -63,7 +63,8 @@ pub(super) fn entry_service(world: &World, owned: &OwnedHost<'_>, client: Client
         // Istio names these services by their host (reference cli-and-telemetry 3.1).
         name: owned.host.as_str().to_owned(),
         hostname: owned.host.as_str().to_owned(),
-        addresses: owner.spec.addresses.clone(),
+        // Blocks are no addresses; what lies in them is answered when it is asked for.
+        addresses: world::single_addresses(owner).map(|address| address.to_string()).collect(),
         ports,
         endpoints: endpoints.0.into_values().collect(),
         subject_alt_names: subject_alt_names(world, &owned.entries),

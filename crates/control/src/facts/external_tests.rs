@@ -292,6 +292,11 @@ fn addresses_are_found_by_the_longest_prefix_and_never_take_a_meshed_pods() {
     ] {
         assert_eq!(mesh.entry_of("x", address), expected, "{address}");
     }
+    assert_eq!(
+        mesh.service("x", "db.corp").addresses,
+        ["10.9.1.2", "10.0.0.1", "10.0.0.2", "10.96.0.1"],
+        "no blocks"
+    );
 }
 
 #[test]

@@ -252,3 +252,8 @@ fn addresses_of(entry: &ServiceEntry) -> impl Iterator<Item = IpNet> {
         .filter_map(move |text| text.parse::<IpNet>().ok().or_else(|| single(text)))
         .map(|block| block.trunc())
 }
+
+/// The addresses of an entry that are no blocks.
+pub(crate) fn single_addresses(entry: &ServiceEntry) -> impl Iterator<Item = IpAddr> {
+    addresses_of(entry).filter(|block| block.prefix_len() == block.max_prefix_len()).map(|block| block.addr())
+}

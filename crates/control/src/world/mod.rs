@@ -21,6 +21,7 @@ use maille_core::NamespacedName;
 
 pub use changes::{ChangeSet, Key};
 pub use event::{Change, Event};
+pub(crate) use external::single_addresses;
 pub use external::{OwnedHost, Scope};
 pub use names::{Asked, AskedHost};
 pub use objects::{

@@ -39,7 +39,7 @@ async fn asking(lab: &Lab, address: &'static str, account: &str, names: &[&str])
     let svid = lab.svid(address, &format!("shop:{account}")).await;
     let proxy = lab.proxy(address, svid).await;
     for name in names {
-        proxy.client.subscribe(DESTINATION, *name).expect("subscribes");
+        proxy.client.subscribe(DESTINATION, name).expect("subscribes");
     }
     for name in names {
         eventually(name, || kind(&proxy, name)).await;
