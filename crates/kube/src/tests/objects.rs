@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use maille_config::istio::{Action, MutualTlsMode};
+use maille_config::istio::{Action, ClientTlsMode, MutualTlsMode, Resolution};
 use maille_control::world::{TLS_MODE_LABEL, TargetPort};
 use maille_core::PortProtocol;
 use serde_json::{Value, json};
@@ -163,4 +163,28 @@ fn an_unreadable_policy_is_enforced_in_its_strictest_sense() {
         json!({ "metadata": { "namespace": "shop", "name": "p" }, "spec": { "mtls": { "mode": "??" } } });
     let strict = policies::peer_authentication(serde_json::from_value(object).expect("an object"));
     assert_eq!(strict.spec.mtls.map(|m| m.mode), Some(MutualTlsMode::Strict));
+}
+
+#[test]
+fn an_unreadable_rule_closes_its_host_and_an_unreadable_entry_reaches_nobody() {
+    let object = |spec: Value| json!({ "metadata": { "namespace": "shop", "name": "r" }, "spec": spec });
+    let rule = |spec: Value| {
+        policies::destination_rule(serde_json::from_value(object(spec)).expect("an object")).spec
+    };
+    let tls = |mode: &str| json!({ "host": "a.corp", "exportTo": ["."], "trafficPolicy": { "tls": { "mode": mode } } });
+    let fine = rule(tls("SIMPLE")).traffic_policy.and_then(|p| p.tls).expect("an order");
+    assert!(fine.mode == ClientTlsMode::Simple && fine.credential_name.is_empty());
+    let broken = rule(tls("PERHAPS"));
+    assert_eq!((broken.host.as_str(), broken.export_to), ("a.corp", vec![".".to_owned()]));
+    let closed = broken.traffic_policy.and_then(|p| p.tls).expect("an order");
+    assert!(closed.mode == ClientTlsMode::Mutual && !closed.credential_name.is_empty());
+
+    let entry =
+        |spec: Value| policies::service_entry(serde_json::from_value(object(spec)).expect("an object")).spec;
+    let ports = json!([{ "number": 443, "name": "tls", "protocol": "TLS" }]);
+    let fine = entry(json!({ "hosts": ["a.corp"], "resolution": "DNS", "ports": ports }));
+    assert_eq!((fine.resolution, fine.ports.len()), (Resolution::Dns, 1));
+    let broken = entry(json!({ "hosts": ["a.corp"], "resolution": "PERHAPS", "exportTo": ["."] }));
+    assert_eq!((broken.hosts, broken.export_to), (vec!["a.corp".to_owned()], vec![".".to_owned()]));
+    assert!(broken.resolution == Resolution::Static && broken.endpoints.is_empty());
 }
