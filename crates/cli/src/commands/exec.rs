@@ -90,11 +90,25 @@ async fn attend(mut command: AttachedProcess) -> Result<u8> {
     if let Some(sizes) = command.terminal_size() {
         tokio::spawn(follow_size(sizes));
     }
-    let status = command.take_status().context("no status of the command")?;
+    let mut status = std::pin::pin!(command.take_status().context("no status of the command")?);
     let (stdout, stderr) = (command.stdout(), command.stderr());
-    let printed = tokio::try_join!(print(stdout, std::io::stdout()), print(stderr, std::io::stderr()));
-    printed?;
-    match status.await {
+    let mut printing = std::pin::pin!(async {
+        tokio::try_join!(print(stdout, std::io::stdout()), print(stderr, std::io::stderr())).map(drop)
+    });
+    let status = tokio::select! {
+        printed = &mut printing => {
+            printed?;
+            status.await
+        }
+        // A connection that breaks off leaves the output without an end.
+        status = &mut status => {
+            if status.is_some() {
+                printing.await?;
+            }
+            status
+        }
+    };
+    match status {
         Some(status) => exit_code(&status),
         None => {
             let why = command.join().await.err().map(|error| format!(": {error}"));
