@@ -39,6 +39,7 @@ impl Plan {
             limit,
             only_for_entries: false,
         };
+        // A Service or Pod without sidecar may be what a ServiceEntry's name resolves to: then the name counts.
         let may_be_outside = match behind {
             Behind::Undeclared(_) => {
                 return Self { is_declared: false, ..plan(true, true, Some(UNKNOWN_PATIENCE)) };
@@ -48,12 +49,11 @@ impl Plan {
             Behind::Headless(workload, _) => !workload.meshed,
         };
         match class {
-            PortProtocol::Auto => return plan(originates, true, detection_timeout),
+            PortProtocol::Auto => return plan(originates || may_be_outside, true, detection_timeout),
             // HTTP's callers speak first.
             PortProtocol::Http | PortProtocol::Http2 => return plan(originates, false, None),
             PortProtocol::Tcp => {}
         }
-        // A Service or Pod without sidecar may be what a ServiceEntry's name resolves to: then the name counts.
         let looks = may_be_outside && !originates && !SERVER_FIRST.contains(&number);
         Self { only_for_entries: true, ..plan(looks, looks, Some(UNKNOWN_PATIENCE)) }
     }

@@ -29,12 +29,8 @@ pub(crate) fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) ->
     handshake_with("outbound_.80_._.web.shop.svc.cluster.local", client, server)
 }
 
-pub(crate) fn handshake_with(
-    dialled: &'static str,
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
-) -> Ends {
-    let name = ServerName::try_from(dialled).expect("a name");
+pub(crate) fn handshake_with(dialled: &str, client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ends {
+    let name = ServerName::try_from(dialled.to_owned()).expect("a name");
     let mut ends = Ends {
         client: ClientConnection::new(client, name).expect("client"),
         server: ServerConnection::new(server).expect("server"),
