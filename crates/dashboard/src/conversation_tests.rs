@@ -47,7 +47,7 @@ fn what_was_reached_later_can_be_reached() {
     let by_address =
         json!({"destination": {"address": "10.96.0.9", "service": "10.96.0.9"}, "port": 80, "mtls": false});
     let failed = flow("SOURCE", "FAILED", 1, by_address.clone());
-    assert_eq!(read(&[failed.clone()])[0].verdict, Verdict::Failed);
+    assert_eq!(read(std::slice::from_ref(&failed))[0].verdict, Verdict::Failed);
     let later = flow("DESTINATION", "ALLOWED", 1, json!({"lastSeenMs": 6000}));
     assert!(read(&[failed, later]).iter().all(|c| c.verdict == Verdict::Mtls));
 }

@@ -47,6 +47,8 @@ pub(crate) struct View {
     pub(crate) known: Option<Arc<Known>>,
     pub(crate) problem: Option<String>,
     pub(crate) now_ms: u64,
+    /// Counts the rounds of questions: the same number is the same view.
+    pub(crate) round: u64,
 }
 
 /// One poll for all viewers.
@@ -60,6 +62,9 @@ struct State {
     known: Option<Arc<Known>>,
     problem: Option<String>,
     asked: Option<Instant>,
+    /// When the last answer was shown first.
+    shown_ms: u64,
+    round: u64,
     inventory: Arc<Inventory>,
     inventory_asked: Option<Instant>,
 }
@@ -77,6 +82,8 @@ impl Feed {
             let answer = tokio::time::timeout(PATIENCE, self.ask(&mut state)).await;
             let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
             state.asked = Some(Instant::now());
+            state.shown_ms = now_ms();
+            state.round += 1;
             match answer {
                 Ok(known) => {
                     state.known = Some(Arc::new(known));
@@ -88,7 +95,12 @@ impl Feed {
                 }
             }
         }
-        View { known: state.known.clone(), problem: state.problem.clone(), now_ms: now_ms() }
+        View {
+            known: state.known.clone(),
+            problem: state.problem.clone(),
+            now_ms: state.shown_ms,
+            round: state.round,
+        }
     }
 
     async fn ask(&self, state: &mut State) -> Result<Known, String> {

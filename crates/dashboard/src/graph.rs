@@ -232,7 +232,7 @@ mod tests {
     fn talk(count: usize) -> Vec<Conversation> {
         let flow = |n: usize| {
             serde_json::json!({
-                "reporter": "DESTINATION", "decision": if n % 10 == 0 { "DENIED" } else { "ALLOWED" }, "mtls": true,
+                "reporter": "DESTINATION", "decision": if n.is_multiple_of(10) { "DENIED" } else { "ALLOWED" }, "mtls": true,
                 "source": {"namespace": format!("ns{}", n % 7), "workloadName": format!("from{n}")},
                 "destination": {"namespace": "all", "workloadName": format!("to{}", n % 50)},
                 "port": 80, "protocol": "HTTP", "requests": 60, "lastSeenMs": 1000

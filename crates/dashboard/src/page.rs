@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::conversation::{Conversation, Verdict, conversations};
 use crate::details::details;
@@ -16,8 +16,8 @@ use crate::text::{age, plural, rate, short};
 /// Namespaces offered as filters; beyond, the address takes any.
 const MOST_NAMESPACES: usize = 40;
 
-/// The whole page.
-pub(crate) fn page(view: &View, query: &ViewQuery) -> Markup {
+/// The whole page around what [`live`] gives.
+pub(crate) fn page(view: &View, live: &str) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -37,7 +37,7 @@ pub(crate) fn page(view: &View, query: &ViewQuery) -> Markup {
                     h1 { a href="/" { (logo()) "Maille" } }
                     p.tagline { "who talks to whom, and what is refused" }
                 }
-                (live(view, query))
+                (PreEscaped(live))
             }
         }
     }

@@ -60,8 +60,9 @@ pub(crate) fn picture(graph: &Graph, query: &ViewQuery, now_ms: u64) -> Markup {
     let (w, h) = (figure(found.w.ceil()), figure(found.h.ceil()));
     // A picture much wider than a screen is moved through, not shrunk.
     let wide = found.w > 1700.0;
+    let large = found.w > 800.0;
     html! {
-        svg.graph.wide[wide] viewBox={ "0 0 " (w) " " (h) } width=(w) height=(h) role="group"
+        svg.graph.wide[wide].large[large] viewBox={ "0 0 " (w) " " (h) } width=(w) height=(h) role="group"
             aria-label="Who talks to whom; the table below says the same" {
             defs {
                 @for verdict in [Verdict::Mtls, Verdict::Plaintext, Verdict::Refused, Verdict::Failed] {

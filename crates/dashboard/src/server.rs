@@ -1,7 +1,8 @@
 //! The page over HTTP: a few paths, read only, for a few viewers.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::access::{Access, AccessKey, Gate};
-use crate::feed::{Feed, Upstream};
+use crate::feed::{Feed, Upstream, View};
 use crate::page;
 use crate::query::{Parameters, ViewQuery};
 
@@ -71,6 +72,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         gate: Gate::new(key, address),
         feed: Feed::new(upstream),
+        drawn: Drawn::default(),
         whereabouts: whereabouts.to_owned(),
     });
     let router = Router::new()
@@ -121,17 +123,45 @@ pub async fn serve(
 struct Shared {
     gate: Gate,
     feed: Feed,
+    drawn: Drawn,
     whereabouts: String,
+}
+
+/// What was drawn of the newest view, so that viewers of the same cost one drawing.
+#[derive(Default)]
+struct Drawn(Mutex<(u64, HashMap<String, Arc<str>>)>);
+
+impl Drawn {
+    /// Different questions whose answers are kept.
+    const MOST: usize = 16;
+
+    fn live(&self, view: &View, query: &ViewQuery) -> Arc<str> {
+        let parameters = query.parameters();
+        // Held while drawing: whoever asks the same meanwhile takes what comes out.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.0 != view.round {
+            *kept = (view.round, HashMap::new());
+        }
+        if let Some(live) = kept.1.get(&parameters) {
+            return Arc::clone(live);
+        }
+        let live: Arc<str> = page::live(view, query).into_string().into();
+        if kept.1.len() < Self::MOST {
+            kept.1.insert(parameters, Arc::clone(&live));
+        }
+        live
+    }
 }
 
 async fn whole(State(shared): State<Arc<Shared>>, Query(parameters): Query<Parameters>) -> Response {
     let view = shared.feed.view().await;
-    document(StatusCode::OK, page::page(&view, &ViewQuery::from(parameters)))
+    let live = shared.drawn.live(&view, &parameters.into());
+    document(StatusCode::OK, page::page(&view, &live).into_string())
 }
 
 async fn live(State(shared): State<Arc<Shared>>, Query(parameters): Query<Parameters>) -> Response {
     let view = shared.feed.view().await;
-    document(StatusCode::OK, page::live(&view, &ViewQuery::from(parameters)))
+    document(StatusCode::OK, shared.drawn.live(&view, &parameters.into()).as_ref().to_owned())
 }
 
 /// Lets in who may look, whatever the path, and gives every answer its headers.
@@ -188,8 +218,8 @@ fn exchange(request: &Request, cookie: &str) -> Response {
     response
 }
 
-fn document(status: StatusCode, markup: Markup) -> Response {
-    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], markup.into_string()).into_response()
+fn document(status: StatusCode, text: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response()
 }
 
 fn file(content_type: &'static str, text: &'static str) -> Response {
@@ -205,5 +235,5 @@ fn refusal(status: StatusCode, why: &str, words: &Markup) -> Response {
             body { h1 { (why) } p { (words) } }
         }
     };
-    document(status, markup)
+    document(status, markup.into_string())
 }

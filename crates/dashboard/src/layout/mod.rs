@@ -6,7 +6,10 @@
 //! picture, whoever asks and however often.
 
 mod component;
+mod heights;
 mod isotonic;
+mod order;
+mod part;
 mod ranks;
 mod route;
 
@@ -18,12 +21,10 @@ pub(crate) use route::{Route, figure};
 pub(crate) const NODE_W: f64 = 150.0;
 /// Height of a node.
 pub(crate) const NODE_H: f64 = 46.0;
-/// Between two ranks of a namespace.
-const RANK_GAP: f64 = 74.0;
+/// Between two ranks of a namespace: room for a rate, or for a policy's name.
+const RANK_GAPS: Gaps = Gaps { narrow: 74.0, wide: 124.0 };
 /// Between nodes of two namespaces beside each other.
-const COLUMN_GAP: f64 = 108.0;
-/// The same where a line has more to say than a rate: room for a policy's name.
-const WIDE_COLUMN_GAP: f64 = 164.0;
+const COLUMN_GAPS: Gaps = Gaps { narrow: 108.0, wide: 164.0 };
 /// Between nodes, or lanes, above each other.
 const ROW_GAP: f64 = 16.0;
 /// Between two nodes above each other that a line joins.
@@ -38,6 +39,13 @@ const GROUP_GAP: f64 = 22.0;
 const MARGIN: f64 = 4.0;
 /// Parts without a line between them stand beside each other up to this width, or that of the widest.
 const SHELF: f64 = 900.0;
+
+/// Room between two ranks, for the labels of lines that pass no other.
+struct Gaps {
+    narrow: f64,
+    /// Where one of them has more to say than a rate.
+    wide: f64,
+}
 
 /// What is to be laid out. Every index is in bounds.
 #[derive(Debug, Clone, Default)]

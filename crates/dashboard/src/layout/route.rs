@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::isotonic::arrange;
 use super::{Input, NODE_H, NODE_W};
+
+/// Distance kept between labels above each other.
+const BETWEEN_LABELS: f64 = 4.0;
 
 /// A place in the picture.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -22,12 +26,14 @@ impl Point {
 pub(crate) struct Route {
     pub(crate) start: Point,
     pub(crate) curves: Vec<[Point; 3]>,
+    /// Where there is room for its label, if that was seen to.
+    pub(crate) label: Option<Point>,
 }
 
 impl Route {
     pub(super) fn moved(self, x: f64, y: f64) -> Self {
         let curves = self.curves.into_iter().map(|curve| curve.map(|p| p.moved(x, y))).collect();
-        Self { start: self.start.moved(x, y), curves }
+        Self { start: self.start.moved(x, y), curves, label: self.label.map(|label| label.moved(x, y)) }
     }
 
     /// The line in the other direction.
@@ -36,7 +42,7 @@ impl Route {
         ends.extend(self.curves.iter().map(|[_, _, end]| *end));
         let start = ends.pop().unwrap_or_default();
         let curves = self.curves.into_iter().rev().zip(ends.into_iter().rev());
-        Self { start, curves: curves.map(|([a, b, _], end)| [b, a, end]).collect() }
+        Self { start, curves: curves.map(|([a, b, _], end)| [b, a, end]).collect(), label: self.label }
     }
 
     /// SVG path data.
@@ -47,6 +53,12 @@ impl Route {
             out.push_str(&format!("C{a} {b} {end}"));
         }
         out
+    }
+
+    /// Highest and lowest that it comes.
+    pub(super) fn extent(&self) -> (f64, f64) {
+        let points = self.curves.iter().flatten().chain([&self.start]);
+        points.fold((f64::INFINITY, f64::NEG_INFINITY), |(top, bottom), p| (top.min(p.y), bottom.max(p.y)))
     }
 
     /// Places on the line for a label, the best first: where it runs straight, then the middles of its curves, then the
@@ -65,7 +77,7 @@ impl Route {
             from = *end;
         }
         found.sort_by_key(|(rank, distance, _)| (*rank, *distance));
-        found.into_iter().map(|(_, _, point)| point).collect()
+        self.label.into_iter().chain(found.into_iter().map(|(_, _, point)| point)).collect()
     }
 }
 
@@ -105,13 +117,20 @@ pub(super) struct Level {
 /// Draws the lines.
 pub(super) fn routes(input: &Input, chains: &[Chain], level: &[Level]) -> Vec<(usize, Route)> {
     let ports = Ports::share(input, chains);
+    let knees = knees(input, chains, &ports);
     let mut found = Vec::new();
     for chain in chains {
         let [first, lanes @ .., last] = chain.points.as_slice() else { continue };
         let start = Point { x: first.x + NODE_W / 2.0, y: ports.at(chain.number, true, first.y) };
         let end = Point { x: last.x - NODE_W / 2.0, y: ports.at(chain.number, false, last.y) };
-        let mut route = Route { start, curves: Vec::new() };
+        let mut route = Route { start, ..Route::default() };
         let mut at = start;
+        if let Some(y) = knees.get(&chain.number) {
+            let knee = Point { x: (start.x + end.x) / 2.0, y: *y };
+            route.curves.push(across(at, knee));
+            route.label = Some(knee);
+            at = knee;
+        }
         for lane in lanes {
             let enter = Point { x: lane.x - NODE_W / 2.0, y: lane.y };
             let leave = Point { x: lane.x + NODE_W / 2.0, y: lane.y };
@@ -132,6 +151,40 @@ pub(super) fn routes(input: &Input, chains: &[Chain], level: &[Level]) -> Vec<(u
     found
 }
 
+/// Lines between neighbouring ranks have no lanes, and their labels stand in the gap between the ranks: those that would
+/// cover each other are led apart there. For each such line, the height at which it passes the middle of the gap.
+fn knees(input: &Input, chains: &[Chain], ports: &Ports) -> BTreeMap<usize, f64> {
+    // By the gap they pass: a rank's nodes all stand at the same place from left to right.
+    let mut gaps: BTreeMap<i64, Vec<(f64, usize, f64)>> = BTreeMap::new();
+    for chain in chains {
+        let [first, last] = chain.points.as_slice() else { continue };
+        let Some(edge) = input.edges.get(chain.number) else { continue };
+        let wish = (ports.at(chain.number, true, first.y) + ports.at(chain.number, false, last.y)) / 2.0;
+        let gap = gaps.entry(first.x.round() as i64).or_default();
+        gap.push((wish, chain.number, edge.lane + BETWEEN_LABELS));
+    }
+    let mut knees = BTreeMap::new();
+    for mut lines in gaps.into_values() {
+        lines.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let wishes: Vec<f64> = lines.iter().map(|(wish, ..)| *wish).collect();
+        let mut above = 0.0;
+        let apart: Vec<f64> = lines
+            .iter()
+            .map(|(_, _, height)| {
+                let distance = (above + height) / 2.0;
+                above = *height;
+                distance
+            })
+            .collect();
+        for ((wish, number, _), y) in lines.iter().zip(arrange(&wishes, &apart)) {
+            if (y - wish).abs() > 1.0 {
+                knees.insert(*number, y);
+            }
+        }
+    }
+    knees
+}
+
 /// A curve that leaves and arrives level.
 fn across(from: Point, to: Point) -> [Point; 3] {
     let half = (to.x - from.x) / 2.0;
@@ -146,7 +199,7 @@ fn within_rank(edge: &Level, nth: f64) -> Route {
         let start = Point { x: x - 14.0, y: top };
         let [a, b, end] = [(x - 18.0, -24.0), (x + 18.0, -24.0), (x + 14.0, 0.0)];
         let point = |(x, y): (f64, f64)| Point { x, y: top + y };
-        return Route { start, curves: vec![[point(a), point(b), point(end)]] };
+        return Route { start, curves: vec![[point(a), point(b), point(end)]], label: None };
     }
     let down = if from.y < to.y { 1.0 } else { -1.0 };
     if edge.adjacent {
@@ -156,12 +209,22 @@ fn within_rank(edge: &Level, nth: f64) -> Route {
         let (start, end) = (from.y + down * NODE_H / 2.0, to.y - down * NODE_H / 2.0);
         let half = (end - start) / 2.0;
         let curve = [(start + half), (end - half), end].map(|y| Point { x, y });
-        return Route { start: Point { x, y: start }, curves: vec![curve] };
+        return Route { start: Point { x, y: start }, curves: vec![curve], label: None };
     }
     let left = from.x - NODE_W / 2.0;
     let out = left - 30.0 - nth * 16.0;
     let curve = [Point { x: out, y: from.y }, Point { x: out, y: to.y }, Point { x: left, y: to.y }];
-    Route { start: Point { x: left, y: from.y }, curves: vec![curve] }
+    Route { start: Point { x: left, y: from.y }, curves: vec![curve], label: None }
+}
+
+/// A line's end at the side of a node.
+struct End {
+    /// Height of where it comes from, or goes to.
+    towards: f64,
+    /// Number of the edge.
+    number: usize,
+    /// Height of the node's middle.
+    middle: f64,
 }
 
 /// Where lines touch the sides of nodes: spread, in the order of where they come from or go to, so that they do not cross
@@ -173,23 +236,24 @@ struct Ports {
 
 impl Ports {
     fn share(input: &Input, chains: &[Chain]) -> Self {
-        let mut sides: BTreeMap<(usize, bool), Vec<(f64, usize, f64)>> = BTreeMap::new();
+        let mut sides: BTreeMap<(usize, bool), Vec<End>> = BTreeMap::new();
         for chain in chains {
             let Some(edge) = input.edges.get(chain.number) else { continue };
             let (left, right) = if chain.leftwards { (edge.to, edge.from) } else { (edge.from, edge.to) };
             let [first, .., last] = chain.points.as_slice() else { continue };
             let after_first = chain.points.get(1).unwrap_or(last).y;
             let before_last = chain.points.iter().rev().nth(1).unwrap_or(first).y;
-            sides.entry((left, true)).or_default().push((after_first, chain.number, first.y));
-            sides.entry((right, false)).or_default().push((before_last, chain.number, last.y));
+            let end = |towards, middle: &Point| End { towards, number: chain.number, middle: middle.y };
+            sides.entry((left, true)).or_default().push(end(after_first, first));
+            sides.entry((right, false)).or_default().push(end(before_last, last));
         }
         let mut y = BTreeMap::new();
         for ((_, right), mut ends) in sides {
-            ends.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            ends.sort_by(|a, b| a.towards.total_cmp(&b.towards).then(a.number.cmp(&b.number)));
             let count = ends.len() as f64;
             let step = ((NODE_H - 14.0) / (count - 1.0).max(1.0)).min(11.0);
-            for (at, (_, number, middle)) in ends.into_iter().enumerate() {
-                y.insert((number, right), middle + (at as f64 - (count - 1.0) / 2.0) * step);
+            for (at, end) in ends.into_iter().enumerate() {
+                y.insert((end.number, right), end.middle + (at as f64 - (count - 1.0) / 2.0) * step);
             }
         }
         Self { y }

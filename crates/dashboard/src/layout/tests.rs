@@ -97,6 +97,17 @@ fn nothing_at_all_is_laid_out() {
     assert!(found.nodes.is_empty());
 }
 
+/// As much as a picture ever holds: 200 nodes in 25 namespaces, 400 edges criss-cross.
+#[test]
+fn the_largest_picture_is_laid_out() {
+    let edges = (0..400_usize).map(|n| {
+        let from = (n * 7919) % 200;
+        Line { from, to: (from + 1 + (n * 104_729) % 60) % 200, lane: 33.0, wide: true }
+    });
+    let input = Input { group_of: (0..200).map(|n| n / 8).collect(), groups: 25, edges: edges.collect() };
+    assert_sound(&input, &layout(&input));
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
     #[test]
