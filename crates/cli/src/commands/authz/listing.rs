@@ -26,6 +26,9 @@ pub(super) async fn run(args: &CheckArgs, pod: &str) -> Result<Outcome> {
 
 fn for_people(held: &Held) -> String {
     let mut text = format!("Pod {}/{}, {}\n\n", held.pod.namespace, held.pod.name, held.identity);
+    if !held.policy.meshed {
+        return text + "no sidecar: nothing is enforced\n";
+    }
     text.push_str(&ports(held));
     text.push('\n');
     if held.policy.policies.is_empty() {
