@@ -55,6 +55,11 @@ impl Dialled {
         let address = original::destination(socket, spec)?;
         Some(Self { address: Some(address), name: address.ip().to_string().into(), port: address.port() })
     }
+
+    /// For telemetry, which wants an address.
+    pub(crate) fn somewhere(&self) -> SocketAddr {
+        self.address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], self.port)))
+    }
 }
 
 /// What the application speaks.
@@ -180,9 +185,12 @@ impl Departure<'_> {
     }
 
     async fn tcp(self, stream: Prefixed<TcpStream>, by_name: Option<Arc<DestinationCell>>) {
-        let (upstream, called) = match self.pick(by_name) {
+        let (upstream, called) = match self.pick(by_name.as_ref()) {
             Ok(picked) => picked,
-            Err(refused) => return self.refuse(None, Proven::Nothing, refused),
+            Err(refused) => {
+                let meant = by_name.as_ref().or(self.known.as_ref().ok()).and_then(|cell| self.meant(cell));
+                return self.refuse(meant.as_ref(), Proven::Nothing, refused);
+            }
         };
         let proven = upstream.security.proven();
         match connect(self.worker, &upstream, ClientAlpn::Tcp).await {
@@ -201,8 +209,8 @@ impl Departure<'_> {
     }
 
     /// The upstream of an opaque connection: a service that was named, else what is behind the address.
-    fn pick(&self, by_name: Option<Arc<DestinationCell>>) -> Result<(Upstream, Called), Refused> {
-        let cell = match &by_name {
+    fn pick(&self, by_name: Option<&Arc<DestinationCell>>) -> Result<(Upstream, Called), Refused> {
+        let cell = match by_name {
             Some(cell) => cell,
             None => self.known.as_ref().map_err(unresolved)?,
         };
@@ -248,9 +256,16 @@ impl Departure<'_> {
         record::outbound_labels(inbound, own.svid().identity(), called, identity, proven, Protocol::Tcp)
     }
 
+    /// Telemetry's names for a service that is not reached.
+    fn meant(&self, cell: &DestinationCell) -> Option<Called> {
+        match route::behind(&cell.load(), self.dialled.port) {
+            Behind::Service(service, _) => Some(route::called_service(service, self.dialled.somewhere())),
+            Behind::Headless(..) | Behind::Undeclared(_) => None,
+        }
+    }
+
     fn refuse_twice(&self, behind: &Behind<'_>, order: &TlsOrder) {
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], self.dialled.port));
-        let address = self.dialled.address.unwrap_or(nowhere);
+        let address = self.dialled.somewhere();
         let (called, host) = match behind {
             Behind::Service(service, _) => (route::called_service(service, address), &service.name.hostname),
             Behind::Headless(workload, port) => {
@@ -313,7 +328,6 @@ fn not_in_registry(dialled: &Dialled) -> Refused {
 
 /// Telemetry's names for a destination that nothing was sent to.
 pub(crate) fn refused_destination(dialled: &Dialled) -> Called {
-    let address = dialled.address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], dialled.port)));
     let service = record::pseudo_service("BlackHoleCluster", dialled.name.to_string());
-    Called { workload: Arc::default(), service, address }
+    Called { workload: Arc::default(), service, address: dialled.somewhere() }
 }

@@ -36,6 +36,8 @@ pub(crate) struct OutboundHttp {
 /// A request that goes nowhere.
 struct Refusal {
     refused: Refused,
+    /// Where it would have gone.
+    meant: Option<Box<Called>>,
     status: StatusCode,
     text: &'static str,
 }
@@ -145,6 +147,7 @@ impl OutboundHttp {
         };
         chosen.ok_or_else(|| Refusal {
             refused: no_endpoint(service, port.number),
+            meant: Some(Box::new(route::called_service(service, self.dialled.somewhere()))),
             status: StatusCode::SERVICE_UNAVAILABLE,
             text: "no healthy upstream",
         })
@@ -157,29 +160,32 @@ impl OutboundHttp {
             format!("{name} port {port} is not in the registry and the outbound policy is REGISTRY_ONLY");
         Refusal {
             refused: Refused::new(RefusalKind::UnknownDestination, reason),
+            meant: None,
             status: StatusCode::BAD_GATEWAY,
             text: "",
         }
     }
 
-    fn nowhere(&self) -> Rc<Edge> {
-        let make = || {
+    /// The account of requests that reach nobody.
+    fn nowhere(&self, meant: Option<&Called>) -> Rc<Edge> {
+        let edge = |called: &Called| {
             let own = self.worker.shared.tls.current();
             let inbound = &self.worker.snapshot().inbound;
-            let called = refused_destination(&self.dialled);
             let own = own.svid().identity();
-            let labels =
-                record::outbound_labels(inbound, own, &called, None, Proven::Nothing, Protocol::Http);
+            let labels = record::outbound_labels(inbound, own, called, None, Proven::Nothing, Protocol::Http);
             Rc::new(self.worker.recorder.edge(&labels))
         };
-        self.nowhere.get_or_init(make).clone()
+        match meant {
+            Some(called) => edge(called),
+            None => self.nowhere.get_or_init(|| edge(&refused_destination(&self.dialled))).clone(),
+        }
     }
 
     fn refuse(&self, line: &Line, refusal: &Refusal, mut exchange: Exchange) -> Response<Body> {
         if exchange.edge().is_none() {
-            exchange.set_edge(self.nowhere());
+            exchange.set_edge(self.nowhere(refusal.meant.as_deref()));
         }
-        let Refusal { refused, status, text } = refusal;
+        let Refusal { refused, status, text, .. } = refusal;
         forward::refuse(&self.worker, &line.borrow(), refused, exchange, *status, text)
     }
 
@@ -191,7 +197,8 @@ impl OutboundHttp {
 
     fn malformed(&self, line: &Line, malformed: head::Malformed, exchange: Exchange) -> Response<Body> {
         let refused = Refused::new(RefusalKind::BadRequest, malformed.to_string());
-        self.refuse(line, &Refusal { refused, status: malformed.status(), text: "" }, exchange)
+        let refusal = Refusal { refused, meant: None, status: malformed.status(), text: "" };
+        self.refuse(line, &refusal, exchange)
     }
 }
 
@@ -208,11 +215,8 @@ impl Handler for OutboundHttp {
         if *request.method() == Method::CONNECT {
             let reason = "CONNECT to a service of the mesh: services are called, not tunnelled through";
             let refused = Refused::new(RefusalKind::BadRequest, reason.to_owned());
-            return self.refuse(
-                &line,
-                &Refusal { refused, status: StatusCode::NOT_FOUND, text: "" },
-                exchange,
-            );
+            let refusal = Refusal { refused, meant: None, status: StatusCode::NOT_FOUND, text: "" };
+            return self.refuse(&line, &refusal, exchange);
         }
         // XF-3: the application cannot vouch for anybody.
         request.headers_mut().remove(&XFCC);
@@ -263,6 +267,7 @@ fn spoken(protocol: PortProtocol, downstream: Version) -> Version {
 fn cannot_be_asked(error: &ResolveError) -> Refusal {
     Refusal {
         refused: unresolved(error),
+        meant: None,
         status: StatusCode::SERVICE_UNAVAILABLE,
         text: "destination cannot be looked up: the control plane does not answer",
     }

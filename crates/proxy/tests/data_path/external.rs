@@ -204,8 +204,9 @@ fn a_name_that_cannot_be_looked_up_is_refused_in_time_with_the_reason() {
         let proxy = sidecar.start(&lab);
         let answer = call(&proxy);
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("no healthy upstream"), "{answer}");
-        let reason = refusal(&proxy).reason;
-        assert!(reason.contains(API) && reason.contains(why), "{reason}");
+        let flow = refusal(&proxy);
+        assert!(flow.reason.contains(API) && flow.reason.contains(why), "{}", flow.reason);
+        assert_eq!(flow.destination.map(|d| d.service), Some(API.to_owned()));
     }
 }
 
