@@ -8,6 +8,7 @@
 
 mod bad_yaml;
 mod control_plane_away;
+mod dashboard;
 mod document;
 mod guide;
 mod identity;
@@ -44,6 +45,9 @@ const SCENARIOS: &[Scenario] = &[
     ("a_pod_cannot_reach_secrets_or_the_sidecar", isolation::secrets_and_sidecar),
     ("a_pod_cannot_become_the_sidecars_user", isolation::sidecar_user),
     ("a_pod_has_no_rights_on_the_api", isolation::api_rights),
+    ("the_dashboard_tells_the_shops_story", dashboard::tells_the_shops_story),
+    ("the_dashboard_runs_as_nobody", dashboard::runs_as_nobody),
+    ("the_dashboard_comes_back_at_its_address", dashboard::comes_back_at_its_address),
     ("bad_yaml_changes_nothing_and_says_why", bad_yaml::ten_kinds_through_apply),
     ("bad_yaml_through_kubectl_names_the_field", bad_yaml::through_kubectl),
     ("traffic_flows_while_the_control_plane_is_dead", control_plane_away::killed),
