@@ -83,16 +83,24 @@ fn add_containers(spec: &mut PodSpec, settings: &InjectSettings, wishes: &Wishes
     volumes.extend(wishes.volumes.iter().cloned());
 }
 
-/// A scraper is sent to the merged page of the status port; where the application's own metrics are, the agent is told.
+/// A scraper is sent to the merged page of the status port, also if the application has no metrics of its own; where it
+/// has some, the agent is told (reference cli-and-telemetry 3.4, "Prometheus wiring").
 fn merge_metrics(metadata: &mut ObjectMeta) -> Option<EnvVar> {
-    let annotations = metadata.annotations.as_mut()?;
+    let annotations = metadata.annotations.get_or_insert_default();
+    if annotations.get("prometheus.istio.io/merge-metrics").is_some_and(|wish| wish == "false") {
+        return None;
+    }
     let take = |name: &str| annotations.get(&format!("prometheus.io/{name}")).cloned().unwrap_or_default();
     let (scrape, path, port) = (take("scrape"), take("path"), take("port"));
+    if scrape == "false" {
+        return None;
+    }
+    annotations.insert("prometheus.io/scrape".to_owned(), "true".to_owned());
+    annotations.insert("prometheus.io/port".to_owned(), ports::STATUS.to_string());
+    annotations.insert("prometheus.io/path".to_owned(), "/stats/prometheus".to_owned());
     if scrape != "true" {
         return None;
     }
-    annotations.insert("prometheus.io/port".to_owned(), ports::STATUS.to_string());
-    annotations.insert("prometheus.io/path".to_owned(), "/stats/prometheus".to_owned());
     let original = json!({"scrape": scrape, "path": path, "port": port});
     Some(sidecar::value("ISTIO_PROMETHEUS_ANNOTATIONS", &original.to_string()))
 }

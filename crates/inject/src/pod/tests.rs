@@ -153,3 +153,28 @@ fn a_pod_with_a_sidecar_is_refused() {
     let again = serde_json::from_value(injected(submitted())).expect("a pod");
     assert!(matches!(inject(again, "shop", &settings()), Err(InjectError::ReservedName { .. })));
 }
+
+/// Reference cli-and-telemetry 3.4: without a word of the application, the sidecar's own metrics are to be read.
+#[test]
+fn the_sidecars_metrics_are_read_unless_the_pod_says_no() {
+    let annotated = |annotations: Value| {
+        let mut pod = submitted();
+        pod["metadata"]["annotations"] = annotations;
+        let pod = injected(pod);
+        let found = pod["metadata"]["annotations"].clone();
+        let env = pod["spec"]["containers"][0]["env"].to_string();
+        let of = |name: &str| found[format!("prometheus.io/{name}")].as_str().map(str::to_owned);
+        (of("scrape"), of("port"), of("path"), env.contains("ISTIO_PROMETHEUS_ANNOTATIONS"))
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let merged = |is_told| (some("true"), some("15020"), some("/stats/prometheus"), is_told);
+    assert_eq!(annotated(Value::Null), merged(false));
+    assert_eq!(
+        annotated(json!({"prometheus.io/scrape": "true", "prometheus.io/port": "9090"})),
+        merged(true)
+    );
+    let no = json!({"prometheus.io/scrape": "false"});
+    assert_eq!(annotated(no), (some("false"), None, None, false));
+    let own = json!({"prometheus.istio.io/merge-metrics": "false", "prometheus.io/scrape": "true", "prometheus.io/port": "9"});
+    assert_eq!(annotated(own), (some("true"), some("9"), None, false));
+}
