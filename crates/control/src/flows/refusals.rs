@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use maille_proto::flows::{Decision, Flow, Peer, Reporter};
 use parking_lot::Mutex;
 
-/// A pair that goes on being refused is logged again after this time, with how often it was meanwhile.
+/// A pair that goes on being refused is logged again after this time, with how often it was meanwhile; then after twice
+/// that time, and so on up to the longest, so that the last hundred lines are not all about one pair.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
+const AGAIN_AFTER_LONGEST: Duration = Duration::from_secs(600);
 /// Pairs remembered; beyond, those logged longest ago are forgotten.
 const MAX_PAIRS: usize = 1024;
 /// Lines at once, and per second in the long run.
@@ -43,6 +45,7 @@ struct Pair {
 #[derive(Debug)]
 struct Seen {
     logged: Option<Instant>,
+    again_after: Duration,
     unlogged: u64,
 }
 
@@ -82,14 +85,21 @@ impl State {
                 self.pairs.remove(&oldest);
             }
         }
-        let seen = self.pairs.entry(pair).or_insert(Seen { logged: None, unlogged: 0 });
+        let seen =
+            self.pairs.entry(pair).or_insert(Seen { logged: None, again_after: AGAIN_AFTER, unlogged: 0 });
         seen.unlogged = seen.unlogged.saturating_add(count);
-        let is_due = seen.logged.is_none_or(|at| now.saturating_duration_since(at) >= AGAIN_AFTER);
+        let waited = seen.logged.map(|at| now.saturating_duration_since(at));
+        let is_due = waited.is_none_or(|waited| waited >= seen.again_after);
         if !is_due || self.tokens < 1.0 {
             return None;
         }
         self.tokens -= 1.0;
         seen.logged = Some(now);
+        seen.again_after = match waited {
+            Some(waited) if waited < seen.again_after * 4 => (seen.again_after * 2).min(AGAIN_AFTER_LONGEST),
+            // It is new, or had ended and began anew.
+            _ => AGAIN_AFTER,
+        };
         Some(std::mem::take(&mut seen.unlogged))
     }
 }
@@ -207,6 +217,8 @@ mod tests {
         }
         let line = log.note(&refused("client", "expired at 12:00:30"), at(30)).1.expect("again");
         assert_eq!(line.count, 60);
+        assert_eq!(log.note(&refused("client", "expired at 12:00:31"), at(61)).1, None, "twice as long");
+        assert!(log.note(&refused("client", "expired at 12:00:31"), at(90)).1.is_some());
         assert!(log.note(&refused("other", "expired at 12:00:30"), at(30)).1.is_some(), "another pair");
         assert!(log.note(&refused("client", "no certificate"), at(30)).1.is_some(), "another reason");
     }
