@@ -39,23 +39,28 @@ impl Plan {
             limit,
             only_for_entries: false,
         };
-        // A Service or Pod without sidecar may be what a ServiceEntry's name resolves to: then the name counts.
-        let may_be_outside = match behind {
-            Behind::Undeclared(_) => {
-                return Self { is_declared: false, ..plan(true, true, Some(UNKNOWN_PATIENCE)) };
+        match (behind, class) {
+            (Behind::Undeclared(_), _) => {
+                Self { is_declared: false, ..plan(true, true, Some(UNKNOWN_PATIENCE)) }
             }
-            Behind::Service(_, port) if port.is_tls => return plan(true, originates, Some(UNKNOWN_PATIENCE)),
-            Behind::Service(service, _) => service.service_entry.is_none() && !service.has_sidecar(),
-            Behind::Headless(workload, _) => !workload.meshed,
-        };
-        match class {
-            PortProtocol::Auto => return plan(originates || may_be_outside, true, detection_timeout),
+            (Behind::Service(_, port), _) if port.is_tls => plan(true, originates, Some(UNKNOWN_PATIENCE)),
             // HTTP's callers speak first.
-            PortProtocol::Http | PortProtocol::Http2 => return plan(originates, false, None),
-            PortProtocol::Tcp => {}
+            (_, PortProtocol::Http | PortProtocol::Http2) => plan(originates, false, None),
+            (_, PortProtocol::Auto) => plan(originates || may_be_outside(behind), true, detection_timeout),
+            (_, PortProtocol::Tcp) => {
+                let looks = !originates && !SERVER_FIRST.contains(&number) && may_be_outside(behind);
+                Self { only_for_entries: true, ..plan(looks, looks, Some(UNKNOWN_PATIENCE)) }
+            }
         }
-        let looks = may_be_outside && !originates && !SERVER_FIRST.contains(&number);
-        Self { only_for_entries: true, ..plan(looks, looks, Some(UNKNOWN_PATIENCE)) }
+    }
+}
+
+/// A Service or Pod without sidecar may be what a ServiceEntry's name resolves to: then the name counts.
+fn may_be_outside(behind: &Behind<'_>) -> bool {
+    match behind {
+        Behind::Service(service, _) => service.service_entry.is_none() && !service.has_sidecar(),
+        Behind::Headless(workload, _) => !workload.meshed,
+        Behind::Undeclared(_) => true,
     }
 }
 

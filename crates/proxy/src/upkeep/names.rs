@@ -20,9 +20,10 @@ const MAX_ADDRESSES: usize = 64;
 const REFRESH: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 /// A lookup that takes longer has failed: the first caller waits for it.
 const LIMIT: Duration = Duration::from_secs(4);
-/// Failed lookups are repeated after this, then after twice as long, up to Istio's `dnsRefreshRate`.
+/// Failed lookups are repeated after this, then after twice as long, up to a bound. Istio repeats them every minute
+/// (`dnsRefreshRate`), which is long for a host that cannot be called meanwhile.
 const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_secs(15);
 /// A name that was taken out of DNS may come back any moment, as that of a headless Service does.
 const ABSENT_MAX: Duration = Duration::from_secs(5);
 
