@@ -23,7 +23,7 @@ pub struct Analyzer {
 
 macro_rules! analyzers {
     ($($name:literal $module:ident $description:literal;)*) => {
-        /// All of them, by name. Where Istio has the analyzer, it is Istio's name.
+        /// All of them. Where Istio has the analyzer, it is Istio's name.
         pub static ANALYZERS: &[Analyzer] =
             &[$(Analyzer { name: $name, description: $description, run: $module::analyze }),*];
     };

@@ -488,8 +488,14 @@ fn ml0206_finds_who_gets_past_rules_about_identities() {
     let allow = "{rules: [{from: [{source: {notNamespaces: [default]}}]}]}";
     expect(&policy(allow), "ML0206", None);
     expect(&permissive(policy(allow)), "ML0206", Some("callers in plaintext are allowed"));
+    let named = "{rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}";
+    expect(&policy(named), "ML0206", None);
+    let found = expect(&permissive(policy(named)), "ML0206", Some("callers in plaintext are refused"));
+    assert!(found.iter().all(|message| message.level.as_str() == "Info"));
+    let disabled = policy(named).replace("mode: STRICT", "mode: DISABLE");
+    expect(&disabled, "ML0206", Some("allows nobody on port 5432"));
     let required = "{rules: [{from: [{source: {principals: [\"*\"], notNamespaces: [default]}}]}]}";
-    expect(&permissive(policy(required)), "ML0206", None);
+    expect(&permissive(policy(required)), "ML0206", Some("callers in plaintext are refused"));
 }
 
 #[test]
@@ -511,7 +517,11 @@ fn ml0208_names_workloads_that_anyone_may_call() {
         "metadata: {name: base, namespace: shop}\nspec: {}",
         "metadata: {name: base, namespace: shop}\nspec: {selector: {matchLabels: {app: other}}}",
     );
-    expect(&open, "ML0208", Some("no AuthorizationPolicy holds for shop/web"));
+    expect(
+        &open,
+        "ML0208",
+        Some("no AuthorizationPolicy holds for any workload of the namespace (shop/web)"),
+    );
     let naked = open.replace("istio-injection: enabled", "istio-injection: disabled");
     expect(&naked, "ML0208", None);
     let shadow = SHOP.replace(

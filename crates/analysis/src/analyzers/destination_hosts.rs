@@ -41,7 +41,7 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
                 )
             }),
             // Not completed, though curl's users are used to it.
-            [name, namespace, rest @ ..] if matches!(rest, [] | ["svc"]) => {
+            [name, namespace] | [name, namespace, "svc"] => {
                 let meant = mesh.services.iter().find(|s| s.name == *name && s.namespace == *namespace);
                 meant.map(|service| format!("names with a dot are not completed; write {}", service.host()))
             }

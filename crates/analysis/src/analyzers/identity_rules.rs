@@ -9,58 +9,106 @@ use std::collections::BTreeMap;
 use maille_config::istio::{Action, Rule, Source};
 use maille_core::MtlsMode;
 
-use crate::code::IDENTITY_RULE_WITHOUT_MTLS;
+use crate::code::{IDENTITY_RULE_WITHOUT_MTLS, Level};
 use crate::mesh::policy::{admits_port, sources};
 use crate::mesh::{Mesh, Policy};
 use crate::report::Report;
 
 use super::names::workloads;
 
+/// What becomes of callers without identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Consequence {
+    /// A DENY rule does not see them.
+    NotDenied,
+    /// An ALLOW rule takes them for none of those excluded.
+    Allowed,
+    /// An ALLOW rule is for others, and the port's callers never have an identity.
+    NobodyAllowed,
+    /// An ALLOW rule is for others.
+    Refused,
+}
+
 pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
     for policy in mesh.policies.iter().filter(|policy| !policy.dry_run) {
         for (path, rule) in policy.rules() {
-            let demand = demand(rule);
-            let escaped = match policy.action() {
-                Action::Deny => demand.positive,
-                Action::Allow => demand.negative && !demand.positive,
-                Action::Audit | Action::Custom => false,
-            };
-            if escaped {
-                explain(mesh, policy, &path, rule, report);
-            }
+            explain(mesh, policy, &path, rule, report);
         }
     }
 }
 
 fn explain(mesh: &Mesh<'_>, policy: &Policy<'_>, path: &str, rule: &Rule, report: &mut Report) {
-    let mut by_port: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    let mut found: BTreeMap<(Consequence, u16), Vec<usize>> = BTreeMap::new();
     for index in &policy.workloads {
         let (Some(workload), Some(modes)) = (mesh.workloads.get(*index), mesh.modes_of(*index)) else {
             continue;
         };
-        let ports = mesh.ports_of(workload).into_iter();
-        let open = ports.filter(|port| modes.for_port(*port) != MtlsMode::Strict && admits_port(rule, *port));
-        for port in open {
-            // Where another rule refuses callers without identity anyway, nothing escapes.
-            if policy.action() == Action::Allow || plaintext_may_pass(mesh, *index, port) {
-                by_port.entry(port).or_default().push(*index);
+        for port in mesh.ports_of(workload).into_iter().filter(|port| admits_port(rule, *port)) {
+            let mode = modes.for_port(port);
+            if mode == MtlsMode::Strict {
+                continue;
+            }
+            if let Some(consequence) = consequence(mesh, policy, rule, *index, port, mode) {
+                found.entry((consequence, port)).or_default().push(*index);
             }
         }
     }
-    for (port, indices) in by_port {
-        let concerned = workloads(indices.iter().filter_map(|index| mesh.workloads.get(*index)));
-        let text = match policy.action() {
-            Action::Deny => format!(
-                "callers in plaintext are not denied: port {port} of {concerned} accepts them, and they have no \
-                 identity for this rule to match; make the port STRICT, or deny them too with \
-                 notPrincipals: [\"*\"]"
+    for ((consequence, port), indices) in found {
+        let of = workloads(indices.iter().filter_map(|index| mesh.workloads.get(*index)));
+        let (level, text) = match consequence {
+            Consequence::NotDenied => (
+                Level::Warning,
+                format!(
+                    "callers in plaintext are not denied: port {port} of {of} accepts them, and they have no identity \
+                     for this rule to match; make the port STRICT, or deny them too with notPrincipals: [\"*\"]"
+                ),
             ),
-            _ => format!(
-                "callers in plaintext are allowed: port {port} of {concerned} accepts them, and who has no identity \
-                 is none of those excluded; make the port STRICT, or add principals: [\"*\"]"
+            Consequence::Allowed => (
+                Level::Warning,
+                format!(
+                    "callers in plaintext are allowed: port {port} of {of} accepts them, and who has no identity is \
+                     none of those excluded; make the port STRICT, or add principals: [\"*\"]"
+                ),
+            ),
+            Consequence::NobodyAllowed => (
+                Level::Warning,
+                format!(
+                    "the rule allows nobody on port {port} of {of}: the port takes plaintext only (DISABLE), so that no \
+                     caller has an identity; make it PERMISSIVE or STRICT"
+                ),
+            ),
+            Consequence::Refused => (
+                Level::Info,
+                format!(
+                    "callers in plaintext are refused, though port {port} of {of} accepts them (PERMISSIVE): the rule \
+                     asks for an identity, which a caller has with a sidecar only"
+                ),
             ),
         };
-        report.add(&IDENTITY_RULE_WITHOUT_MTLS, policy.resource, path, text);
+        report.add_as(level, &IDENTITY_RULE_WITHOUT_MTLS, policy.resource, path, text);
+    }
+}
+
+fn consequence(
+    mesh: &Mesh<'_>,
+    policy: &Policy<'_>,
+    rule: &Rule,
+    workload: usize,
+    port: u16,
+    mode: MtlsMode,
+) -> Option<Consequence> {
+    let demand = demand(rule);
+    match policy.action() {
+        // Where ALLOW policies refuse callers without identity anyway, nothing escapes.
+        Action::Deny if demand.positive => {
+            plaintext_may_pass(mesh, workload, port).then_some(Consequence::NotDenied)
+        }
+        Action::Allow if demand.positive => match mode {
+            MtlsMode::Disable => Some(Consequence::NobodyAllowed),
+            _ => (!plaintext_may_pass(mesh, workload, port)).then_some(Consequence::Refused),
+        },
+        Action::Allow if demand.negative => Some(Consequence::Allowed),
+        _ => None,
     }
 }
 

@@ -13,6 +13,9 @@ use super::names::list;
 
 type Entry<'m> = Typed<'m, ServiceEntry>;
 
+/// An entry, the position of one of its ports, and that port's protocol.
+type Declared<'m> = (&'m Entry<'m>, usize, String);
+
 pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
     mesh.service_entries.iter().for_each(|entry| addresses(entry, report));
     protocols(mesh, report);
@@ -42,7 +45,7 @@ fn addresses(entry: &Entry<'_>, report: &mut Report) {
 
 /// One host and port, declared with different protocols by entries that somebody sees both of.
 fn protocols(mesh: &Mesh<'_>, report: &mut Report) {
-    let mut by_host: BTreeMap<(String, u32), Vec<(&Entry<'_>, usize, String)>> = BTreeMap::new();
+    let mut by_host: BTreeMap<(String, u32), Vec<Declared<'_>>> = BTreeMap::new();
     for entry in &mesh.service_entries {
         for host in &entry.object.spec.hosts {
             for (index, port) in entry.object.spec.ports.iter().enumerate() {
@@ -53,7 +56,7 @@ fn protocols(mesh: &Mesh<'_>, report: &mut Report) {
     }
     for ((host, number), declared) in by_host {
         for (entry, index, protocol) in &declared {
-            let mut others: Vec<&(&Entry<'_>, usize, String)> = declared
+            let mut others: Vec<&Declared<'_>> = declared
                 .iter()
                 .filter(|(other, _, its)| its != protocol && are_seen_together(mesh, entry, other))
                 .collect();

@@ -5,14 +5,14 @@ use maille_analysis::{Message, Resource, Settings, overlay};
 use maille_config::yaml;
 
 /// Findings in a file.
-pub fn analyze_files(text: &str) -> Vec<Message> {
+pub(crate) fn analyze_files(text: &str) -> Vec<Message> {
     let documents = yaml::parse("test.yaml", text).expect("YAML");
     let resources = overlay(documents.into_iter().map(|document| Resource::of_file(document, "default")));
     analyze(&resources, Settings::default(), &ANALYZERS.iter().collect::<Vec<_>>())
 }
 
 /// Findings in a mesh that has just these objects.
-pub fn analyze_live(text: &str) -> Vec<Message> {
+pub(crate) fn analyze_live(text: &str) -> Vec<Message> {
     let documents = yaml::parse("test.yaml", text).expect("YAML");
     let resources: Vec<Resource> =
         documents.into_iter().map(|document| Resource::live(document.value)).collect();
@@ -21,12 +21,12 @@ pub fn analyze_live(text: &str) -> Vec<Message> {
 }
 
 /// The codes of findings.
-pub fn codes(messages: &[Message]) -> Vec<&'static str> {
+pub(crate) fn codes(messages: &[Message]) -> Vec<&'static str> {
     messages.iter().map(|message| message.code.code).collect()
 }
 
 /// Asserts that a code is found with this text in it, or not at all, and answers what was found.
-pub fn expect(text: &str, code: &str, expected: Option<&str>) -> Vec<Message> {
+pub(crate) fn expect(text: &str, code: &str, expected: Option<&str>) -> Vec<Message> {
     let mut found = analyze_files(text);
     found.retain(|message| message.code.code == code);
     match expected {
