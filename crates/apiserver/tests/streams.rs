@@ -269,3 +269,13 @@ fn a_command_ends_when_its_client_goes_away() {
     client.wait().expect("ended");
     eventually("the command is gone", || !proc.exists());
 }
+
+#[test]
+fn kubectl_is_told_how_else_to_reach_a_port() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = pods::server();
+    let err = server.refused(&["port-forward", "pod/one", "0:80"], "");
+    assert!(err.contains("/api/v1/namespaces/default/pods/one:PORT/proxy/PATH"), "{err}");
+}

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod called;
 mod client;
 mod commands;
 mod dashboard;
@@ -117,7 +118,11 @@ enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let cli = match called::parse::<Cli>() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let outcome = match cli.command {
         Command::People(command) => run(command),
         Command::Role(role) => play(role),
     };
@@ -126,6 +131,10 @@ fn main() -> ExitCode {
         Ok(Outcome::NotFine) => ExitCode::from(1),
         Ok(Outcome::Exit(code)) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if called::as_istioctl() => {
+            eprintln!("Error: {error:#}");
+            ExitCode::from(1)
+        }
         Err(error) => {
             eprintln!("maille: {error:#}");
             ExitCode::from(2)
@@ -154,7 +163,7 @@ fn run(command: People) -> anyhow::Result<Outcome> {
         People::ProxyConfig(args) => on_runtime(proxy_config::run(args)),
         People::ProxyStatus(args) => on_runtime(proxy_status::run(args)),
         People::Experimental(args) => on_runtime(experimental::run(args)),
-        People::Version(args) => version::run(&args),
+        People::Version(args) => on_runtime(version::run(args)),
     }
 }
 

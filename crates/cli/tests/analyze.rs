@@ -149,7 +149,7 @@ fn analyzers_are_listed_by_name() {
 
 #[test]
 fn validate_names_file_line_and_field() {
-    let bad = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x, namespace: y}\nspec:\n  mtls:\n    mode: STRIKT\n";
+    let bad = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x, namespace: shop}\nspec:\n  mtls:\n    mode: STRIKT\n";
     let doubtful = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec:\n  ports:\n  - {name: web, port: 80}\n";
     let place = Place::new(&[("bad.yaml", bad), ("good.yaml", NAMESPACE), ("doubtful.yaml", doubtful)]);
     let good = place.maille(&["validate", "-f", "good.yaml"]);

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 use maille_core::{ROOT_NAMESPACE, ports};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 use crate::flows::{self, Flow};
@@ -16,8 +16,10 @@ use crate::text::{REASON, clean};
 const FRESH: Duration = Duration::from_secs(1);
 /// What there is changes less often than who talks.
 const INVENTORY_FRESH: Duration = Duration::from_secs(5);
-/// How long one round of questions may take.
+/// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a viewer waits for a new answer when there is an old one to show.
+const GRACE: Duration = Duration::from_millis(1500);
 /// The window of which rates are told, and what of it the control plane answers: it keeps slots of ten seconds.
 pub(crate) const RECENT_S: f64 = 65.0;
 const RECENT: &str = "since=60s";
@@ -38,6 +40,8 @@ pub(crate) struct Known {
     /// The same flows with their counts of the last [`RECENT_S`] seconds.
     pub(crate) recent: Vec<Flow>,
     pub(crate) inventory: Arc<Inventory>,
+    /// Why the inventory is old or empty.
+    pub(crate) no_inventory: Option<String>,
     pub(crate) at_ms: u64,
 }
 
@@ -53,76 +57,111 @@ pub(crate) struct View {
 
 /// One poll for all viewers.
 pub(crate) struct Feed {
-    upstream: Arc<dyn Upstream>,
-    state: Mutex<State>,
+    asking: Arc<Mutex<Asking>>,
+    view: watch::Sender<View>,
 }
 
-#[derive(Default)]
-struct State {
-    known: Option<Arc<Known>>,
-    problem: Option<String>,
+/// Who asks, and when it was asked last.
+struct Asking {
+    upstream: Arc<dyn Upstream>,
     asked: Option<Instant>,
-    /// When the last answer was shown first.
-    shown_ms: u64,
-    round: u64,
     inventory: Arc<Inventory>,
+    no_inventory: Option<String>,
     inventory_asked: Option<Instant>,
 }
 
 impl Feed {
     pub(crate) fn new(upstream: Arc<dyn Upstream>) -> Self {
-        Self { upstream, state: Mutex::default() }
+        let asking = Asking {
+            upstream,
+            asked: None,
+            inventory: Arc::default(),
+            no_inventory: None,
+            inventory_asked: None,
+        };
+        Self { asking: Arc::new(Mutex::new(asking)), view: watch::Sender::default() }
     }
 
-    /// What is known, not older than a second if the API answers.
+    /// What is known, not older than a second if the API answers. One that hangs costs a viewer a moment, and what
+    /// it says late is for the next.
     pub(crate) async fn view(&self) -> View {
-        // Whoever comes while another asks waits for that answer.
-        let mut state = self.state.lock().await;
-        if state.asked.is_none_or(|at| at.elapsed() >= FRESH) {
-            let answer = tokio::time::timeout(PATIENCE, self.ask(&mut state)).await;
-            let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
-            state.asked = Some(Instant::now());
-            state.shown_ms = now_ms();
-            state.round += 1;
-            match answer {
-                Ok(known) => {
-                    state.known = Some(Arc::new(known));
-                    state.problem = None;
-                }
-                Err(problem) => {
-                    tracing::debug!(problem, "no news of the mesh");
-                    state.problem = Some(clean(&problem, REASON));
-                }
+        let mut views = self.view.subscribe();
+        let has_old = views.borrow().known.is_some();
+        // Held until the answer is there: nobody asks beside it.
+        let is_asked = match Arc::clone(&self.asking).try_lock_owned() {
+            Ok(asking) if asking.asked.is_some_and(|at| at.elapsed() < FRESH) => false,
+            Ok(asking) => {
+                tokio::spawn(round(asking, self.view.clone()));
+                true
+            }
+            Err(_) => true,
+        };
+        if is_asked {
+            let patience = if has_old { GRACE } else { 2 * PATIENCE };
+            let _ = tokio::time::timeout(patience, views.changed()).await;
+        }
+        views.borrow().clone()
+    }
+}
+
+async fn round(mut asking: OwnedMutexGuard<Asking>, view: watch::Sender<View>) {
+    let answer = asking.ask().await;
+    asking.asked = Some(Instant::now());
+    view.send_modify(|view| {
+        view.round += 1;
+        view.now_ms = now_ms();
+        match answer {
+            Ok(known) => {
+                view.known = Some(Arc::new(known));
+                view.problem = None;
+            }
+            Err(problem) => {
+                tracing::debug!(problem, "no news of the mesh");
+                view.problem = Some(clean(&problem, REASON));
             }
         }
-        View {
-            known: state.known.clone(),
-            problem: state.problem.clone(),
-            now_ms: state.shown_ms,
-            round: state.round,
-        }
-    }
+    });
+}
 
-    async fn ask(&self, state: &mut State) -> Result<Known, String> {
-        if state.inventory_asked.is_none_or(|at| at.elapsed() >= INVENTORY_FRESH) {
-            let get = |path: &str| self.upstream.get(path.to_owned());
-            let (pods, deployments, services) = futures::try_join!(
-                get("/api/v1/pods"),
-                get("/apis/apps/v1/deployments"),
-                get("/api/v1/services")
-            )?;
-            state.inventory = Arc::new(Inventory::read(&pods, &deployments, &services)?);
-            state.inventory_asked = Some(Instant::now());
+impl Asking {
+    async fn ask(&mut self) -> Result<Known, String> {
+        if self.inventory_asked.is_none_or(|at| at.elapsed() >= INVENTORY_FRESH) {
+            match self.list().await {
+                Ok(inventory) => {
+                    self.inventory = Arc::new(inventory);
+                    self.no_inventory = None;
+                }
+                // Who talks to whom can be told without.
+                Err(problem) => self.no_inventory = Some(clean(&problem, REASON)),
+            }
+            self.inventory_asked = Some(Instant::now());
         }
-        let (all, recent) =
-            futures::try_join!(self.upstream.get(flows_path("")), self.upstream.get(flows_path(RECENT)))?;
+        let both = async {
+            futures::try_join!(self.upstream.get(flows_path("")), self.upstream.get(flows_path(RECENT)))
+        };
+        let (all, recent) = within("the control plane", both).await?;
         Ok(Known {
             flows: flows::read(&all)?,
             recent: flows::read(&recent)?,
-            inventory: Arc::clone(&state.inventory),
+            inventory: Arc::clone(&self.inventory),
+            no_inventory: self.no_inventory.clone(),
             at_ms: now_ms(),
         })
     }
+
+    async fn list(&self) -> Result<Inventory, String> {
+        let get = |path: &str| self.upstream.get(path.to_owned());
+        let lists = async {
+            futures::try_join!(get("/api/v1/pods"), get("/apis/apps/v1/deployments"), get("/api/v1/services"))
+        };
+        let (pods, deployments, services) = within("the API", lists).await?;
+        Inventory::read(&pods, &deployments, &services)
+    }
+}
+
+async fn within<T>(who: &str, answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let late = |_| Err(format!("{who} did not answer within {} s", PATIENCE.as_secs()));
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(late)
 }
 
 /// Through the API's proxy of Services, as everyone without a way into the mesh asks the control plane.

@@ -71,6 +71,9 @@ pub(crate) fn live(view: &View, query: &ViewQuery) -> Markup {
         main #live.stale[view.problem.is_some()] {
             (banner(view, known))
             (tiles(&summary, query))
+            @if let Some(problem) = &known.no_inventory {
+                p.note { "Workloads without traffic, and who has no sidecar, are not known: " (problem) }
+            }
             (filters(known, &all, query))
             section.card aria-labelledby="picture" {
                 div.head {

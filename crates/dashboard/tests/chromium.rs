@@ -59,7 +59,7 @@ async fn a_browser_draws_the_mesh_and_has_nothing_to_complain_of() {
         let url = format!("http://{address}/?key={KEY}");
         let (dom, log) = open(browser, &url, dark).await;
         for wanted in
-            ["<svg class=\"graph\"", "payment-service", "deny-from-untrusted", "no ALLOW rule", "plaintext 1"]
+            ["<svg class=\"graph", "payment-service", "deny-from-untrusted", "no ALLOW rule", "plaintext 1"]
         {
             assert!(dom.contains(wanted), "dark {dark}: {wanted} is not in {dom}\n{log}");
         }

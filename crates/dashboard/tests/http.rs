@@ -177,6 +177,35 @@ async fn what_was_known_stays_when_nobody_answers() {
 }
 
 #[tokio::test]
+async fn who_talks_is_told_even_if_nobody_lists_what_there_is() {
+    let address = serve(Arc::new(Fixture { lists_nothing: true, ..Fixture::default() }));
+    let (_, body) = get(address, "/", &cookie(address)).await;
+    assert!(
+        body.contains("deny-from-untrusted") && body.contains("are not known: pods is forbidden"),
+        "{body}"
+    );
+}
+
+/// A control plane that hangs: the old page at once, and in time the word that there is no answer.
+#[tokio::test]
+async fn a_hanging_control_plane_does_not_hang_the_page() {
+    let fixture = Arc::<Fixture>::default();
+    let address = serve(Arc::clone(&fixture));
+    get(address, "/live", &cookie(address)).await;
+    fixture.hangs.store(true, Ordering::Relaxed);
+    let mut body = String::new();
+    for _ in 0..200 {
+        body = get(address, "/live", &cookie(address)).await.1;
+        assert!(body.contains("payment-service"), "{body}");
+        if body.contains("the control plane did not answer within 5 s") {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("nothing is told of it: {body}");
+}
+
+#[tokio::test]
 async fn a_mesh_in_which_nothing_has_called_yet_shows_its_workloads() {
     let flows = r#"{"flows": []}"#.to_owned();
     let fixture = Fixture { flows: flows.clone(), recent: flows, ..Fixture::default() };

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use maille_pki::{KeyPair, Svid, certificates_from_pem};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -67,18 +68,35 @@ pub fn https_server(
     own: &Credential,
     client_roots_pem: Option<&str>,
 ) -> Result<Arc<ServerConfig>, SetupError> {
-    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS)?;
-    let builder = match client_roots_pem {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(store(pem)?, provider())
-                .allow_unauthenticated()
-                .clear_root_hint_subjects()
-                .build()
-                .map_err(|e| rustls::Error::General(e.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+    let verifier = match client_roots_pem {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(pem) => client_verifier(pem, |builder| builder.allow_unauthenticated())?,
     };
+    server(own, verifier)
+}
+
+/// An HTTPS server that demands of every client a certificate by one of the given roots; the handshake of one that
+/// has none ends.
+pub fn https_server_for_clients_of(
+    own: &Credential,
+    client_roots_pem: &str,
+) -> Result<Arc<ServerConfig>, SetupError> {
+    server(own, client_verifier(client_roots_pem, |builder| builder)?)
+}
+
+fn client_verifier(
+    roots_pem: &str,
+    adapt: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+) -> Result<Arc<dyn ClientCertVerifier>, SetupError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(store(roots_pem)?, provider());
+    let verifier = adapt(builder.clear_root_hint_subjects()).build();
+    Ok(verifier.map_err(|e| rustls::Error::General(e.to_string()))?)
+}
+
+fn server(own: &Credential, verifier: Arc<dyn ClientCertVerifier>) -> Result<Arc<ServerConfig>, SetupError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)?
+        .with_client_cert_verifier(verifier);
     let mut config = builder.with_cert_resolver(own.0.clone());
     config.alpn_protocols = owned(&[H2, HTTP_11]);
     without_resumption(&mut config);

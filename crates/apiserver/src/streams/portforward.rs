@@ -45,6 +45,16 @@ pub(super) fn answer(
 ) -> ApiResult<Response<Body>> {
     let pods = super::runner(api)?;
     let pod = super::running_pod(api, target, "forward port")?;
+    if !websocket::offers(parts, PROTOCOL) {
+        return Err(ApiError::bad_request(format!(
+            "this API forwards ports over WebSocket with the subprotocol {PROTOCOL}, as client libraries do, but not \
+             over SPDY, as `kubectl port-forward` does; `kubectl get --raw \
+             /api/v1/namespaces/{}/pods/{}:PORT/proxy/PATH` reaches an HTTP port, and `kubectl exec` runs a client in \
+             a container",
+            target.ns(),
+            target.name.as_deref().unwrap_or_default()
+        )));
+    }
     let ports = ports(query)?;
     let (response, switch) = websocket::switch(parts, &[PROTOCOL])?;
     let session = api.sessions.take(&caller.name)?;

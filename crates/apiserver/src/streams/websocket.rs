@@ -79,6 +79,11 @@ pub(super) fn switch(parts: &Parts, spoken: &[&'static str]) -> ApiResult<(Respo
     Ok((response, Switch { protocol, upgrade }))
 }
 
+/// Whether the client offers a subprotocol.
+pub(super) fn offers(parts: &Parts, protocol: &str) -> bool {
+    tokens(&parts.headers, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == protocol)
+}
+
 /// The words of a header that is a list.
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());

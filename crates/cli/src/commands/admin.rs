@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -138,7 +139,7 @@ fn names_a_pod(named: &Named) -> bool {
     matches!(named.kind.as_deref(), None | Some("pod" | "pods" | "po"))
 }
 
-fn namespace_of(api: &Api, named: &Named, flag: Option<&str>) -> Result<String> {
+pub(crate) fn namespace_of(api: &Api, named: &Named, flag: Option<&str>) -> Result<String> {
     let chosen = named.namespace.as_deref().or(flag.filter(|namespace| !namespace.is_empty()));
     let chosen = chosen.unwrap_or_else(|| api.client().default_namespace());
     ensure!(maille_core::is_dns_label(chosen), "'{chosen}' is not the name of a namespace");
@@ -205,6 +206,8 @@ async fn exchange(api: &Api, pod: &PodRef, port: u16, method: Method, path: &str
         talk.abort();
         Ok::<_, anyhow::Error>((status, body))
     };
+    // Polled again below, when it may have ended without a word.
+    let refusal = refusal.fuse();
     tokio::pin!(answer, refusal);
     // What the server has to say explains more than the stream that it cut.
     let outcome = tokio::select! {
@@ -216,7 +219,14 @@ async fn exchange(api: &Api, pod: &PodRef, port: u16, method: Method, path: &str
         Ok(answer) => answer,
         Err(error) => match tokio::time::timeout(Duration::from_millis(200), refusal).await {
             Ok(Some(reason)) => bail!("port {port} cannot be reached: {}", reason.trim()),
-            _ => return Err(error.context(format!("port {port} did not answer"))),
+            Ok(None) | Err(_) => {
+                // The forwarder knows what cut the stream.
+                let error = match tokio::time::timeout(Duration::from_millis(200), forwarder.join()).await {
+                    Ok(Err(cause)) => anyhow!("{error:#} ({cause})"),
+                    Ok(Ok(())) | Err(_) => error,
+                };
+                return Err(error.context(format!("port {port} did not answer")));
+            }
         },
     };
     ensure!(
@@ -233,14 +243,6 @@ pub(crate) async fn config_dump(api: &Api, pod: &PodRef, port: u16) -> Result<Co
     serde_json::from_slice(&bytes).with_context(|| {
         format!("Pod {pod} answered on port {port} with something that is no dump of a Maille proxy")
     })
-}
-
-/// Asks the control plane's monitoring port, through its Service.
-pub(crate) async fn ask_control_plane(api: &Api, istio_namespace: &str, path: &str) -> Result<Value> {
-    let port = maille_core::ports::CONTROL_MONITORING;
-    let path = format!("/api/v1/namespaces/{istio_namespace}/services/istiod:{port}/proxy/{path}");
-    let asked = api.get(&path).await;
-    asked.with_context(|| format!("cannot ask the control plane in {istio_namespace}"))
 }
 
 /// The API's own words, where it has some.

@@ -87,7 +87,9 @@ pub(crate) struct AnalyzeArgs {
 
 pub(crate) async fn run(args: AnalyzeArgs) -> Result<Outcome> {
     if args.list_analyzers {
-        for analyzer in ANALYZERS {
+        let mut sorted: Vec<&Analyzer> = ANALYZERS.iter().collect();
+        sorted.sort_by_key(|analyzer| analyzer.name);
+        for analyzer in sorted {
             out!("* {}:\n    {}", analyzer.name, analyzer.description);
         }
         return Ok(Outcome::Fine);
@@ -209,7 +211,7 @@ fn list_run(chosen: &[&Analyzer]) {
 }
 
 /// Whether the program was started by Istio's name, so that its habits hold.
-pub(crate) fn called_as_istioctl() -> bool {
+fn called_as_istioctl() -> bool {
     let name = std::env::args_os().next().map(PathBuf::from);
     name.as_deref().and_then(std::path::Path::file_name).is_some_and(|name| name == "istioctl")
 }

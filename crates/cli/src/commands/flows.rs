@@ -60,6 +60,8 @@ pub(crate) struct End {
     pub(crate) workload: String,
     pub(crate) principal: String,
     pub(crate) address: String,
+    /// Of a destination: the host that was called.
+    pub(crate) service: String,
 }
 
 impl End {
@@ -70,22 +72,25 @@ impl End {
             workload: text("workloadName"),
             principal: text("principal"),
             address: text("address"),
+            service: text("service"),
         }
     }
 
     fn is(&self, name: &str) -> bool {
         match name.split_once('/') {
             Some((namespace, workload)) => self.namespace == namespace && self.workload == workload,
-            None => self.workload == name,
+            None => self.workload == name || self.service == name,
         }
     }
 
-    /// `namespace/workload`, else the identity, else the address.
+    /// `namespace/workload`, else the identity, else the host, else the address.
     pub(crate) fn label(&self) -> String {
         if !self.workload.is_empty() {
             format!("{}/{}", self.namespace, self.workload)
         } else if !self.principal.is_empty() {
             self.principal.clone()
+        } else if !self.service.is_empty() {
+            self.service.clone()
         } else if !self.address.is_empty() {
             self.address.clone()
         } else {

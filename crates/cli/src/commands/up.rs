@@ -173,6 +173,9 @@ async fn start(
         prometheus::apply_to(&api).await?;
     }
     if !documents.is_empty() {
+        if demo::certificates::are_needed(documents) {
+            demo::certificates::ensure(&api).await?;
+        }
         let lines = apply::apply_all(&api, documents, "default", false).await;
         for line in lines.map_err(|problem| anyhow!("{problem}"))? {
             progress.done(&line);

@@ -1,5 +1,6 @@
 //! The demo: the shop's manifests, what is expected of it, and the table that compares.
 
+pub(crate) mod certificates;
 mod expectations;
 mod run;
 mod table;
@@ -15,6 +16,11 @@ pub(crate) const MANIFESTS: &[(&str, &str)] = &[
     ("examples/shop/10-production.yaml", include_str!("../../../../examples/shop/10-production.yaml")),
     ("examples/shop/20-development.yaml", include_str!("../../../../examples/shop/20-development.yaml")),
     ("examples/shop/30-legacy.yaml", include_str!("../../../../examples/shop/30-legacy.yaml")),
+    (
+        "examples/shop/40-external-service.yaml",
+        include_str!("../../../../examples/shop/40-external-service.yaml"),
+    ),
+    ("examples/shop/45-external-mtls.yaml", include_str!("../../../../examples/shop/45-external-mtls.yaml")),
 ];
 
 /// What to try next; every line works when pasted.
@@ -34,6 +40,7 @@ pub(crate) fn next_steps(data_dir: &std::path::Path, maille: &str) -> String {
          \x20 {maille} flows --denied\n\
          \x20 {maille} exec deploy/frontend -n production{at} -- curl -si http://cart/api/v1/cart\n\
          \x20 {maille} exec deploy/frontend -n production{at} -- curl -si http://orders/api/v1/orders/1\n\
+         \x20 {maille} exec deploy/frontend -n production{at} -- curl -si http://api.external-service.com:443/\n\
          \x20 {maille} delete authorizationpolicy allow-frontend-to-cart -n production\n\
          \x20 {maille} exec deploy/frontend -n production{at} -- curl -si http://cart/api/v1/cart\n\
          \x20 {maille} logs deploy/cart -n production -c istio-proxy --tail 3\n"

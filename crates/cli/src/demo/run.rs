@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 
-use super::{EXPECTATIONS, MANIFESTS, Row, compare};
+use super::{EXPECTATIONS, MANIFESTS, Row, certificates, compare};
 use crate::client::{Api, ApiError};
 use crate::commands::{apply, flows};
 use crate::progress::Progress;
@@ -14,11 +14,12 @@ use crate::progress::Progress;
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(90);
 const FLOWS_LIMIT: Duration = Duration::from_secs(45);
 
-/// Applies the shop's manifests.
+/// Applies the shop's manifests, and before them what they mount.
 pub(crate) async fn apply_shop(api: &Api) -> Result<()> {
     let sources: Vec<(String, String)> =
         MANIFESTS.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     let documents = apply::check(&sources).map_err(|problem| anyhow!("{problem}"))?;
+    certificates::ensure(api).await?;
     apply::apply_all(api, &documents, "default", false).await.map_err(|problem| anyhow!("{problem}"))?;
     Ok(())
 }

@@ -16,7 +16,7 @@ pub(crate) struct Row {
     pub(crate) as_expected: bool,
 }
 
-/// What the destination's proxy saw of a pair, most recently.
+/// What a proxy saw of a pair, most recently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     allowed: bool,
@@ -24,16 +24,26 @@ struct Seen {
     by: String,
 }
 
-/// Compares what the destinations' proxies saw with what is expected: a row for each expected pair,
-/// in that order, then one for each pair that nobody expected.
+/// Compares what the destinations' proxies saw, or the callers' where the destination has none, with what is
+/// expected: a row for each expected pair, in that order, then one for each pair that nobody expected.
 ///
-/// A pair seen both allowed and refused counts as neither: it is not as expected.
+/// A pair seen both allowed and refused counts as neither: it is not as expected. Of what is outside of the mesh only
+/// the latest counts: callers try before the server is there.
 pub(crate) fn compare(flows: &[Flow], expectations: &[Expectation]) -> Vec<Row> {
     let inbound: Vec<&Flow> = flows.iter().filter(|flow| flow.reporter == "DESTINATION").collect();
     let mut rows: Vec<Row> = expectations
         .iter()
         .map(|expected| {
-            let of_pair = verdicts(inbound.iter().copied().filter(|flow| is_pair(flow, expected)).collect());
+            let of_pair = if expected.outside {
+                let calls = flows.iter().filter(|flow| is_call_outside(flow, expected));
+                verdicts(calls.collect())
+                    .into_iter()
+                    .max_by_key(|flow| flow.last_seen_ms)
+                    .into_iter()
+                    .collect()
+            } else {
+                verdicts(inbound.iter().copied().filter(|flow| is_pair(flow, expected)).collect())
+            };
             let seen = latest(&of_pair);
             let as_expected = !of_pair.is_empty()
                 && of_pair
@@ -84,6 +94,13 @@ fn is_pair(flow: &Flow, expected: &Expectation) -> bool {
         && flow.port == expected.port
 }
 
+fn is_call_outside(flow: &Flow, expected: &Expectation) -> bool {
+    flow.reporter == "SOURCE"
+        && flow.source.label() == expected.from
+        && flow.destination.service == expected.to
+        && flow.port == expected.port
+}
+
 fn is_allowed(flow: &Flow) -> bool {
     flow.decision == "ALLOWED"
 }
@@ -92,7 +109,13 @@ fn latest(flows: &[&Flow]) -> Option<Seen> {
     flows.iter().max_by_key(|flow| flow.last_seen_ms).map(|flow| Seen {
         allowed: is_allowed(flow),
         mtls: flow.mtls,
-        by: by(flow),
+        by: match flow.policy.is_empty() && flow.reason.is_empty() {
+            // The other end has no identity of the mesh: nothing else makes mutual TLS with it.
+            true if flow.mtls && flow.destination.principal.is_empty() && flow.reporter == "SOURCE" => {
+                "TLS by a DestinationRule".to_owned()
+            }
+            _ => by(flow),
+        },
     })
 }
 
@@ -157,7 +180,7 @@ mod tests {
     }
 
     const EXPECTED: &[Expectation] =
-        &[Expectation { from: "a/x", to: "b/y", port: 80, allowed: true, mtls: true }];
+        &[Expectation { from: "a/x", to: "b/y", port: 80, allowed: true, mtls: true, outside: false }];
 
     #[test]
     fn as_expected_only_if_every_flow_of_the_pair_is() {
@@ -177,6 +200,24 @@ mod tests {
         }));
         let refused = &[Expectation { allowed: false, ..EXPECTED[0] }];
         assert!(compare(&[connection, flow("DENIED", true)], refused)[0].as_expected);
+    }
+
+    #[test]
+    fn of_what_is_outside_the_callers_latest_view_counts() {
+        let call = |decision: &str, at: u64| {
+            Flow::read(&json!({
+                "reporter": "SOURCE",
+                "source": {"namespace": "a", "workloadName": "x"},
+                "destination": {"service": "api.example.com", "address": "10.0.0.1"},
+                "port": 443, "mtls": true, "decision": decision, "requests": 1, "lastSeenMs": at
+            }))
+        };
+        let expected = &[Expectation { to: "api.example.com", port: 443, outside: true, ..EXPECTED[0] }];
+        let rows = compare(&[call("FAILED", 1), call("ALLOWED", 2)], expected);
+        assert!(rows.len() == 1 && rows[0].as_expected);
+        assert!(render(&rows, false).contains("TLS by a DestinationRule"));
+        assert!(!compare(&[call("ALLOWED", 1), call("FAILED", 2)], expected)[0].as_expected);
+        assert!(!compare(&[call("ALLOWED", 1)], EXPECTED)[0].as_expected);
     }
 
     #[test]

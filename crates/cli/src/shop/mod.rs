@@ -6,10 +6,12 @@
 
 mod caller;
 mod server;
+mod tls;
 
 use std::time::Duration;
 
 use caller::Call;
+use tls::TlsFiles;
 
 /// What one service of the shop is and does.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,6 +25,8 @@ pub(crate) struct ShopArgs {
     /// Port with plaintext metrics, if the service has one.
     #[arg(long)]
     metrics_port: Option<u16>,
+    #[command(flatten)]
+    tls: TlsFiles,
     /// A call to make again and again: "METHOD http://HOST[:PORT]/PATH".
     #[arg(long = "call", value_name = "METHOD URL")]
     calls: Vec<Call>,
@@ -37,7 +41,14 @@ pub(crate) fn run(args: ShopArgs) -> anyhow::Result<()> {
     runtime.block_on(async move {
         let counters = server::Counters::default();
         let service = server::listen(args.port).await?;
-        tokio::spawn(server::serve(service, args.name.clone(), counters.clone()));
+        match args.tls.server()? {
+            Some(tls) => {
+                tokio::spawn(server::serve_tls(service, tls, args.name.clone(), counters.clone()));
+            }
+            None => {
+                tokio::spawn(server::serve(service, args.name.clone(), counters.clone()));
+            }
+        }
         if let Some(port) = args.metrics_port {
             let listener = server::listen(port).await?;
             tokio::spawn(server::serve_metrics(listener, args.name.clone(), counters.clone()));

@@ -13,7 +13,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::tls::{self, TlsServer};
 
 /// A body larger than this is refused: the shop's orders are small.
 const LARGEST_BODY: usize = 1 << 20;
@@ -39,9 +42,33 @@ pub(super) async fn serve(listener: TcpListener, name: String, counters: Counter
     let name: Arc<str> = name.into();
     accept(listener, move |request| {
         let (name, counters) = (name.clone(), counters.clone());
-        async move { answer(&name, &counters, request).await }
+        async move { answer(&name, &counters, None, request).await }
     })
     .await;
+}
+
+/// The same over TLS, for clients that have proved themselves.
+pub(super) async fn serve_tls(
+    listener: TcpListener,
+    mut server: TlsServer,
+    name: String,
+    counters: Counters,
+) {
+    let name: Arc<str> = name.into();
+    loop {
+        let stream = next(&listener).await;
+        let acceptor = server.acceptor();
+        let (name, counters) = (name.clone(), counters.clone());
+        tokio::spawn(async move {
+            let Some((stream, caller)) = tls::accept(acceptor, stream).await else { return };
+            let caller: Arc<str> = caller.into();
+            converse(stream, move |request| {
+                let (name, counters, caller) = (name.clone(), counters.clone(), caller.clone());
+                async move { answer(&name, &counters, Some(&caller), request).await }
+            })
+            .await;
+        });
+    }
 }
 
 /// Serves the counters in Prometheus' text format.
@@ -68,26 +95,43 @@ where
     A: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, most likely: give connections time to end.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            continue;
-        };
-        let _ = stream.set_nodelay(true);
-        let handler = handler.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = handler(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let _ = auto::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
+        let stream = next(&listener).await;
+        tokio::spawn(converse(stream, handler.clone()));
     }
 }
 
-async fn answer(name: &str, counters: &Counters, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn next(listener: &TcpListener) -> TcpStream {
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            let _ = stream.set_nodelay(true);
+            return stream;
+        }
+        // Out of descriptors, most likely: give connections time to end.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// Answers the requests of one connection.
+async fn converse<S, F, A>(stream: S, handler: F)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    A: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// `caller` is who this server itself knows to have called.
+async fn answer(
+    name: &str,
+    counters: &Counters,
+    caller: Option<&str>,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     if request.uri().path() == "/healthz" {
         return response(StatusCode::OK, "text/plain", "ok\n".to_owned());
     }
@@ -103,13 +147,14 @@ async fn answer(name: &str, counters: &Counters, request: Request<Incoming>) -> 
         }
     };
     counters.served.fetch_add(1, Ordering::Relaxed);
-    // The caller as the mesh proved it, in Envoy's header for it.
-    let caller = parts.headers.get("x-forwarded-client-cert").and_then(|value| value.to_str().ok());
+    // Else the caller as the mesh proved it, in Envoy's header for it.
+    let header = parts.headers.get("x-forwarded-client-cert").and_then(|value| value.to_str().ok());
+    let caller = caller.or_else(|| header?.rsplit_once("URI=").map(|(_, uri)| uri));
     let body = serde_json::json!({
         "service": name,
         "method": parts.method.as_str(),
         "path": parts.uri.path(),
-        "caller": caller.and_then(|xfcc| xfcc.rsplit_once("URI=")).map(|(_, uri)| uri),
+        "caller": caller,
         "received_bytes": received,
     });
     response(StatusCode::OK, "application/json", format!("{body}\n"))

@@ -73,6 +73,14 @@ fn check_hosts(spec: &View<'_>, errors: &mut Vec<FieldError>) {
         let Some(text) = host.text() else { continue };
         if text == "*" {
             errors.push(host.invalid("'*' would be every host").help("for example *.example.com"));
+        } else if text.strip_prefix('*').is_some_and(|rest| !rest.starts_with('.')) {
+            errors.push(
+                host.error(
+                    FieldErrorKind::NotEnforced,
+                    format!("'{text}' has its wildcard within a label, which no proxy matches"),
+                )
+                .help("a wildcard stands for whole labels: *.example.com"),
+            );
         } else if let Some(problem) = hosts::problem(text) {
             errors.push(
                 host.invalid(format!("'{text}' {problem}"))
@@ -155,12 +163,14 @@ fn check_ports(spec: &View<'_>, errors: &mut Vec<FieldError>) {
         let class = check_protocol(&port.get("protocol"), errors);
         all_name_their_host &= class.is_none_or(PortClass::names_its_host);
         if port.is_object() && unaddressed && class.is_some_and(|class| !class.names_its_host()) {
-            let written =
-                port.get("protocol").text().filter(|p| !p.is_empty()).unwrap_or("an unset protocol");
+            let written = match port.get("protocol").text() {
+                None | Some("") => "a port without protocol".to_owned(),
+                Some(protocol) => format!("a {protocol} port"),
+            };
             errors.push(
                 port.error(
                     FieldErrorKind::NotEnforced,
-                    format!("a port with {written} cannot be recognised without addresses: nothing in its bytes names the host"),
+                    format!("{written} cannot be recognised without addresses: nothing in its bytes names the host"),
                 )
                 .help("list the hosts' addresses in spec.addresses, or write protocol HTTP or TLS if it is one"),
             );
@@ -198,16 +208,6 @@ pub(super) fn warnings(entry: &ServiceEntry) -> Vec<FieldError> {
     let mut warn = |path: FieldPath, message: &str, help: &str| {
         warnings.push(FieldError::new(path, FieldErrorKind::Invalid, message).help(help));
     };
-    for (i, host) in entry.spec.hosts.iter().enumerate() {
-        if host.strip_prefix('*').is_some_and(|rest| !rest.starts_with('.')) {
-            let path = spec.key("hosts").index(i);
-            warn(
-                path,
-                "the wildcard stands within a label",
-                "most servers' names end at a dot: *.example.com",
-            );
-        }
-    }
     if entry.spec.ports.is_empty() {
         warn(
             spec.key("ports"),

@@ -68,9 +68,9 @@ impl World {
     }
 
     fn entry_for_host(&self, host: &str, namespace: &str) -> Option<OwnedHost<'_>> {
-        // A wildcard stands for one character at least; host names are ASCII.
+        let wildcards = host.match_indices('.').filter(|(at, _)| *at > 0);
         let wildcards =
-            (1..host.len()).filter_map(|at| Some(HostPattern::new(&format!("*{}", host.get(at..)?))));
+            wildcards.filter_map(|(at, _)| Some(HostPattern::new(&format!("*{}", host.get(at..)?))));
         std::iter::once(HostPattern::new(host)).chain(wildcards).find_map(|host| {
             let entries = self.owners(self.claims.hosts.get(&host)?, namespace);
             (!entries.is_empty()).then_some(OwnedHost { host, entries })
@@ -85,8 +85,8 @@ impl World {
             let block = IpNet::new(address, length).ok()?.trunc();
             let mut entries = self.owners(self.claims.addresses.get(&block)?, namespace);
             // An address does not say which of several hosts is meant.
-            let host = HostPattern::new(entries.first()?.spec.hosts.first()?);
-            entries.retain(|entry| entry.spec.hosts.iter().any(|h| HostPattern::new(h) == host));
+            let host = claimed_hosts(entries.first()?).next()?;
+            entries.retain(|entry| claimed_hosts(entry).any(|other| other == host));
             Some(OwnedHost { host, entries })
         })
     }
@@ -169,7 +169,7 @@ impl World {
         let new = new.map(Arc::new);
         let claims = Arc::make_mut(&mut self.claims);
         if let Some(old) = &old {
-            for host in hosts_of(old) {
+            for host in claimed_hosts(old) {
                 super::event::remove_from(&mut claims.hosts, &host, &name);
             }
             for address in addresses_of(old) {
@@ -177,7 +177,7 @@ impl World {
             }
         }
         if let Some(new) = &new {
-            for host in hosts_of(new) {
+            for host in claimed_hosts(new) {
                 claims.hosts.entry(host).or_default().insert(name.clone());
             }
             for address in addresses_of(new) {
@@ -207,7 +207,7 @@ impl World {
     }
 
     fn touch_entry(&self, entry: &ServiceEntry, changes: &mut ChangeSet) {
-        for host in hosts_of(entry) {
+        for host in claimed_hosts(entry) {
             self.touch_host(&host, changes);
         }
         touch_addresses(entry, changes);
@@ -237,8 +237,10 @@ fn touch_addresses(entry: &ServiceEntry, changes: &mut ChangeSet) {
     addresses_of(entry).for_each(|block| changes.add_network(block));
 }
 
-fn hosts_of(entry: &ServiceEntry) -> BTreeSet<HostPattern> {
-    entry.spec.hosts.iter().map(|host| HostPattern::new(host)).collect()
+/// The hosts of an entry that proxies can match: a wildcard stands for whole labels.
+fn claimed_hosts(entry: &ServiceEntry) -> impl Iterator<Item = HostPattern> {
+    let hosts = entry.spec.hosts.iter().map(|host| HostPattern::new(host));
+    hosts.filter(|host| host.suffix().is_none_or(|rest| rest.starts_with('.')))
 }
 
 /// What an entry's addresses are; a single one is a block of one.

@@ -25,6 +25,10 @@ pub(crate) struct Fixture {
     pub(crate) flows: String,
     pub(crate) recent: String,
     pub(crate) away: AtomicBool,
+    /// Whether lists of objects are refused.
+    pub(crate) lists_nothing: bool,
+    /// Whether the control plane takes questions and answers none.
+    pub(crate) hangs: AtomicBool,
     pub(crate) asked: AtomicUsize,
 }
 
@@ -34,6 +38,8 @@ impl Default for Fixture {
             flows: as_of_now(FLOWS),
             recent: as_of_now(RECENT),
             away: AtomicBool::new(false),
+            lists_nothing: false,
+            hangs: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
         }
     }
@@ -59,6 +65,7 @@ impl Upstream for Fixture {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let answer = match path.as_str() {
             _ if self.away.load(Ordering::Relaxed) => Err("connection refused <by> \"nobody\"".to_owned()),
+            "/api/v1/pods" if self.lists_nothing => Err("pods is forbidden".to_owned()),
             "/api/v1/pods" => Ok(PODS.to_owned()),
             "/apis/apps/v1/deployments" => Ok(DEPLOYMENTS.to_owned()),
             "/api/v1/services" => Ok(SERVICES.to_owned()),
@@ -66,7 +73,14 @@ impl Upstream for Fixture {
             path if path.contains(":15014/proxy/flows?since=") => Ok(self.recent.clone()),
             other => Err(format!("nobody asked for {other} so far")),
         };
-        async move { answer.map(String::into_bytes) }.boxed()
+        let hangs = self.hangs.load(Ordering::Relaxed) && path.contains("/proxy/flows");
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            answer.map(String::into_bytes)
+        }
+        .boxed()
     }
 }
 

@@ -16,8 +16,6 @@ pub(super) async fn run(args: &CheckArgs, pod: &str) -> Result<Outcome> {
     let held = held(args, pod).await?;
     if args.output.is_some() {
         out!("{}", serde_json::to_string_pretty(&as_json(&held))?);
-    } else if crate::commands::analyze::called_as_istioctl() {
-        write_out(&istios_table(&held.policy.policies));
     } else {
         write_out(&for_people(&held));
     }
@@ -76,25 +74,6 @@ fn ports(held: &Held) -> String {
         ]);
     }
     lines.push(vec!["other".into(), "auto".into(), policy.mtls.mode.as_str().into(), "-".into()]);
-    aligned(&lines)
-}
-
-/// The table of istioctl (reference cli 1.5): a policy without rules is not in a proxy's configuration, but for the one
-/// that stands for all of them if there is no other.
-fn istios_table(policies: &[Authorization]) -> String {
-    let mut lines = vec![["ACTION", "AuthorizationPolicy", "RULES"].map(str::to_owned).to_vec()];
-    let enforced: Vec<_> = ordered(policies).into_iter().filter(|policy| !policy.dry_run).collect();
-    for of_action in [Action::Deny, Action::Allow, Action::Audit, Action::Custom] {
-        let own: Vec<_> = enforced.iter().filter(|policy| policy.spec.action == of_action).collect();
-        let with_rules: Vec<_> = own.iter().filter(|policy| !policy.spec.rules.is_empty()).collect();
-        if let Some(first) = own.first().filter(|_| with_rules.is_empty()) {
-            lines.push(vec![action(first).into(), "_anonymous_match_nothing_".into(), "1".into()]);
-        }
-        lines.extend(with_rules.into_iter().map(|policy| {
-            let name = format!("{}.{}", policy.name, policy.namespace);
-            vec![action(policy).into(), name, policy.spec.rules.len().to_string()]
-        }));
-    }
     aligned(&lines)
 }
 

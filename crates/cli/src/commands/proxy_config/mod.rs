@@ -102,7 +102,7 @@ impl Source {
     }
 }
 
-fn read_file(path: &std::path::Path) -> Result<Vec<u8>> {
+pub(crate) fn read_file(path: &std::path::Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if path.as_os_str() == "-" {
         std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
