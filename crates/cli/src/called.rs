@@ -12,14 +12,25 @@ const USAGE: u8 = 64;
 
 /// Commands that istioctl has, where its global flags may stand before the command's name.
 const ISTIOCTLS: [&str; 14] = [
-    "analyze", "authz", "exp", "experimental", "pc", "proxy-config", "proxy-status", "ps", "v", "validate",
-    "version", "x", "describe", "des",
+    "analyze",
+    "authz",
+    "exp",
+    "experimental",
+    "pc",
+    "proxy-config",
+    "proxy-status",
+    "ps",
+    "v",
+    "validate",
+    "version",
+    "x",
+    "describe",
+    "des",
 ];
 
 /// istioctl's global flags that have a value.
-const GLOBAL: [&str; 8] = [
-    "-n", "--namespace", "-i", "--istioNamespace", "-c", "--kubeconfig", "--context", "--data-dir",
-];
+const GLOBAL: [&str; 8] =
+    ["-n", "--namespace", "-i", "--istioNamespace", "-c", "--kubeconfig", "--context", "--data-dir"];
 
 /// Whether the binary was called by the name `istioctl`.
 pub(crate) fn as_istioctl() -> bool {
@@ -108,7 +119,10 @@ mod tests {
     fn global_flags_may_stand_before_the_command() {
         for (given, taken) in [
             ("istioctl -n a proxy-config secret p", "istioctl proxy-config secret p -n a"),
-            ("istioctl --context=b pc -c k secret p -o json", "istioctl pc secret p -o json --context=b -c k"),
+            (
+                "istioctl --context=b pc -c k secret p -o json",
+                "istioctl pc secret p -o json --context=b -c k",
+            ),
             ("istioctl x -n a describe pod p", "istioctl x describe pod p -n a"),
             ("istioctl analyze - -n a -- -x", "istioctl analyze - -n a -- -x"),
             // Not istioctl's: -c and -i mean something else there.

@@ -11,7 +11,8 @@ struct Link {
 impl Link {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_maille"), folder.path().join("istioctl")).expect("a link");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_maille"), folder.path().join("istioctl"))
+            .expect("a link");
         Self { folder }
     }
 
@@ -86,7 +87,11 @@ fn errors_read_and_end_as_istioctls() {
         assert!(stderr(&output).contains(named), "{arguments:?}: {}", stderr(&output));
         assert!(output.stdout.is_empty(), "{arguments:?}: {}", stdout(&output));
     }
-    assert_eq!(maille(&["proxy-config", "secret"]).status.code(), Some(2), "as maille, 2: it could not do its work");
+    assert_eq!(
+        maille(&["proxy-config", "secret"]).status.code(),
+        Some(2),
+        "as maille, 2: it could not do its work"
+    );
 }
 
 #[test]
@@ -124,7 +129,11 @@ fn a_pod_and_a_file_exclude_each_other() {
     assert!(stderr(&output).contains("not both"), "{}", stderr(&output));
     let other = link.file("other.json", "{\"kind\": \"List\"}");
     let output = link.run(&["pc", "secret", "--file", &other]);
-    assert!(stderr(&output).contains("other.json") && stderr(&output).contains("configs"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("other.json") && stderr(&output).contains("configs"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 /// What scripts decode, four blanks deep, with the workload's certificate first and no key.
@@ -133,7 +142,11 @@ fn secrets_are_printed_as_scripts_expect_them() {
     let link = Link::new();
     let dump = link.file("dump.json", DUMP);
     let output = link.run(&["proxy-config", "secret", "-f", &dump, "-o", "json"]);
-    assert!(stdout(&output).starts_with("{\n    \"dynamicActiveSecrets\": [\n        {\n"), "{}", stdout(&output));
+    assert!(
+        stdout(&output).starts_with("{\n    \"dynamicActiveSecrets\": [\n        {\n"),
+        "{}",
+        stdout(&output)
+    );
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let first = &value["dynamicActiveSecrets"][0];
     assert_eq!(first["name"], "default");
@@ -149,7 +162,8 @@ fn the_raw_dump_can_be_asked_again() {
     assert!(stdout(&raw).contains("\"dynamic_active_secrets\""), "{}", stdout(&raw));
     let again = link.file("raw.json", &stdout(&raw));
     for section in ["cluster", "listener", "route", "secret", "endpoint"] {
-        let (one, other) = (link.run(&["pc", section, "-f", &dump]), link.run(&["pc", section, "-f", &again]));
+        let (one, other) =
+            (link.run(&["pc", section, "-f", &dump]), link.run(&["pc", section, "-f", &again]));
         assert_eq!(stdout(&one), stdout(&other), "{section}");
     }
 }
@@ -162,7 +176,10 @@ fn loaded_policies_are_listed_with_their_rules() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let lines: Vec<Vec<String>> =
         stdout(&output).lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect();
-    assert_eq!(lines, [["ACTION", "AuthorizationPolicy", "RULES"], ["ALLOW", "allow-frontend.production", "2"]]);
+    assert_eq!(
+        lines,
+        [["ACTION", "AuthorizationPolicy", "RULES"], ["ALLOW", "allow-frontend.production", "2"]]
+    );
 }
 
 #[test]

@@ -55,15 +55,21 @@ pub(crate) async fn run(args: DescribeArgs) -> Result<Outcome> {
             let api = Api::connect(&args.mesh.api).await?;
             let pod = admin::find_pod(&api, &args.name, args.mesh.namespace()).await?;
             let facts = facts::Facts::read(&api, &args.mesh.istio_namespace, &pod.namespace).await?;
-            pod::describe(&api, &facts, &pod, args.proxy_admin_port, args.ignore_unmeshed, &mut report).await?;
+            pod::describe(&api, &facts, &pod, args.proxy_admin_port, args.ignore_unmeshed, &mut report)
+                .await?;
         }
         What::Service(args) => {
             let api = Api::connect(&args.mesh.api).await?;
             let named = admin::parse_named(&args.name)?;
-            ensure!(named.kind.is_none(), "'{}' is no name of a Service; write NAME or NAME.NAMESPACE", args.name);
+            ensure!(
+                named.kind.is_none(),
+                "'{}' is no name of a Service; write NAME or NAME.NAMESPACE",
+                args.name
+            );
             let namespace = admin::namespace_of(&api, &named, args.mesh.namespace())?;
             let facts = facts::Facts::read(&api, &args.mesh.istio_namespace, &namespace).await?;
-            pod::describe_service(&api, &facts, &named.name, &namespace, args.proxy_admin_port, &mut report).await?;
+            pod::describe_service(&api, &facts, &named.name, &namespace, args.proxy_admin_port, &mut report)
+                .await?;
         }
     }
     let fine = report.warnings == 0 || crate::called::as_istioctl();

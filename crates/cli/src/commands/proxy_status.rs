@@ -81,11 +81,15 @@ pub(crate) async fn run(args: ProxyStatusArgs) -> Result<Outcome> {
     }
     rows.sort_by_key(Row::name);
     match form {
-        Form::Short => proxy_config::print_table(&table(&rows, args.verbosity, now_ms), "no proxy is connected")?,
+        Form::Short => {
+            proxy_config::print_table(&table(&rows, args.verbosity, now_ms), "no proxy is connected")?
+        }
         _ => proxy_config::print(&responses(&control_planes, &rows), form)?,
     }
     let is_bad = |row: &Row<'_>| {
-        TYPES.iter().any(|(kind, _)| matches!(State::of(&row.proxy["types"][kind]), State::Stale(_) | State::Error(_)))
+        TYPES.iter().any(|(kind, _)| {
+            matches!(State::of(&row.proxy["types"][kind]), State::Stale(_) | State::Error(_))
+        })
     };
     let fine = crate::called::as_istioctl() || !rows.iter().any(is_bad);
     Ok(if fine { Outcome::Fine } else { Outcome::NotFine })
@@ -227,7 +231,8 @@ fn client_config(row: &Row<'_>) -> Value {
         });
         let fields = config.as_object_mut().filter(|_| state != State::Ignored)?;
         if let State::Synced(at) | State::Stale(at) | State::Error(at) = state
-            && let Some(time) = i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok())
+            && let Some(time) =
+                i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok())
         {
             fields.insert("lastUpdated".to_owned(), json!(time.to_string()));
         }
@@ -257,7 +262,8 @@ mod tests {
 
     #[test]
     fn states_read_as_istioctl_writes_them() {
-        let sent = json!({"sentNonce": "4", "ackedNonce": "4", "settled": true, "sentMs": 1000, "ackedMs": 5000});
+        let sent =
+            json!({"sentNonce": "4", "ackedNonce": "4", "settled": true, "sentMs": 1000, "ackedMs": 5000});
         let mut waiting = sent.clone();
         waiting["settled"] = json!(false);
         let mut rejected = sent.clone();
@@ -286,6 +292,12 @@ mod tests {
             }),
         };
         let lines: Vec<String> = table(&[row], 0, 2000).iter().map(|line| line.join("|")).collect();
-        assert_eq!(lines, ["NAME|CLUSTER|ISTIOD|VERSION|SUBSCRIBED TYPES", "cart-1.shop|Kubernetes|istiod|0.1.0|1 (Inbound)"]);
+        assert_eq!(
+            lines,
+            [
+                "NAME|CLUSTER|ISTIOD|VERSION|SUBSCRIBED TYPES",
+                "cart-1.shop|Kubernetes|istiod|0.1.0|1 (Inbound)"
+            ]
+        );
     }
 }

@@ -138,8 +138,13 @@ mod tests {
 
     #[test]
     fn proxies_are_counted_by_version() {
-        let proxies = |versions: &[&str]| versions.iter().map(|v| ("x".to_owned(), (*v).to_owned())).collect::<Vec<_>>();
-        assert_eq!(data_plane(&proxies(&["0.1.0", "0.2.0", "0.1.0"])), "0.1.0 (2 proxies), 0.2.0 (1 proxies)");
+        let proxies = |versions: &[&str]| {
+            versions.iter().map(|v| ("x".to_owned(), (*v).to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            data_plane(&proxies(&["0.1.0", "0.2.0", "0.1.0"])),
+            "0.1.0 (2 proxies), 0.2.0 (1 proxies)"
+        );
         assert_eq!(data_plane(&[]), "none");
     }
 }

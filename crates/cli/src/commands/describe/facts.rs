@@ -35,7 +35,9 @@ impl Facts {
         }
         for namespace in namespaces {
             facts.peer_authentications.extend(list(api, security, namespace, "peerauthentications").await?);
-            facts.authorization_policies.extend(list(api, security, namespace, "authorizationpolicies").await?);
+            facts
+                .authorization_policies
+                .extend(list(api, security, namespace, "authorizationpolicies").await?);
             facts.destination_rules.extend(list(api, networking, namespace, "destinationrules").await?);
         }
         Ok(facts)
@@ -56,8 +58,10 @@ impl Facts {
 
 async fn list<T: DeserializeOwned>(api: &Api, group: &str, namespace: &str, plural: &str) -> Result<Vec<T>> {
     let path = format!("/{group}/namespaces/{namespace}/{plural}");
-    let list = api.get(&path).await.with_context(|| format!("cannot read {plural} of namespace {namespace}"))?;
+    let list =
+        api.get(&path).await.with_context(|| format!("cannot read {plural} of namespace {namespace}"))?;
     let items = list["items"].as_array().cloned().unwrap_or_default();
-    let read = |item| serde_json::from_value(item).with_context(|| format!("one of the {plural} is not readable"));
+    let read =
+        |item| serde_json::from_value(item).with_context(|| format!("one of the {plural} is not readable"));
     items.into_iter().map(read).collect()
 }

@@ -56,9 +56,13 @@ pub(super) async fn describe(
         }
         return Ok(());
     }
-    if !["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"].iter().any(|key| labels.contains_key(*key))
+    if !["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]
+        .iter()
+        .any(|key| labels.contains_key(*key))
     {
-        report.line("Suggestion: add label 'app' or 'service.istio.io/canonical-name' to the Pod for telemetry.");
+        report.line(
+            "Suggestion: add label 'app' or 'service.istio.io/canonical-name' to the Pod for telemetry.",
+        );
     }
     if !["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]
         .iter()
@@ -96,10 +100,15 @@ pub(super) async fn describe_service(
     let service = service.with_context(|| format!("there is no Service {name} in namespace {namespace}"))?;
     let list = api.get(&format!("/api/v1/namespaces/{namespace}/pods")).await?;
     let pods = list["items"].as_array().cloned().unwrap_or_default();
-    let pods: Vec<Pod> =
-        pods.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().context("a Pod is not readable")?;
-    let own: Vec<&Pod> =
-        pods.iter().filter(|pod| facts.services_of(pod).iter().any(|one| one.metadata.name == service.metadata.name)).collect();
+    let pods: Vec<Pod> = pods
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<Result<_, _>>()
+        .context("a Pod is not readable")?;
+    let own: Vec<&Pod> = pods
+        .iter()
+        .filter(|pod| facts.services_of(pod).iter().any(|one| one.metadata.name == service.metadata.name))
+        .collect();
     let meshed = own.iter().find(|pod| is_meshed(pod) && is_ready(pod));
     let proxy = match meshed {
         Some(pod) => {
@@ -111,7 +120,10 @@ pub(super) async fn describe_service(
     };
     ports::describe(facts, service, meshed.copied(), proxy.as_ref(), report);
     if proxy.is_none() {
-        report.warn("", format!("Service {name}.{namespace} has no Istio pods. ({} pods in service)", own.len()));
+        report.warn(
+            "",
+            format!("Service {name}.{namespace} has no Istio pods. ({} pods in service)", own.len()),
+        );
     }
     Ok(())
 }
@@ -150,7 +162,8 @@ fn pod_ports(pod: &Pod) -> String {
 
 fn warn_of_users(pod: &Pod, report: &mut Report) {
     let reserved = i64::from(maille_core::ports::PROXY_UID);
-    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|c| c.run_as_user);
+    let of_pod =
+        pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|c| c.run_as_user);
     let of_containers = containers(pod).filter(|container| container.name != SIDECAR).any(|container| {
         container.security_context.as_ref().and_then(|context| context.run_as_user) == Some(reserved)
     });
@@ -163,7 +176,11 @@ fn warn_of_readiness(pod: &Pod, named: &PodRef, report: &mut Report) {
     let Some(status) = &pod.status else { return };
     let not_ready = |statuses: &Option<Vec<ContainerStatus>>, is_init: bool| -> Vec<String> {
         let done = |one: &ContainerStatus| {
-            is_init && one.state.as_ref().is_some_and(|state| state.terminated.as_ref().is_some_and(|t| t.exit_code == 0))
+            is_init
+                && one
+                    .state
+                    .as_ref()
+                    .is_some_and(|state| state.terminated.as_ref().is_some_and(|t| t.exit_code == 0))
         };
         statuses.iter().flatten().filter(|one| !one.ready && !done(one)).map(|one| one.name.clone()).collect()
     };
@@ -179,7 +196,8 @@ fn warn_of_readiness(pod: &Pod, named: &PodRef, report: &mut Report) {
 pub(super) fn rbac_names(shapes: &Dump, port: u32) -> Vec<String> {
     let inbound = shapes.listeners.iter().filter(|listener| listener["name"] == "virtualInbound");
     let chains = inbound.flat_map(|listener| listener["filterChains"].as_array().into_iter().flatten());
-    let own: Vec<&Value> = chains.filter(|chain| chain["filterChainMatch"]["destinationPort"] == port).collect();
+    let own: Vec<&Value> =
+        chains.filter(|chain| chain["filterChainMatch"]["destinationPort"] == port).collect();
     let mut names = Vec::new();
     for chain in own {
         collect_names(chain, &mut names);

@@ -59,7 +59,8 @@ fn target_of(port: &ServicePort, pod: Option<&Pod>) -> Option<u16> {
         Some(IntOrString::Int(number)) => u16::try_from(*number).ok(),
         Some(IntOrString::String(name)) => {
             let containers = pod.and_then(|pod| pod.spec.as_ref()).map(|spec| &spec.containers);
-            let mut ports = containers.into_iter().flatten().flat_map(|container| container.ports.iter().flatten());
+            let mut ports =
+                containers.into_iter().flatten().flat_map(|container| container.ports.iter().flatten());
             let named = ports.find(|port| port.name.as_deref() == Some(name))?;
             u16::try_from(named.container_port).ok()
         }
@@ -77,9 +78,10 @@ fn target_text(port: &ServicePort) -> String {
 /// How the proxy understands the port; without a proxy, how the declaration reads.
 fn protocol(port: &ServicePort, target: Option<u16>, proxy: Option<&Proxy>) -> &'static str {
     let inbound = proxy.and_then(|proxy| proxy.dump.facts.as_ref()).and_then(|facts| facts.inbound.as_ref());
-    let own = inbound.into_iter().flat_map(|inbound| &inbound.ports).find(|own| {
-        target.is_some_and(|target| own.port == u32::from(target))
-    });
+    let own = inbound
+        .into_iter()
+        .flat_map(|inbound| &inbound.ports)
+        .find(|own| target.is_some_and(|target| own.port == u32::from(target)));
     match own.map(wire::InboundPort::protocol) {
         Some(wire::Protocol::Auto) => "auto-detect",
         Some(wire::Protocol::Http) => "HTTP",
@@ -99,7 +101,13 @@ fn protocol(port: &ServicePort, target: Option<u16>, proxy: Option<&Proxy>) -> &
 }
 
 /// The rule that clients of the Pod's own namespace follow.
-fn destination_rules(facts: &Facts, service: &str, port: &ServicePort, pod: Option<&Pod>, report: &mut Report) {
+fn destination_rules(
+    facts: &Facts,
+    service: &str,
+    port: &ServicePort,
+    pod: Option<&Pod>,
+    report: &mut Report,
+) {
     let labels: Labels = pod.and_then(|pod| pod.metadata.labels.clone()).unwrap_or_default();
     let host = HostPattern::new(&format!("{service}.{}.svc.{CLUSTER_DOMAIN}", facts.namespace));
     let found = in_force(

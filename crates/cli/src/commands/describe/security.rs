@@ -45,15 +45,22 @@ pub(super) fn peer_authentication(facts: &Facts, pod: &Pod, proxy: &Proxy, repor
     if held.mode().as_core() != resolved.mode {
         report.warn(
             "",
-            format!("Proxy is stale; it enforces {} where the objects say {}", held.mode().as_core().as_str(), resolved.mode.as_str()),
+            format!(
+                "Proxy is stale; it enforces {} where the objects say {}",
+                held.mode().as_core().as_str(),
+                resolved.mode.as_str()
+            ),
         );
     }
     let of_held: BTreeMap<u16, MtlsMode> = held
         .port_modes
         .iter()
-        .filter_map(|(port, mode)| Some((u16::try_from(*port).ok()?, wire::MtlsMode::try_from(*mode).ok()?.as_core())))
+        .filter_map(|(port, mode)| {
+            Some((u16::try_from(*port).ok()?, wire::MtlsMode::try_from(*mode).ok()?.as_core()))
+        })
         .collect();
-    let numbers: std::collections::BTreeSet<u16> = of_held.keys().chain(resolved.ports.keys()).copied().collect();
+    let numbers: std::collections::BTreeSet<u16> =
+        of_held.keys().chain(resolved.ports.keys()).copied().collect();
     for port in numbers {
         let enforced = of_held.get(&port).copied().unwrap_or(held.mode().as_core());
         let meant = resolved.for_port(port);
@@ -145,7 +152,8 @@ pub(super) fn authorization(facts: &Facts, pod: &Pod, proxy: &Proxy, report: &mu
         .filter(|policy| applies(policy, facts, &labels))
         .map(|policy| name_of(&policy.metadata))
         .collect();
-    let in_force: Vec<String> = held.iter().map(|policy| format!("{}.{}", policy.name, policy.namespace)).collect();
+    let in_force: Vec<String> =
+        held.iter().map(|policy| format!("{}.{}", policy.name, policy.namespace)).collect();
     for name in meant.iter().filter(|name| !in_force.contains(name)) {
         report.warn("", format!("Proxy is stale; it does not enforce AuthorizationPolicy {name}"));
     }
@@ -157,7 +165,8 @@ pub(super) fn authorization(facts: &Facts, pod: &Pod, proxy: &Proxy, report: &mu
 fn applies(policy: &AuthorizationPolicy, facts: &Facts, labels: &Labels) -> bool {
     let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
     let spec = &policy.spec;
-    let attached = spec.target_ref.is_some() || spec.target_refs.as_ref().is_some_and(|refs| !refs.is_empty());
+    let attached =
+        spec.target_ref.is_some() || spec.target_refs.as_ref().is_some_and(|refs| !refs.is_empty());
     let pairs = spec.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
     (namespace == facts.namespace || namespace == facts.root_namespace)
         && !attached
@@ -189,10 +198,13 @@ fn verdict(mode: MtlsMode, policies: &[wire::Authorization], port: u32) -> Strin
     let enforced = || policies.iter().filter(|policy| !policy.dry_run);
     let names = |action: Held| -> Vec<String> {
         let of_action = enforced().filter(move |policy| policy.action() == action);
-        let rules = of_action.flat_map(|policy| policy.rules.iter().enumerate().map(move |rule| (policy, rule)));
+        let rules =
+            of_action.flat_map(|policy| policy.rules.iter().enumerate().map(move |rule| (policy, rule)));
         rules
             .filter(|(_, (_, rule))| may_match_without_identity(rule, port))
-            .map(|(policy, (index, _))| format!("ns[{}]-policy[{}]-rule[{index}]", policy.namespace, policy.name))
+            .map(|(policy, (index, _))| {
+                format!("ns[{}]-policy[{}]-rule[{index}]", policy.namespace, policy.name)
+            })
             .collect()
     };
     let denying = names(Held::Deny);
@@ -205,7 +217,9 @@ fn verdict(mode: MtlsMode, policies: &[wire::Authorization], port: u32) -> Strin
         return format!("accepted ({mode}){unless}");
     }
     match names(Held::Allow).as_slice() {
-        [] => format!("refused by policy: the port takes plaintext ({mode}), but no ALLOW rule is for callers without identity"),
+        [] => format!(
+            "refused by policy: the port takes plaintext ({mode}), but no ALLOW rule is for callers without identity"
+        ),
         allowing => format!("accepted ({mode}) where {} allows{unless}", allowing.join(" or ")),
     }
 }
@@ -221,13 +235,16 @@ fn may_match_without_identity(rule: &wire::Rule, port: u32) -> bool {
     let from = rule.from.is_empty() || rule.from.iter().any(|source| !needs_identity(source));
     let text = port.to_string();
     let on_port = |operation: &wire::Operation| {
-        (operation.ports.is_empty() || operation.ports.contains(&text)) && !operation.not_ports.contains(&text)
+        (operation.ports.is_empty() || operation.ports.contains(&text))
+            && !operation.not_ports.contains(&text)
     };
     let to = rule.to.is_empty() || rule.to.iter().any(on_port);
-    let identity_keys = ["source.principal", "source.namespace", "source.serviceAccount", "source.trustDomain"];
-    let when = rule.when.iter().all(|condition| {
-        condition.values.is_empty() || !identity_keys.contains(&condition.key.as_str())
-    });
+    let identity_keys =
+        ["source.principal", "source.namespace", "source.serviceAccount", "source.trustDomain"];
+    let when = rule
+        .when
+        .iter()
+        .all(|condition| condition.values.is_empty() || !identity_keys.contains(&condition.key.as_str()));
     from && to && when
 }
 
@@ -274,7 +291,12 @@ mod tests {
         for (mode, policies, port, expected) in [
             (Strict, vec![open.clone()], 9090, "refused, since mutual TLS"),
             (Permissive, vec![], 80, "accepted (PERMISSIVE)"),
-            (Permissive, vec![open.clone()], 9090, "accepted (PERMISSIVE) where ns[shop]-policy[p]-rule[0] allows"),
+            (
+                Permissive,
+                vec![open.clone()],
+                9090,
+                "accepted (PERMISSIVE) where ns[shop]-policy[p]-rule[0] allows",
+            ),
             (Permissive, vec![open], 80, "refused by policy"),
             (Permissive, vec![named], 80, "refused by policy"),
             (Permissive, vec![policy(Held::Deny, &[], &[])], 80, "unless ns[shop]-policy[p]-rule[0] refuses"),

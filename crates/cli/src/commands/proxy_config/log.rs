@@ -176,7 +176,10 @@ mod tests {
             merged("info,maille_proxy::tcp=trace\n", &wanted),
             "info,maille_proxy::agent::facts_in_force=debug,maille_proxy::tcp=trace,maille_proxy::worker=warn"
         );
-        assert_eq!(merged("info,maille_proxy::tcp=trace", &parse_levels("critical").expect("a level")), "error");
+        assert_eq!(
+            merged("info,maille_proxy::tcp=trace", &parse_levels("critical").expect("a level")),
+            "error"
+        );
     }
 
     #[test]

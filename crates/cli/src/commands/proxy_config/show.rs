@@ -153,12 +153,8 @@ pub(super) async fn endpoint(args: EndpointArgs) -> Result<()> {
     let form = Form::parse(&args.output)?;
     let dump = args.source.read().await?;
     note_if_nothing_called(&dump, form);
-    let filter = EndpointFilter {
-        address: args.address,
-        port: args.port,
-        cluster: args.cluster,
-        status: args.status,
-    };
+    let filter =
+        EndpointFilter { address: args.address, port: args.port, cluster: args.cluster, status: args.status };
     let wanted = filter.select(&dump.endpoints);
     match form {
         Form::Short => print_table(&tables::endpoints(&wanted), ""),
@@ -227,7 +223,9 @@ pub(super) async fn secret(args: SecretArgs) -> Result<()> {
 
 fn secret_table(dump: &Dump) -> Table {
     let now = jiff::Timestamp::now().as_second();
-    let time = |seconds| jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string());
+    let time = |seconds| {
+        jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string())
+    };
     tables::secrets(&dump.warming_secrets, &dump.secrets, now, time)
 }
 
@@ -279,7 +277,10 @@ pub(super) async fn all(args: AllArgs) -> Result<()> {
     let verbose = args.verbose.verbose;
     let sections: [(&str, Table); 5] = [
         ("cluster", tables::clusters(&wanted(&dump.clusters, &|cluster| clusters.wants(cluster)))),
-        ("listener", if verbose { tables::listeners(&listeners) } else { tables::listeners_brief(&listeners) }),
+        (
+            "listener",
+            if verbose { tables::listeners(&listeners) } else { tables::listeners_brief(&listeners) },
+        ),
         ("route", if verbose { tables::routes(&routes) } else { tables::routes_brief(&routes) }),
         ("secret", secret_table(&dump)),
         ("endpoint", tables::endpoints(&endpoints.select(&dump.endpoints))),
@@ -312,7 +313,8 @@ fn with_names(kind: &str, mut table: Table) -> Table {
 
 /// A proxy holds on demand what its application calls: an empty list is no fault.
 fn note_if_nothing_called(dump: &Dump, form: Form) {
-    let is_outbound = |cluster: &Value| cluster["name"].as_str().is_some_and(|name| name.starts_with("outbound|"));
+    let is_outbound =
+        |cluster: &Value| cluster["name"].as_str().is_some_and(|name| name.starts_with("outbound|"));
     if form == Form::Short && !dump.clusters.is_empty() && !dump.clusters.iter().any(is_outbound) {
         eprintln!("{NOTHING_CALLED}");
     }

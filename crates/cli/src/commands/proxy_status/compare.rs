@@ -22,13 +22,19 @@ pub(super) async fn run(api: &Api, control_plane: &PodRef, pod: &PodRef, held: &
     let meant = intended(api, control_plane, pod, held).await?;
     let mut matches = versions(&meant, held);
     let (meant_shapes, held_shapes) = (Dump::of_proxy(&meant), Dump::of_proxy(held));
-    let loaded = held.held.iter().filter(|one| one.r#type == "Destination").map(|one| one.updated.as_str()).max();
+    let loaded =
+        held.held.iter().filter(|one| one.r#type == "Destination").map(|one| one.updated.as_str()).max();
     let routes = match loaded {
         Some(time) => format!("Routes Match (RDS last loaded at {time})"),
         None => "Routes Match".to_owned(),
     };
     for (name, good, meant, held) in [
-        ("Clusters", "Clusters Match".to_owned(), outbound(&meant_shapes.clusters), outbound(&held_shapes.clusters)),
+        (
+            "Clusters",
+            "Clusters Match".to_owned(),
+            outbound(&meant_shapes.clusters),
+            outbound(&held_shapes.clusters),
+        ),
         ("Listeners", "Listeners Match".to_owned(), meant_shapes.listeners, held_shapes.listeners),
         ("Routes", routes, meant_shapes.routes, held_shapes.routes),
     ] {
@@ -56,8 +62,8 @@ async fn intended(api: &Api, control_plane: &PodRef, pod: &PodRef, held: &Config
     for part in parts {
         let path = format!("/facts?proxy={}/{}&destinations={}", pod.namespace, pod.name, part.join(","));
         let answer = admin::ask(api, control_plane, port, Method::GET, &path).await?;
-        let next: ConfigDump =
-            serde_json::from_slice(&answer).context("the control plane answered something that is no list of facts")?;
+        let next: ConfigDump = serde_json::from_slice(&answer)
+            .context("the control plane answered something that is no list of facts")?;
         match &mut all {
             None => all = Some(next),
             Some(all) => {
@@ -96,7 +102,9 @@ fn versions(meant: &ConfigDump, held: &ConfigDump) -> bool {
         for (name, version) in &meant {
             match held.get(name) {
                 None => out!("   {name}: not held"),
-                Some(other) if other != version => out!("   {name}: version {other} is held, {version} is meant"),
+                Some(other) if other != version => {
+                    out!("   {name}: version {other} is held, {version} is meant")
+                }
                 Some(_) => {}
             }
         }
@@ -109,7 +117,11 @@ fn versions(meant: &ConfigDump, held: &ConfigDump) -> bool {
 
 /// What every proxy has says nothing.
 fn outbound(clusters: &[Value]) -> Vec<Value> {
-    clusters.iter().filter(|cluster| cluster["name"].as_str().is_some_and(|name| name.contains('|'))).cloned().collect()
+    clusters
+        .iter()
+        .filter(|cluster| cluster["name"].as_str().is_some_and(|name| name.contains('|')))
+        .cloned()
+        .collect()
 }
 
 fn lines(values: &[Value]) -> Vec<String> {
