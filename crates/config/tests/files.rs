@@ -80,7 +80,7 @@ fn bad_cidr() {
     assert_eq!(
         the_finding(&policy("AuthorizationPolicy", spec)),
         "bad.yaml:16:11: error[ML0106]: AuthorizationPolicy shop/rules: spec.rules[0].from[0].source.ipBlocks[1]: \
-         '10.0.0.0/33' is no CIDR block: the prefix length '33' is not 0 to 32\n  \
+         '10.0.0.0/33' is no CIDR block: the prefix length '33' is not 0 to 32 without leading zeros\n  \
          help: for example 10.0.0.0/8 or 2001:db8::/32"
     );
 }
@@ -92,6 +92,18 @@ fn bad_port() {
         "bad.yaml:13:27: error[ML0106]: AuthorizationPolicy shop/rules: spec.rules[0].to[0].operation.ports[0]: \
          'http' is no port\n  help: the number of a workload port (the container's, not the Service's) from 0 to \
          65535, for example \"8080\""
+    );
+}
+
+#[test]
+fn what_nothing_enforces() {
+    let rule = "apiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata: {name: r, namespace: shop}\n\
+                spec:\n  host: cart\n  trafficPolicy:\n    tls: {mode: SIMPLE, credentialName: cart-certs}\n";
+    assert_eq!(
+        the_finding(rule),
+        "bad.yaml:11:41: error[ML0108]: DestinationRule shop/r: spec.trafficPolicy.tls.credentialName: credentialName \
+         is not enforced yet: certificates are read from files only\n  help: mount the Secret into the proxy with the \
+         annotations sidecar.istio.io/userVolume and userVolumeMount, and name its files"
     );
 }
 
