@@ -573,6 +573,22 @@ fn ml0212_finds_allow_policies_behind_a_deny_of_everything() {
 }
 
 #[test]
+fn findings_about_live_pods_are_about_what_made_them_and_told_once() {
+    let pod = |name: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, annotations: {{sidecar.istio.io/injekt: a}}, labels: {{app: web, pod-template-hash: h}}, ownerReferences: [{{kind: ReplicaSet, name: web-h, controller: true}}]}}\nspec: {{containers: [{{name: web, image: web}}, {{name: istio-proxy, image: a}}]}}\n"
+        )
+    };
+    let set = "---\napiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: web-h, namespace: shop, ownerReferences: [{kind: Deployment, name: web, controller: true}]}\nspec: {template: {spec: {containers: []}}}\n";
+    let found = analyze_live(&(SHOP.to_owned() + set + &pod("web-h-1") + &pod("web-h-2")));
+    let origins: Vec<_> =
+        found.iter().filter(|m| m.code.code == "IST0108").map(|m| m.origin.to_string()).collect();
+    assert_eq!(origins, ["Deployment shop/web"], "{found:#?}");
+    // The Deployment's Pods are enough for its policies.
+    assert!(!codes(&found).contains(&"IST0127"), "{found:#?}");
+}
+
+#[test]
 fn every_code_is_looked_for_by_a_test() {
     let own = include_str!("analyzers.rs");
     for code in maille_analysis::code::CODES {

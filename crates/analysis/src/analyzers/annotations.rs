@@ -17,8 +17,8 @@ use crate::resource::Resource;
 use super::known_annotations::{find, is_istios, names};
 use super::names::{list, nearest};
 
-/// Of the kinds that Istio looks at.
-const KINDS: [(&str, &str); 4] = [("", "Namespace"), ("", "Service"), ("", "Pod"), ("apps", "Deployment")];
+/// Of the kinds that Istio looks at; Pods are looked at as what made them.
+const KINDS: [(&str, &str); 3] = [("", "Namespace"), ("", "Service"), ("apps", "Deployment")];
 /// The label of the same name counts before the annotation.
 const INJECT: &str = "sidecar.istio.io/inject";
 
@@ -30,12 +30,10 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
         }
     }
     for workload in &mesh.workloads {
+        let Some(subject) = workload.subject() else { continue };
         let annotations = workload.pod.metadata.annotations.clone().unwrap_or_default();
-        if !workload.is_pod() {
-            let path = workload.field("metadata");
-            one(workload.resource, "Pod", &path, &annotations, &workload.labels, report);
-        }
-        values(workload, report);
+        one(subject, "Pod", &workload.field("metadata"), &annotations, &workload.labels, report);
+        values(workload, subject, report);
     }
 }
 
@@ -74,7 +72,7 @@ fn one(
 }
 
 /// Values, judged by what injects.
-fn values(workload: &Workload<'_>, report: &mut Report) {
+fn values(workload: &Workload<'_>, subject: &Resource, report: &mut Report) {
     let mut pod = workload.pod.clone();
     let Some(annotations) = pod.metadata.annotations.as_mut() else { return };
     annotations.retain(|name, _| is_istios(name));
@@ -91,16 +89,16 @@ fn values(workload: &Workload<'_>, report: &mut Report) {
         };
         let field = workload.field(&format!("metadata.annotations[{annotation}]"));
         let text = format!("invalid value for annotation {annotation}: '{value}' {reason}");
-        report.add(&INVALID_ANNOTATION, workload.resource, &field, text);
+        report.add(&INVALID_ANNOTATION, subject, &field, text);
         let removed = pod.metadata.annotations.as_mut().and_then(|all| all.remove(&annotation));
         if removed.is_none() {
             break;
         }
     }
-    without_effects(workload, &pod, report);
+    without_effects(workload, subject, &pod, report);
 }
 
-fn without_effects(workload: &Workload<'_>, pod: &Pod, report: &mut Report) {
+fn without_effects(workload: &Workload<'_>, subject: &Resource, pod: &Pod, report: &mut Report) {
     for text in without_effect(pod) {
         let Some(name) = pod
             .metadata
@@ -113,6 +111,6 @@ fn without_effects(workload: &Workload<'_>, pod: &Pod, report: &mut Report) {
             continue;
         };
         let field = workload.field(&format!("metadata.annotations[{name}]"));
-        report.add(&ANNOTATION_WITHOUT_EFFECT, workload.resource, &field, text.clone());
+        report.add(&ANNOTATION_WITHOUT_EFFECT, subject, &field, text.clone());
     }
 }

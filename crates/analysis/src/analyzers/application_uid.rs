@@ -10,12 +10,13 @@ use crate::report::Report;
 
 pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
     for workload in &mesh.workloads {
-        let Some(path) = workload.pod.spec.as_ref().and_then(field) else { continue };
+        let path = workload.pod.spec.as_ref().and_then(field);
+        let (Some(path), Some(subject)) = (path, workload.subject()) else { continue };
         let text = format!(
             "user {PROXY_UID} is the sidecar's own: what an application sends as that user bypasses the mesh, in plaintext \
              and without policy; choose another number"
         );
-        report.add(&INVALID_APPLICATION_UID, workload.resource, &workload.field(&path), text);
+        report.add(&INVALID_APPLICATION_UID, subject, &workload.field(&path), text);
     }
 }
 

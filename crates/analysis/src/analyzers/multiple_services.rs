@@ -38,7 +38,8 @@ fn protocols(mesh: &Mesh<'_>, workload: &Workload<'_>, report: &mut Report) {
                 list(transports.keys()),
                 list(services)
             );
-            report.add(&DEPLOYMENT_ASSOCIATED_TO_MULTIPLE_SERVICES, workload.resource, "metadata.name", text);
+            let subject = workload.subject().unwrap_or(workload.resource);
+            report.add(&DEPLOYMENT_ASSOCIATED_TO_MULTIPLE_SERVICES, subject, "metadata.name", text);
         }
     }
 }
@@ -64,7 +65,8 @@ fn target_ports(mesh: &Mesh<'_>, workload: &Workload<'_>, report: &mut Report) {
                 list(services),
                 list(numbers)
             );
-            report.add(&DEPLOYMENT_CONFLICTING_PORTS, workload.resource, "metadata.name", text);
+            let subject = workload.subject().unwrap_or(workload.resource);
+            report.add(&DEPLOYMENT_CONFLICTING_PORTS, subject, "metadata.name", text);
         }
     }
 }

@@ -40,12 +40,13 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
             }
             _ => {
                 for workload in open {
+                    let Some(subject) = workload.subject() else { continue };
                     let text = format!(
                         "no AuthorizationPolicy holds for {}: whoever reaches it may call it",
                         names::name(workload)
                     );
                     let path = workload.field("metadata.labels");
-                    report.add(&NO_AUTHORIZATION_POLICY, workload.resource, &path, text);
+                    report.add(&NO_AUTHORIZATION_POLICY, subject, &path, text);
                 }
             }
         }

@@ -5,6 +5,7 @@ use maille_core::Labels;
 use maille_inject::{Decision, SIDECAR_CONTAINER, SkipReason, decide};
 use serde_json::{Value, json};
 
+use crate::message::Origin;
 use crate::resource::Resource;
 
 /// A Pod, or the template of what makes Pods.
@@ -12,6 +13,8 @@ use crate::resource::Resource;
 pub(crate) struct Workload<'r> {
     /// The object.
     pub(crate) resource: &'r Resource,
+    /// What made the Pod, and is what people change.
+    maker: Option<&'r Resource>,
     /// Field path of the Pod's `metadata` and `spec`: empty for a Pod.
     pub(crate) prefix: &'static str,
     /// Its namespace.
@@ -41,7 +44,17 @@ pub(crate) struct ContainerPort {
     pub(crate) tcp: bool,
 }
 
-impl Workload<'_> {
+impl<'r> Workload<'r> {
+    /// The object that findings about the Pod's own fields are about; `None` if another workload stands for it: the
+    /// template of a file, which will replace what is live.
+    pub(crate) fn subject(&self) -> Option<&'r Resource> {
+        match self.maker {
+            Some(maker) if maker.is_of_file() => None,
+            Some(maker) => Some(maker),
+            None => Some(self.resource),
+        }
+    }
+
     /// A Pod that exists, not the template of one.
     pub(crate) fn is_pod(&self) -> bool {
         self.prefix.is_empty()
@@ -57,6 +70,11 @@ impl Workload<'_> {
 pub(super) fn all<'r>(resources: &'r [Resource], namespaces: &BTreeMap<String, Labels>) -> Vec<Workload<'r>> {
     let none = Labels::new();
     let owners = owners(resources);
+    let makers: BTreeMap<(&str, &str), &Resource> = resources
+        .iter()
+        .filter(|r| r.kind() != "Pod" && !is_owned_template(r) && pod_of(r).is_some())
+        .map(|r| ((r.namespace().unwrap_or_default(), r.name()), r))
+        .collect();
     let mut all = Vec::new();
     for resource in resources {
         let (pod, prefix) = match pod_of(resource) {
@@ -76,7 +94,12 @@ pub(super) fn all<'r>(resources: &'r [Resource], namespaces: &BTreeMap<String, L
         };
         // A Pod that is live is what it is; one of a file, or of a template, is what it will be.
         let meshed = carries || (skipped.is_none() && (resource.is_of_file() || !prefix.is_empty()));
+        let maker = controller(&resource.value).and_then(|owner| {
+            let owner = owners.get(&(namespace.clone(), owner.to_owned())).map_or(owner, String::as_str);
+            makers.get(&(namespace.as_str(), owner)).copied()
+        });
         all.push(Workload {
+            maker,
             prefix,
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             account: account(&pod),
@@ -89,21 +112,12 @@ pub(super) fn all<'r>(resources: &'r [Resource], namespaces: &BTreeMap<String, L
         });
     }
     // A template of the API whose Pods are there says nothing that they do not say better.
-    let made: BTreeSet<(String, String)> = all
+    let made: BTreeSet<Origin> = all
         .iter()
-        .filter(|w| w.is_pod())
-        .filter_map(|w| {
-            let made_by = controller(&w.resource.value)?;
-            let made_by =
-                owners.get(&(w.namespace.clone(), made_by.to_owned())).map_or(made_by, String::as_str);
-            Some((w.namespace.clone(), made_by.to_owned()))
-        })
+        .filter_map(|w| w.maker.filter(|maker| !maker.is_of_file()))
+        .map(Resource::origin)
         .collect();
-    all.retain(|w| {
-        w.is_pod()
-            || w.resource.is_of_file()
-            || !made.contains(&(w.namespace.clone(), w.resource.name().to_owned()))
-    });
+    all.retain(|w| !made.contains(&w.resource.origin()));
     all
 }
 
