@@ -85,7 +85,9 @@ pub(crate) struct AnalyzeArgs {
     api: ApiArgs,
 }
 
-pub(crate) async fn run(args: AnalyzeArgs) -> Result<Outcome> {
+pub(crate) async fn run(mut args: AnalyzeArgs) -> Result<Outcome> {
+    // As in istioctl, an empty name is none.
+    args.namespace = args.namespace.filter(|namespace| !namespace.is_empty());
     if args.list_analyzers {
         let mut sorted: Vec<&Analyzer> = ANALYZERS.iter().collect();
         sorted.sort_by_key(|analyzer| analyzer.name);
