@@ -3,7 +3,8 @@
 //! The road of a connection reads top to bottom in `inbound` and `outbound`: accept → original destination → sniff →
 //! TLS → identity → connection decision → protocol → request decision → endpoint → upstream TLS → forward → record.
 //! Each worker is one thread with its own listeners, pools and snapshot handle; workers share nothing that a request
-//! would have to lock. The agent feeds them: it writes [`snapshot`]s, they read.
+//! would have to lock. The agent feeds them: it writes [`snapshot`]s, they read. What must be looked up or read from files
+//! (`upkeep`: names of external hosts, certificates that DestinationRules name) is kept current beside them, too.
 
 #![forbid(unsafe_code)]
 

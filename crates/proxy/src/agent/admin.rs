@@ -24,6 +24,7 @@ use super::options::ProxyOptions;
 use super::server::{Answer, Asked, Pages, metrics, text, with_type};
 use super::status::Readiness;
 use super::status_pages::not_found;
+use crate::snapshot::{Destination, Endpoint, Resolver as _, Service};
 
 /// Pages of port 15000.
 pub(crate) struct AdminPages {
@@ -74,7 +75,7 @@ impl AdminPages {
             identity: self.options.identity.uri(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: u32::try_from(generation).unwrap_or(u32::MAX),
-            facts: Some(facts_in_force(in_force())),
+            facts: Some(facts_in_force(in_force(), &self.destinations)),
             certificates: Some(certificates(&facts)),
             bootstrap: Some(bootstrap(&self.options)),
             held: in_force().map(|(type_url, name, received)| held(type_url, name, received)).collect(),
@@ -112,14 +113,48 @@ fn facts_in_force<'a>(
             type_urls::INBOUND => facts.inbound = wire::Inbound::decode(body).ok(),
             type_urls::AUTHORIZATION => facts.authorizations.extend(wire::Authorization::decode(body)),
             type_urls::TRUST_BUNDLE => facts.trust_bundles.extend(wire::TrustBundle::decode(body)),
-            type_urls::DESTINATION => facts.destinations.push(wire::NamedDestination {
-                name: name.to_owned(),
-                destination: wire::Destination::decode(body).ok(),
-            }),
+            type_urls::DESTINATION => {
+                let held = destinations.lookup(name).map(|cell| cell.load().clone());
+                let mut named = wire::NamedDestination {
+                    name: name.to_owned(),
+                    destination: wire::Destination::decode(body).ok(),
+                    ..Default::default()
+                };
+                if let Some(Destination::Service(service)) = held.as_deref() {
+                    what_it_depends_on(service, &mut named);
+                }
+                facts.destinations.push(named);
+            }
             _ => {}
         }
     }
     facts
+}
+
+/// What the proxy found out by itself: addresses behind names, and the state of files.
+fn what_it_depends_on(service: &Service, named: &mut wire::NamedDestination) {
+    if !service.named_endpoints.is_empty() {
+        named.resolved = service.endpoints.iter().map(resolved).collect();
+        named.lookup_failure = service.lookup_failure.as_deref().unwrap_or_default().to_owned();
+    }
+    let orders = service.ports.iter().filter_map(|port| Some((port.number, port.order.as_ref()?)));
+    let originating = orders.filter(|(_, order)| order.originates());
+    named.originations = originating
+        .map(|(port, order)| wire::Origination {
+            port: port.into(),
+            rule: order.rule.to_string(),
+            problem: order.material.current().problem.as_deref().unwrap_or_default().to_owned(),
+        })
+        .collect();
+}
+
+fn resolved(endpoint: &Endpoint) -> wire::Endpoint {
+    let ports = endpoint.ports.iter().map(|port| wire::EndpointPort {
+        service_port: port.service_port.into(),
+        target_port: port.target_port.into(),
+        ..Default::default()
+    });
+    wire::Endpoint { address: endpoint.address.to_string(), ports: ports.collect(), ..Default::default() }
 }
 
 fn held(type_url: &str, name: &str, received: &Received) -> wire::HeldResource {

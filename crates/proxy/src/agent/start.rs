@@ -107,6 +107,7 @@ impl Agent {
                     telemetry: telemetry.clone(),
                     readiness: readiness.clone(),
                     orders: orders_sender,
+                    scrapes: AtomicU64::new(0),
                     scrape_failures: AtomicU64::new(0),
                 }),
             )?,

@@ -35,6 +35,7 @@ pub(crate) struct StatusPages {
     pub(crate) telemetry: Arc<Registry>,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) scrapes: AtomicU64,
     pub(crate) scrape_failures: AtomicU64,
 }
 
@@ -87,6 +88,12 @@ impl Pages for StatusPages {
 impl StatusPages {
     async fn merged_metrics(&self) -> Answer {
         let mut page = self.telemetry.render_prometheus();
+        let scrapes = self.scrapes.fetch_add(1, Ordering::Relaxed) + 1;
+        page.push_str(&format!(
+            "# HELP istio_agent_scrapes_total Times that this page was asked for.\n\
+             # TYPE istio_agent_scrapes_total counter\n\
+             istio_agent_scrapes_total {scrapes}\n"
+        ));
         if let Some(app) = &self.options.app_metrics {
             let (pages, failures) = app.fetch().await;
             let failed = self.scrape_failures.fetch_add(failures, Ordering::Relaxed) + failures;

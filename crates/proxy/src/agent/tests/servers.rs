@@ -70,6 +70,8 @@ async fn probes_and_metrics_of_the_application_go_through_the_status_port() {
     let (code, page) = get(status, "/stats/prometheus").await;
     assert_eq!(code, 200);
     assert!(page.contains("maille_xds_connected") && page.ends_with("app_up 1.0\n"), "{page}");
+    assert!(page.contains("\nistio_agent_scrapes_total 1\n"), "{page}");
+    assert!(page.contains("\nistio_agent_scrape_failures_total{type=\"application\"} 0\n"), "{page}");
     let (_, own) = get(agent.listening.metrics, "/stats/prometheus").await;
     assert!(own.contains("istio_build") && !own.contains("app_up"), "{own}");
 }
