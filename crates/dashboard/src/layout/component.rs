@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::part::Part;
+use super::part::{Content, Part};
 use super::route::{self, Chain, Level, Point, Route};
 use super::{Area, COLUMN_GAPS, Gaps, Input, Layout, NODE_H, NODE_W, PAD, RANK_GAPS};
 
@@ -16,13 +16,20 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    /// Lines that were led around something may come out above or below.
+    /// Lines that were led around something may come out of the part, with half a label.
     fn make_room(mut self) -> Self {
-        let extents = self.routes.iter().map(|(_, route)| route.extent());
-        let (top, bottom) = extents.fold((0.0_f64, self.h), |(a, b), (c, d)| (a.min(c), b.max(d)));
-        self.h = bottom - top;
-        self.groups.iter_mut().chain(&mut self.nodes).for_each(|(_, area)| area.y -= top);
-        self.routes = self.routes.into_iter().map(|(at, route)| (at, route.moved(0.0, -top))).collect();
+        let (mut low, mut high) = (Point::default(), Point { x: self.w, y: self.h });
+        for (a, b) in self.routes.iter().map(|(_, route)| route.extent()) {
+            let beyond = if a.x < 0.0 { a.x - PAD } else { 0.0 };
+            low = Point { x: low.x.min(beyond), y: low.y.min(a.y) };
+            high = Point { x: high.x.max(b.x), y: high.y.max(b.y) };
+        }
+        (self.w, self.h) = (high.x - low.x, high.y - low.y);
+        for (_, area) in self.groups.iter_mut().chain(&mut self.nodes) {
+            area.x -= low.x;
+            area.y -= low.y;
+        }
+        self.routes = self.routes.into_iter().map(|(at, route)| (at, route.moved(-low.x, -low.y))).collect();
         self
     }
 
@@ -85,7 +92,7 @@ impl Part {
                         }
                     }
                 }
-                if let Some(group) = slot.group {
+                if let Content::Group(group) = slot.content {
                     let edge = |at: usize| lefts.get(column.first + at).copied().unwrap_or(0.0);
                     let (from, to) = (edge(slot.span.0) - PAD, edge(slot.span.1) + NODE_W + PAD);
                     let (box_top, box_bottom) = self.extent(slot, true);

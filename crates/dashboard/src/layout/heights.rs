@@ -1,7 +1,7 @@
 //! How high everything stands: in its order, and as near as that allows to what it is joined with.
 
 use super::isotonic::arrange;
-use super::part::{Part, Slot};
+use super::part::{Content, Part, Slot};
 use super::{GROUP_GAP, PAD, ROW_GAP, TITLE};
 
 /// Rounds that straighten the lines.
@@ -13,14 +13,28 @@ impl Part {
         for _ in 0..ROUNDS {
             for column in 0..self.columns.len() {
                 let slots = self.columns.get(column).map(|c| c.slots.clone()).unwrap_or_default();
-                for list in slots.iter().flat_map(|slot| &slot.ranks) {
-                    let wanted: Vec<f64> = list.iter().map(|item| self.wish(*item)).collect();
-                    let apart = self.distances(list);
-                    for (item, y) in list.iter().zip(arrange(&wanted, &apart)) {
-                        self.items.get_mut(*item).into_iter().for_each(|item| item.y = y);
-                    }
+                for slot in &slots {
+                    self.straighten_slot(slot);
                 }
                 self.separate(&slots);
+            }
+        }
+    }
+
+    fn straighten_slot(&mut self, slot: &Slot) {
+        let items = || slot.ranks.iter().flatten();
+        let middle = items().map(|item| self.wish(*item)).sum::<f64>() / (items().count() as f64).max(1.0);
+        let height = |list: &Vec<usize>| -> f64 {
+            list.iter().filter_map(|item| self.items.get(*item)).map(|item| item.h + item.gap).sum()
+        };
+        // Straight lines are not worth a group that is torn apart: it grows by a quarter at most.
+        let reach = slot.ranks.iter().map(height).fold(0.0, f64::max) * 0.625;
+        for list in &slot.ranks {
+            let within = |wish: f64| wish.clamp(middle - reach, middle + reach);
+            let wanted: Vec<f64> = list.iter().map(|item| within(self.wish(*item))).collect();
+            let apart = self.distances(list);
+            for (item, y) in list.iter().zip(arrange(&wanted, &apart)) {
+                self.items.get_mut(*item).into_iter().for_each(|item| item.y = y);
             }
         }
     }
@@ -52,9 +66,11 @@ impl Part {
         let extents: Vec<(f64, f64)> = slots.iter().map(|slot| self.extent(slot, false)).collect();
         let middles: Vec<f64> = extents.iter().map(|(top, bottom)| (top + bottom) / 2.0).collect();
         let height = |at: usize| extents.get(at).map_or(0.0, |(top, bottom)| bottom - top);
+        let is_lane = |at: usize| slots.get(at).is_some_and(|slot| matches!(slot.content, Content::Edge(_)));
+        let gap = |a: usize, b: usize| if is_lane(a) && is_lane(b) { ROW_GAP / 2.0 } else { GROUP_GAP };
         let apart: Vec<f64> = (0..slots.len())
             .map(|at| match at.checked_sub(1) {
-                Some(above) => (height(above) + height(at)) / 2.0 + GROUP_GAP,
+                Some(above) => (height(above) + height(at)) / 2.0 + gap(above, at),
                 None => 0.0,
             })
             .collect();
@@ -80,6 +96,9 @@ impl Part {
         if top > bottom {
             return (0.0, 0.0);
         }
-        if slot.group.is_some() { (top - PAD - TITLE, bottom + PAD) } else { (top, bottom) }
+        match slot.content {
+            Content::Group(_) => (top - PAD - TITLE, bottom + PAD),
+            Content::Edge(_) => (top, bottom),
+        }
     }
 }

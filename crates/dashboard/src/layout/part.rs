@@ -15,10 +15,18 @@ pub(super) struct Item {
     pub(super) gap: f64,
 }
 
-/// What stands in one column above each other: a group, or the lanes of edges that pass the column.
-#[derive(Debug, Clone, Default)]
+/// What stands in one column above each other: a group with its nodes and the lanes through it, or one edge's lanes beside
+/// all groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Group(usize),
+    Edge(usize),
+}
+
+/// A place for one of these.
+#[derive(Debug, Clone)]
 pub(super) struct Slot {
-    pub(super) group: Option<usize>,
+    pub(super) content: Content,
     /// Items of each of the column's ranks, from above.
     pub(super) ranks: Vec<Vec<usize>>,
     /// First and last of the column's ranks that hold nodes.
@@ -73,7 +81,11 @@ impl Part {
             rank_in.extend(own);
             if let Some(column) = column_of_group.get(&group).and_then(|at| columns.get_mut(*at)) {
                 column.width = column.width.max(width);
-                column.slots.push(Slot { group: Some(group), ranks: Vec::new(), span: (0, width - 1) });
+                column.slots.push(Slot {
+                    content: Content::Group(group),
+                    ranks: Vec::new(),
+                    span: (0, width - 1),
+                });
             }
         }
         let (mut first, mut column_of) = (0, Vec::new());
@@ -84,7 +96,7 @@ impl Part {
             for slot in &mut column.slots {
                 slot.ranks = vec![Vec::new(); column.width];
                 // Those who only call stand at the right of their column, next to whom they call.
-                if !between.iter().any(|(_, to)| Some(*to) == slot.group) {
+                if !between.iter().any(|(_, to)| Content::Group(*to) == slot.content) {
                     slot.span = (column.width - 1 - slot.span.1, column.width - 1);
                 }
             }
@@ -108,7 +120,7 @@ impl Part {
     fn add_nodes(&mut self, input: &Input, rank_in: &BTreeMap<usize, usize>) {
         for column in &mut self.columns {
             for slot in &mut column.slots {
-                let Some(group) = slot.group else { continue };
+                let Content::Group(group) = slot.content else { continue };
                 for (node, rank) in rank_in.iter().filter(|(n, _)| input.group_of.get(**n) == Some(&group)) {
                     let item = self.items.len();
                     self.items.push(Item { node: Some(*node), h: NODE_H, y: 0.0, gap: ROW_GAP });
@@ -151,14 +163,15 @@ impl Part {
             let mut chain: Vec<usize> = self.item_of.get(&left).copied().into_iter().collect();
             for at in from.min(to) + 1..from.max(to) {
                 let here = self.column_of.get(at).copied().unwrap_or(0);
-                let group = if here == column(left) {
-                    input.group_of.get(left).copied()
+                let group = |node: usize| input.group_of.get(node).copied().map(Content::Group);
+                let content = if here == column(left) {
+                    group(left)
                 } else if here == column(right) {
-                    input.group_of.get(right).copied()
+                    group(right)
                 } else {
                     None
                 };
-                chain.push(self.add_lane(here, at, group, edge.lane));
+                chain.push(self.add_lane(here, at, content.unwrap_or(Content::Edge(number)), edge.lane));
             }
             chain.extend(self.item_of.get(&right).copied());
             for pair in chain.windows(2) {
@@ -172,18 +185,18 @@ impl Part {
         self.join_level(input);
     }
 
-    fn add_lane(&mut self, column: usize, rank: usize, group: Option<usize>, h: f64) -> usize {
+    fn add_lane(&mut self, column: usize, rank: usize, content: Content, h: f64) -> usize {
         let item = self.items.len();
         self.items.push(Item { node: None, h, y: 0.0, gap: ROW_GAP / 2.0 });
         self.before.push(Vec::new());
         self.after.push(Vec::new());
         if let Some(column) = self.columns.get_mut(column) {
             let at = rank.saturating_sub(column.first);
-            let place = match column.slots.iter().position(|slot| slot.group == group) {
+            let place = match column.slots.iter().position(|slot| slot.content == content) {
                 Some(place) => place,
                 None => {
                     let ranks = vec![Vec::new(); column.width];
-                    column.slots.push(Slot { group, ranks, span: (0, 0) });
+                    column.slots.push(Slot { content, ranks, span: (0, 0) });
                     column.slots.len() - 1
                 }
             };

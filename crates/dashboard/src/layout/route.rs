@@ -55,10 +55,13 @@ impl Route {
         out
     }
 
-    /// Highest and lowest that it comes.
-    pub(super) fn extent(&self) -> (f64, f64) {
+    /// What it keeps within: top left and bottom right.
+    pub(super) fn extent(&self) -> (Point, Point) {
         let points = self.curves.iter().flatten().chain([&self.start]);
-        points.fold((f64::INFINITY, f64::NEG_INFINITY), |(top, bottom), p| (top.min(p.y), bottom.max(p.y)))
+        points.fold((self.start, self.start), |(low, high), p| {
+            let low = Point { x: low.x.min(p.x), y: low.y.min(p.y) };
+            (low, Point { x: high.x.max(p.x), y: high.y.max(p.y) })
+        })
     }
 
     /// Places on the line for a label, the best first: where it runs straight, then the middles of its curves, then the

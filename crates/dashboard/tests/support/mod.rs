@@ -46,7 +46,7 @@ impl Default for Fixture {
 }
 
 /// The flows with all times moved so that the last is now.
-fn as_of_now(flows: &str) -> String {
+pub(crate) fn as_of_now(flows: &str) -> String {
     let mut answer: Value = serde_json::from_str(flows).expect("a fixture");
     let list = answer["flows"].as_array_mut().expect("flows");
     let newest = list.iter().filter_map(|f| f["lastSeenMs"].as_u64()).max().unwrap_or(0);
