@@ -106,8 +106,7 @@ async fn put(api: &Api, (namespace, name): (&str, &str), data: Value, old: Optio
     match api.create(&secrets, &secret).await {
         // Its namespace is among what is applied next.
         Err(error) if error.is_not_found() => {
-            let namespace =
-                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
             api.create("/api/v1/namespaces", &namespace).await?;
             api.create(&secrets, &secret).await?;
         }

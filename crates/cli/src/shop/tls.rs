@@ -83,7 +83,10 @@ fn config([cert, key, client_ca]: &[String; 3]) -> Result<Arc<ServerConfig>> {
 
 /// The stream inside TLS and who is at its other end, as the certificate's subject says; nothing for a client that
 /// cannot prove itself.
-pub(super) async fn accept(acceptor: TlsAcceptor, stream: TcpStream) -> Option<(TlsStream<TcpStream>, String)> {
+pub(super) async fn accept(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+) -> Option<(TlsStream<TcpStream>, String)> {
     let from = stream.peer_addr().ok()?;
     match timeout(PATIENCE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
