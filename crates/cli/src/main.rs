@@ -58,7 +58,7 @@ enum People {
     Get(commands::get::GetArgs),
     /// Delete objects
     Delete(commands::delete::DeleteArgs),
-    /// Run a command in a container of the standalone mesh
+    /// Run a command in a container
     Exec(commands::exec::ExecArgs),
     /// Print what a container wrote
     Logs(commands::logs::LogsArgs),
