@@ -62,7 +62,11 @@ impl FactsQuery {
             let asked = Asked::read(name, &own.namespace, &config.cluster_domain);
             let resource = snapshot.destination(&asked, client).resource(name);
             let destination = Some(taken(&mut dump, DESTINATION, &resource)?);
-            facts.destinations.push(wire::NamedDestination { name: name.to_owned(), destination });
+            facts.destinations.push(wire::NamedDestination {
+                name: name.to_owned(),
+                destination,
+                ..Default::default()
+            });
         }
         if let Some(inbound) = snapshot.inbound(&own) {
             facts.inbound = Some(taken(&mut dump, INBOUND, &inbound.resource(self.proxy.clone()))?);

@@ -100,7 +100,7 @@ fn is_mutual(endpoint: &wire::Endpoint, service_port: u32) -> bool {
 }
 
 fn named_endpoints(service: &wire::Service, port: &wire::ServicePort) -> Value {
-    let addresses = endpoints::of_port(service, port.number);
+    let addresses = endpoints::of_port(&service.endpoints, port.number);
     let list: Vec<_> = addresses
         .iter()
         .map(|(host, number, _)| json!({"endpoint": {"address": socket(host, *number)}, "healthStatus": "HEALTHY"}))

@@ -11,7 +11,9 @@ pub(crate) fn cluster_statuses(known: &Known<'_>) -> Vec<Value> {
     let mut all = Vec::new();
     for service in known.services.values() {
         for port in &service.ports {
-            let hosts: Vec<_> = of_port(service, port.number)
+            // Names have endpoints of their own once they are looked up, as in Envoy.
+            let looked_up = known.resolved.get(service.hostname.as_str());
+            let hosts: Vec<_> = of_port(looked_up.copied().unwrap_or(&service.endpoints), port.number)
                 .into_iter()
                 .map(|(address, port, endpoint)| host_status(&address, port, endpoint))
                 .collect();
@@ -30,8 +32,11 @@ pub(crate) fn cluster_statuses(known: &Known<'_>) -> Vec<Value> {
 
 /// Address, port and endpoint of everything behind one service port. What is looked up by name has the name in
 /// place of an address.
-pub(crate) fn of_port(service: &wire::Service, number: u32) -> Vec<(String, u32, Option<&wire::Endpoint>)> {
-    let each = service.endpoints.iter().flat_map(|endpoint| {
+pub(crate) fn of_port(
+    endpoints: &[wire::Endpoint],
+    number: u32,
+) -> Vec<(String, u32, Option<&wire::Endpoint>)> {
+    let each = endpoints.iter().flat_map(|endpoint| {
         let address = if endpoint.address.is_empty() { &endpoint.dns_name } else { &endpoint.address };
         let ports = endpoint.ports.iter().filter(|port| port.service_port == number);
         ports.map(move |port| (address.clone(), port.target_port, Some(endpoint)))

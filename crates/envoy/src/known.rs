@@ -11,6 +11,8 @@ pub(crate) struct Known<'d> {
     pub(crate) facts: &'d wire::FactsInForce,
     /// By host name. A service may have been asked for by name and by address.
     pub(crate) services: BTreeMap<&'d str, &'d wire::Service>,
+    /// What was found out of services whose endpoints are looked up by name, by host name.
+    pub(crate) resolved: BTreeMap<&'d str, &'d [wire::Endpoint]>,
     /// Workloads called by their own address.
     pub(crate) workloads: Vec<&'d wire::DirectWorkload>,
     /// Whether a destination nobody knows is refused.
@@ -24,6 +26,10 @@ impl<'d> Known<'d> {
             Kind::Service(service) => Some((service.hostname.as_str(), service)),
             Kind::Workload(_) | Kind::Unknown(_) => None,
         });
+        let resolved = facts.destinations.iter().filter(|d| !d.resolved.is_empty()).filter_map(|d| {
+            let Kind::Service(service) = d.destination.as_ref()?.kind.as_ref()? else { return None };
+            Some((service.hostname.as_str(), d.resolved.as_slice()))
+        });
         let workloads = kinds().filter_map(|kind| match kind {
             Kind::Workload(workload) => Some(workload),
             Kind::Service(_) | Kind::Unknown(_) => None,
@@ -33,6 +39,7 @@ impl<'d> Known<'d> {
             dump,
             facts,
             services: services.collect(),
+            resolved: resolved.collect(),
             workloads: workloads.collect(),
             registry_only: policy == Some(wire::mesh_settings::OutboundPolicy::RegistryOnly),
         }

@@ -78,6 +78,7 @@ fn named(name: &str, service: wire::Service) -> wire::NamedDestination {
     wire::NamedDestination {
         name: name.into(),
         destination: Some(wire::Destination { kind: Some(Kind::Service(service)) }),
+        ..Default::default()
     }
 }
 
@@ -260,6 +261,28 @@ fn a_service_asked_for_twice_is_shown_once() {
             "old.legacy.svc.cluster.local:80 | old.legacy.svc.cluster.local:80 | old.legacy.svc.cluster.local, old.legacy.svc, old.legacy + 1 more... | /* |",
         ]
     );
+}
+
+#[test]
+fn a_name_that_was_looked_up_is_shown_by_its_addresses() {
+    let mut proxy = proxy(wire::MtlsMode::Strict);
+    let facts = proxy.facts.as_mut().expect("facts");
+    let external =
+        facts.destinations.iter_mut().find(|d| d.name == "api.external-service.com").expect("there");
+    external.resolved = ["203.0.113.7", "203.0.113.8"]
+        .map(|address| wire::Endpoint {
+            address: address.into(),
+            ports: vec![wire::EndpointPort { service_port: 443, target_port: 443, ..Default::default() }],
+            ..Default::default()
+        })
+        .to_vec();
+    let filter = tables::EndpointFilter {
+        cluster: Some("outbound|443||api.external-service.com".into()),
+        ..Default::default()
+    };
+    let table = tables::endpoints(&filter.select(&Dump::of_proxy(&proxy).endpoints));
+    let endpoints: Vec<&str> = table.iter().skip(1).map(|row| row[0].as_str()).collect();
+    assert_eq!(endpoints, ["203.0.113.7:443", "203.0.113.8:443"]);
 }
 
 #[test]

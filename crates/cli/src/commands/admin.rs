@@ -239,10 +239,27 @@ async fn exchange(api: &Api, pod: &PodRef, port: u16, method: Method, path: &str
 
 /// What a proxy lives by, as its admin port shows it.
 pub(crate) async fn config_dump(api: &Api, pod: &PodRef, port: u16) -> Result<ConfigDump> {
-    let bytes = ask(api, pod, port, Method::GET, "/config_dump").await?;
+    let bytes = ask(api, pod, port, Method::GET, "/config_dump").await;
+    let bytes = bytes.context("no answer from a proxy; has the Pod a sidecar?")?;
     serde_json::from_slice(&bytes).with_context(|| {
         format!("Pod {pod} answered on port {port} with something that is no dump of a Maille proxy")
     })
+}
+
+/// What keeps a proxy from reaching what its application calls: files of DestinationRules, names without addresses.
+pub(crate) fn problems(dump: &ConfigDump) -> Vec<String> {
+    let mut found = Vec::new();
+    for destination in dump.facts.iter().flat_map(|facts| &facts.destinations) {
+        let name = &destination.name;
+        for origination in destination.originations.iter().filter(|one| !one.problem.is_empty()) {
+            let (port, rule, problem) = (origination.port, &origination.rule, &origination.problem);
+            found.push(format!("TLS to {name}:{port} by DestinationRule {rule} does not work: {problem}"));
+        }
+        if !destination.lookup_failure.is_empty() {
+            found.push(format!("{name} cannot be looked up: {}", destination.lookup_failure));
+        }
+    }
+    found
 }
 
 /// The API's own words, where it has some.
@@ -295,6 +312,29 @@ mod tests {
             let error = parse_named(argument).expect_err(argument).to_string();
             assert!(error.contains("NAME.NAMESPACE"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_does_not_work_is_told_with_rule_and_file() {
+        let origination = maille_proto::facts::Origination {
+            port: 443,
+            rule: "production/external-api-mtls".into(),
+            problem: "/etc/certs/key.pem: no such file".into(),
+        };
+        let destination = maille_proto::facts::NamedDestination {
+            name: "api.external-service.com".into(),
+            originations: vec![origination],
+            ..Default::default()
+        };
+        let facts =
+            maille_proto::facts::FactsInForce { destinations: vec![destination], ..Default::default() };
+        assert_eq!(
+            problems(&ConfigDump { facts: Some(facts), ..Default::default() }),
+            [
+                "TLS to api.external-service.com:443 by DestinationRule production/external-api-mtls does not work: \
+              /etc/certs/key.pem: no such file"
+            ]
+        );
     }
 
     #[test]

@@ -103,6 +103,7 @@ fn page(message: &impl Serialize) -> Answer {
 
 fn facts_in_force<'a>(
     received: impl Iterator<Item = (&'a str, &'a str, &'a Received)>,
+    destinations: &Destinations,
 ) -> wire::FactsInForce {
     let mut facts = wire::FactsInForce::default();
     for (type_url, name, received) in received {

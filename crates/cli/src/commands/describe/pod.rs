@@ -83,6 +83,9 @@ pub(super) async fn describe(
     security::peer_authentication(facts, &pod, &proxy, report);
     security::authorization(facts, &pod, &proxy, report);
     security::plaintext_callers(&proxy, report);
+    for problem in admin::problems(&proxy.dump) {
+        report.warn("", problem);
+    }
     Ok(())
 }
 

@@ -91,7 +91,11 @@ impl Source {
             (Some(pod), None) => {
                 let api = Api::connect(&self.mesh.api).await?;
                 let pod = admin::find_pod(&api, pod, self.mesh.namespace()).await?;
-                Ok(Dump::of_proxy(&admin::config_dump(&api, &pod, self.proxy_admin_port).await?))
+                let dump = admin::config_dump(&api, &pod, self.proxy_admin_port).await?;
+                for problem in admin::problems(&dump) {
+                    eprintln!("note: {problem}");
+                }
+                Ok(Dump::of_proxy(&dump))
             }
             (None, Some(file)) => {
                 Dump::read(&read_file(file)?).with_context(|| format!("{} is not usable", file.display()))
