@@ -14,8 +14,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
+use maille_standalone::exec::{Containers, ExecError, Streams};
 use maille_standalone::{DataDir, Ready, SupervisorOptions, run_supervisor, teardown};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ("failing_containers_are_told_and_restarted", failures),
         ("a_pod_without_command_or_as_root_says_why", refused),
         ("liveness_restarts_and_readiness_gates", probes),
+        ("commands_and_connections_reach_into_a_pod", reached),
         ("the_api_comes_back_on_its_port_and_pods_stay", api_killed),
         ("nothing_is_left_after_shutdown", clean_shutdown),
         ("nothing_is_left_after_sigkill_and_down", killed),
@@ -352,6 +355,63 @@ fn probes() {
         })
         .await;
         mesh.down().await;
+    });
+}
+
+fn reached() {
+    on_mesh(async |mut mesh| {
+        mesh.create_pod(sleeper("reached", json!({"command": ["maille", "serve", "8080", "hello"]}))).await;
+        let pod = mesh.pod_until("reached", "the Pod", ready).await;
+        let uid = pod["metadata"]["uid"].as_str().unwrap();
+        let containers = Containers::open(mesh.dir.path()).unwrap();
+        let start = async |script: &str, tty| {
+            let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+            containers.exec(uid, "main", command, true, tty).await.unwrap()
+        };
+
+        let answer = until("an answer on the Pod's loopback", || async {
+            let told = |error: std::io::Error| error.to_string();
+            let mut stream = containers.dial(uid, 8080).await.map_err(told)?;
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.map_err(told)?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.map_err(told)?;
+            Ok(text)
+        });
+        assert!(answer.await.ends_with("hello"));
+        let refused = containers.dial(uid, 9999).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+
+        let echo = start("cat; exit 3", false).await;
+        let Streams::Pipes { stdin: Some(mut stdin), mut stdout, .. } = echo.streams else {
+            panic!("no pipes")
+        };
+        stdin.write_all(b"through").await.unwrap();
+        drop(stdin);
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).await.unwrap();
+        assert_eq!((text.as_str(), echo.command.wait().await), ("through", 3));
+
+        let shell = start("read go; stty size; test -t 2 && echo on a terminal; sleep 600", true).await;
+        let Streams::Terminal(mut terminal) = shell.streams else { panic!("no terminal") };
+        terminal.resize(101, 33);
+        terminal.write_all(b"go\n").await.unwrap();
+        let mut seen = String::new();
+        while !seen.contains("on a terminal") {
+            let mut piece = [0; 64];
+            let count = terminal.read(&mut piece).await.unwrap();
+            assert!(count > 0, "hung up after {seen:?}");
+            seen.push_str(&String::from_utf8_lossy(&piece[..count]));
+        }
+        assert!(seen.contains("33 101"), "{seen}");
+        // Nobody wants it any more: it ends, and with it the terminal.
+        drop(shell.command);
+        terminal.read_to_string(&mut seen).await.unwrap();
+
+        let none = containers.exec(uid, "other", vec!["true".into()], false, false).await;
+        assert!(matches!(none, Err(ExecError::NotRunning)), "{none:?}");
+        mesh.down().await;
+        let gone = containers.dial(uid, 8080).await.unwrap_err();
+        assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
     });
 }
 
