@@ -79,12 +79,17 @@ pub fn in_force<'r>(
         // Rules of the root namespace are meant for the whole mesh; only private ones for its own clients first.
         c.namespace == client.namespace && if in_root { c.private() } else { c.seen_from(client.namespace) }
     });
-    most_specific(nearest, client).or_else(|| {
-        [target.namespace, mesh.root_namespace].into_iter().find_map(|namespace| {
+    // Rules of the client's namespace end the search even if their selectors pass this client by.
+    if let Some(chosen) = most_specific(nearest, client) {
+        return chosen;
+    }
+    [target.namespace, mesh.root_namespace]
+        .into_iter()
+        .find_map(|namespace| {
             let exported = matching.iter().filter(|c| c.namespace == namespace && !c.private());
             most_specific(exported, client)
         })
-    })
+        .flatten()
 }
 
 /// One rule with its host completed.
@@ -136,12 +141,12 @@ pub fn host_of(rule: &DestinationRule, cluster_domain: &str) -> HostPattern {
     HostPattern::of_rule(&rule.spec.host, namespace, cluster_domain)
 }
 
-/// Of one namespace's rules those with the most specific host, if the client may see them; less specific ones are not
-/// tried then.
+/// Of one namespace's rules those with the most specific host; less specific ones are not tried then. The outer `None`:
+/// there are none, or none that the client may see. The inner one: none of them is for this client.
 fn most_specific<'c, 'r: 'c>(
     candidates: impl Iterator<Item = &'c Candidate<'r>> + Clone,
     client: Client<'_>,
-) -> Option<InForce<'r>> {
+) -> Option<Option<InForce<'r>>> {
     let host = &candidates.clone().max_by_key(|c| c.host.specificity())?.host;
     let mut all: Vec<_> = candidates.filter(|c| c.host == *host).collect();
     all.sort_by(|a, b| {
@@ -166,11 +171,15 @@ fn most_specific<'c, 'r: 'c>(
         }
     }
     merged.retain(|m| m.first.seen_from(client.namespace));
+    (!merged.is_empty()).then(|| for_client(merged, client))
+}
+
+/// Of several that were kept apart the one with the client's selector, else the last one without any, as Istio takes it.
+fn for_client<'r>(mut merged: Vec<Merged<'_, 'r>>, client: Client<'_>) -> Option<InForce<'r>> {
     let selected = |m: &Merged<'_, '_>| m.first.selector.as_ref().is_some_and(|s| s.selects(client.labels));
     let own = merged.iter().position(selected);
-    // Of several that were kept apart, Istio takes the last.
     let chosen = own.or_else(|| merged.iter().rposition(|m| m.first.selector.is_none()))?;
-    let mut rules = merged.swap_remove(chosen).rules;
+    let mut rules = merged.remove(chosen).rules;
     if own.is_some() && rules.iter().all(|rule| rule.spec.traffic_policy.is_none()) {
         // A rule with a selector that says nothing of its own leaves the word to the one for everybody.
         let mut rest = merged.into_iter().filter(|m| m.first.selector.is_none());

@@ -202,6 +202,21 @@ fn rules_apply_as_the_reference_says() {
             "DISABLE",
         ),
         (
+            "DR-16, passed by",
+            vec![
+                rule(
+                    "a",
+                    "client",
+                    9,
+                    json!({"host": WEB, "workloadSelector": {"matchLabels": {"app": "x"}}, "trafficPolicy": {"tls": {"mode": "SIMPLE"}}}),
+                ),
+                rule("b", "shop", 0, tls("web", "DISABLE")),
+            ],
+            "client",
+            "y",
+            "auto",
+        ),
+        (
             "DR-17",
             vec![
                 rule("a", "client", 0, json!({"host": "*.svc.cluster.local", "subsets": [{"name": "v1"}]})),
