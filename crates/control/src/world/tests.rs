@@ -169,7 +169,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 fn cases() -> u32 {
-    std::env::var("MAILLE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(256)
+    std::env::var("MAILLE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(128)
 }
 
 proptest! {
