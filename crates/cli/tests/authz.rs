@@ -159,7 +159,7 @@ fn policies_that_cannot_be_judged_are_refused_with_their_place() {
     };
     for (policies, message) in [
         (rule("from: [{source: {requestPrincipals: [\"*\"]}}]"), "policies.yaml:6:"),
-        (rule("from: [{source: {princpals: [\"*\"]}}]"), "did you mean principals"),
+        (rule("from: [{source: {princpals: [\"*\"]}}]"), "did you mean 'principals'?"),
         (rule("to: [{operation: {ports: [http]}}]"), "policies.yaml:6:"),
         ("a: [".to_owned(), "policies.yaml:"),
     ] {

@@ -124,7 +124,7 @@ pub(crate) async fn run(mut args: AnalyzeArgs) -> Result<Outcome> {
     }
     let failed = found.iter().any(|message| message.level >= args.failure_threshold);
     // Istio computes the exit code for its log alone.
-    let counts = form == print::Form::Log || !called_as_istioctl();
+    let counts = form == print::Form::Log || !crate::called::as_istioctl();
     if counts && failed {
         if form == print::Form::Log {
             eprintln!("Error: Analyzers found issues when analyzing {}.", subject.described(&args));
@@ -210,12 +210,6 @@ fn list_run(chosen: &[&Analyzer]) {
         eprintln!("Analyzers skipped:");
         skipped.iter().for_each(|analyzer| eprintln!("  {}", analyzer.name));
     }
-}
-
-/// Whether the program was started by Istio's name, so that its habits hold.
-fn called_as_istioctl() -> bool {
-    let name = std::env::args_os().next().map(PathBuf::from);
-    name.as_deref().and_then(std::path::Path::file_name).is_some_and(|name| name == "istioctl")
 }
 
 /// Reads 30s, 2m, 1h or a bare number of seconds.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use http::Method;
 use maille_analysis::{Enforced, Resource, Settings, enforced};
 use maille_config::kinds;
 use maille_config::mtls::ResolvedMtls;
@@ -14,7 +13,7 @@ use maille_proto::facts as wire;
 
 use super::CheckArgs;
 use crate::client::{Api, collection_path};
-use crate::commands::admin::{PodRef, ask, find_pod};
+use crate::commands::admin::{PodRef, config_dump, find_pod};
 
 /// Policy of one Pod, as it is in force.
 pub(super) struct Held {
@@ -39,10 +38,7 @@ pub(super) async fn held(args: &CheckArgs, argument: &str) -> Result<Held> {
         );
         return of_api(args, pod, wanted);
     }
-    let answer = ask(&api, &pod, ports::ADMIN, Method::GET, "/config_dump").await;
-    let dump = answer.and_then(|bytes| {
-        serde_json::from_slice::<wire::ConfigDump>(&bytes).context("the proxy's answer cannot be read")
-    });
+    let dump = config_dump(&api, &pod, ports::ADMIN).await;
     match dump {
         Ok(dump) => {
             let held = of_proxy(pod, dump)?;
