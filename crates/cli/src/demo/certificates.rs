@@ -46,7 +46,7 @@ pub(crate) async fn ensure(api: &Api) -> Result<()> {
 }
 
 /// The data of both Secrets.
-fn make(now: SystemTime) -> Result<(Value, Value)> {
+pub(crate) fn make(now: SystemTime) -> Result<(Value, Value)> {
     let authority = Authority::self_signed(&TrustDomain::parse("external-service.com")?, now, LIFETIME)?;
     let (server_key, caller_key) = (generate_key()?, generate_key()?);
     let server = authority.issue_server(&server_key.public_key()?, &[HOST], &[], LIFETIME, now)?;

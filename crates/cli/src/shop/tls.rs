@@ -105,3 +105,58 @@ pub(super) async fn accept(
         Err(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::certificates::make;
+    use maille_tls::control::https_client;
+    use rustls::pki_types::ServerName;
+    use serde_json::Value;
+    use std::time::SystemTime;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    /// Who the server sees behind a client with this certificate; nothing if it lets none in.
+    async fn call(server: &mut TlsServer, callers: &Value, shows_certificate: bool) -> Option<String> {
+        let text = |key: &str| callers[key].as_str().expect("text").to_owned();
+        let own = Credential::from_pem(&text("cert.pem"), &text("key.pem")).expect("a credential");
+        let config = https_client(&text("ca.pem"), shows_certificate.then_some(&own)).expect("a client");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let stream = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
+        let (accepted, _) = listener.accept().await.expect("accept");
+        let name = ServerName::try_from("api.external-service.com").expect("a name");
+        let client = async {
+            if let Ok(mut stream) = tokio_rustls::TlsConnector::from(config).connect(name, stream).await {
+                let _ = stream.read(&mut [0]).await;
+            }
+        };
+        let server = async { accept(server.acceptor(), accepted).await.map(|(_, caller)| caller) };
+        tokio::join!(client, server).1
+    }
+
+    fn write(folder: &std::path::Path, server: &Value) {
+        for name in ["tls.crt", "tls.key", "ca.crt"] {
+            std::fs::write(folder.join(name), server[name].as_str().expect("text")).expect("write");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_clients_of_the_authority_are_let_in_and_new_files_count_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (server, callers) = make(SystemTime::now()).expect("certificates");
+        write(folder.path(), &server);
+        let file = |name: &str| Some(folder.path().join(name));
+        let files = TlsFiles { cert: file("tls.crt"), key: file("tls.key"), client_ca: file("ca.crt") };
+        let mut tls = files.server().expect("usable").expect("TLS");
+        assert_eq!(call(&mut tls, &callers, true).await.as_deref(), Some("CN=shop, O=production"));
+        assert_eq!(call(&mut tls, &callers, false).await, None, "without a certificate");
+
+        let (new_server, new_callers) = make(SystemTime::now()).expect("certificates");
+        assert_eq!(call(&mut tls, &new_callers, true).await, None, "of another authority");
+        write(folder.path(), &new_server);
+        assert!(call(&mut tls, &new_callers, true).await.is_some(), "the new files are in use");
+        std::fs::remove_file(folder.path().join("tls.key")).expect("remove");
+        assert!(call(&mut tls, &new_callers, true).await.is_some(), "the last good ones stay");
+    }
+}
