@@ -87,7 +87,22 @@ fn create(spec: &SandboxSpec, hostname: &str, tree: &FileTree) -> Result<std::co
     rustix::system::sethostname(hostname.as_bytes()).map_err(NetError::sys("set the host name"))?;
     mounts::unshare(UnshareFlags::NEWNS)?;
     tree::build(tree)?;
+    give_streams(&spec.process)?;
     execute(&spec.process, Streams::Inherited)
+}
+
+/// Makes the pipes of the container's log its user's, as runc does, so that `/dev/stdout` can be opened: that is where
+/// many a program is told to write its log.
+fn give_streams(process: &Process) -> Result<(), NetError> {
+    let owner = (rustix::process::Uid::from_raw(process.uid), rustix::process::Gid::from_raw(process.gid));
+    for stream in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let status = rustix::fs::fstat(stream).map_err(NetError::sys("look at the standard streams"))?;
+        if rustix::fs::FileType::from_raw_mode(status.st_mode) == rustix::fs::FileType::Fifo {
+            rustix::fs::fchown(stream, Some(owner.0), Some(owner.1))
+                .map_err(NetError::sys("hand the standard streams over"))?;
+        }
+    }
+    Ok(())
 }
 
 fn join(
