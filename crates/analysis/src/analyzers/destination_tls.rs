@@ -68,21 +68,21 @@ fn against(
     let strict = with(MtlsMode::Strict);
     match mode {
         ClientTlsMode::Disable if !strict.is_empty() => say(format!(
-            "clients are told to speak plaintext to {place}, but {} accept mutual TLS only (STRICT): every call fails; \
-             remove the tls block (mutual TLS is automatic), or write ISTIO_MUTUAL",
+            "clients are told to speak plaintext to {place}, but mutual TLS only (STRICT) is accepted by {}: every \
+             call fails; remove the tls block (mutual TLS is automatic), or write ISTIO_MUTUAL",
             workloads(strict)
         )),
         ClientTlsMode::Simple | ClientTlsMode::Mutual if !strict.is_empty() => say(format!(
-            "clients are told to speak TLS without their mesh certificate to {place}, but {} accept mutual TLS of the \
-             mesh only (STRICT): every call fails; remove the tls block, or write ISTIO_MUTUAL",
+            "clients are told to speak TLS without their mesh certificate to {place}, but mutual TLS of the mesh only \
+             (STRICT) is accepted by {}: every call fails; remove the tls block, or write ISTIO_MUTUAL",
             workloads(strict)
         )),
         ClientTlsMode::IstioMutual => {
             let plaintext = with(MtlsMode::Disable);
             if !plaintext.is_empty() {
                 say(format!(
-                    "clients are told to speak mutual TLS to {place}, but {} accept plaintext only (DISABLE): every \
-                     call fails; remove the tls block, which leaves the choice to each endpoint",
+                    "clients are told to speak mutual TLS to {place}, but plaintext only (DISABLE) is accepted by \
+                     {}: every call fails; remove the tls block, which leaves the choice to each endpoint",
                     workloads(plaintext)
                 ));
             }
