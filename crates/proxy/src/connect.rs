@@ -136,7 +136,7 @@ impl ConnectError {
 
     /// As telemetry takes it.
     pub(crate) fn refused(&self) -> Refused {
-        Refused::new(self.kind(), self.to_string()).with_flags(self.flags())
+        Refused::new(self.kind(), self.to_string()).with_flags(self.flags()).with_tls(self.tls())
     }
 }
 
