@@ -38,7 +38,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(flatten)]
-    People(People),
+    People(Box<People>),
     #[command(flatten)]
     Role(Role),
 }
@@ -123,7 +123,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let outcome = match cli.command {
-        Command::People(command) => run(command),
+        Command::People(command) => run(*command),
         Command::Role(role) => play(role),
     };
     match outcome {

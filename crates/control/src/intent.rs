@@ -97,3 +97,62 @@ fn taken<M: Message + Default>(
     });
     M::decode(resource.body.value.as_slice()).map_err(|error| format!("a fact cannot be read back: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Hub;
+    use crate::world::{Change, Event, MeshConfig, Pod, World};
+    use maille_core::TrustDomain;
+
+    fn snapshot() -> std::sync::Arc<Snapshot> {
+        let mut world = World::new(MeshConfig::new(TrustDomain::parse("cluster.local").expect("valid")));
+        let pod = Pod {
+            name: NamespacedName::new("shop", "cart-1"),
+            uid: "1".into(),
+            addresses: vec![[10, 0, 0, 1].into()],
+            labels: Default::default(),
+            service_account: "cart".into(),
+            workload_name: "cart".into(),
+            meshed: true,
+            terminating: false,
+            named_ports: Vec::new(),
+            scrape: None,
+        };
+        world.apply(Event::Pod(Change::Put(pod)), &mut Default::default());
+        Hub::new(world).snapshot()
+    }
+
+    fn query(proxy: &str, destinations: &str) -> FactsQuery {
+        FactsQuery { proxy: proxy.into(), destinations: destinations.into() }
+    }
+
+    #[test]
+    fn a_proxy_is_meant_to_hold_its_own_facts_and_what_it_asked_for() {
+        let dump = query("shop/cart-1", "10.0.0.9,nobody.example.com").run(&snapshot()).expect("known");
+        let held: Vec<_> = dump.held.iter().map(|one| (one.r#type.as_str(), one.name.as_str())).collect();
+        assert_eq!(
+            held,
+            [
+                ("Destination", "10.0.0.9"),
+                ("Destination", "nobody.example.com"),
+                ("Inbound", "shop/cart-1"),
+                ("MeshSettings", "mesh"),
+            ]
+        );
+        assert!(dump.held.iter().all(|one| !one.version.is_empty()));
+        assert_eq!(dump.facts.expect("facts").destinations.len(), 2);
+    }
+
+    #[test]
+    fn nobody_else_and_not_too_much() {
+        for (proxy, destinations, named) in [
+            ("shop/other", String::new(), "shop/other"),
+            ("cart-1", String::new(), "NAMESPACE/POD"),
+            ("shop/cart-1", (0..2000).map(|n| format!("h{n},")).collect(), "too many"),
+        ] {
+            let error = query(proxy, &destinations).run(&snapshot()).expect_err(proxy);
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

@@ -240,7 +240,7 @@ async fn exchange(api: &Api, pod: &PodRef, port: u16, method: Method, path: &str
 /// What a proxy lives by, as its admin port shows it.
 pub(crate) async fn config_dump(api: &Api, pod: &PodRef, port: u16) -> Result<ConfigDump> {
     let bytes = ask(api, pod, port, Method::GET, "/config_dump").await;
-    let bytes = bytes.context("no answer from a proxy; has the Pod a sidecar?")?;
+    let bytes = bytes.context("no proxy answers there (has the Pod a sidecar?)")?;
     serde_json::from_slice(&bytes).with_context(|| {
         format!("Pod {pod} answered on port {port} with something that is no dump of a Maille proxy")
     })
