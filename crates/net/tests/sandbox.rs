@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         ("a_program_runs_and_its_exit_code_comes_back", exit_code),
         ("a_missing_program_is_named", missing_program),
         ("the_user_is_unprivileged_for_good", unprivileged),
+        ("a_program_may_open_its_own_output_by_name", own_output),
         ("only_named_files_are_there", files),
         ("volumes_are_mounted_even_where_the_host_has_no_such_directory", volumes),
         ("links_planted_in_volumes_lead_nowhere_on_the_host", planted_links),
@@ -304,6 +305,15 @@ fn descriptors() {
         lab.spec(&["sh", "-c", &format!("test ! -e /proc/$$/fd/{number} && test ! -e /proc/$$/fd/3")]);
     spec.start = Start::Join(Joined { container: process });
     assert_eq!(exec(&spec), (0, String::new()));
+    running.order(Order::Kill);
+    running.child.wait().unwrap();
+}
+
+fn own_output() {
+    let lab = Lab::new("stdout");
+    assert_eq!(lab.shell("echo to itself > /dev/stdout"), (0, "to itself\n".to_owned()));
+    let (mut running, spec) = sleeping(&lab, &["sh", "-c", "echo joined > /dev/stdout"]);
+    assert_eq!(exec(&spec), (0, "joined\n".to_owned()));
     running.order(Order::Kill);
     running.child.wait().unwrap();
 }

@@ -7,9 +7,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::FdFlags;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Gid, Pid, PidfdFlags, Uid};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
 
 use super::descriptors::receive_files;
@@ -87,22 +87,7 @@ fn create(spec: &SandboxSpec, hostname: &str, tree: &FileTree) -> Result<std::co
     rustix::system::sethostname(hostname.as_bytes()).map_err(NetError::sys("set the host name"))?;
     mounts::unshare(UnshareFlags::NEWNS)?;
     tree::build(tree)?;
-    give_streams(&spec.process)?;
     execute(&spec.process, Streams::Inherited)
-}
-
-/// Makes the pipes of the container's log its user's, as runc does, so that `/dev/stdout` can be opened: that is where
-/// many a program is told to write its log.
-fn give_streams(process: &Process) -> Result<(), NetError> {
-    let owner = (rustix::process::Uid::from_raw(process.uid), rustix::process::Gid::from_raw(process.gid));
-    for stream in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        let status = rustix::fs::fstat(stream).map_err(NetError::sys("look at the standard streams"))?;
-        if rustix::fs::FileType::from_raw_mode(status.st_mode) == rustix::fs::FileType::Fifo {
-            rustix::fs::fchown(stream, Some(owner.0), Some(owner.1))
-                .map_err(NetError::sys("hand the standard streams over"))?;
-        }
-    }
-    Ok(())
 }
 
 fn join(
@@ -162,6 +147,15 @@ fn execute(process: &Process, streams: Streams<'_>) -> Result<std::convert::Infa
     // (`TIOCSTI` in ioctl_tty(2)), which root's shell reads next.
     rustix::process::setsid().map_err(NetError::sys("start a session"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    match &streams {
+        Streams::Inherited => {
+            give(rustix::stdio::stdout(), process)?;
+            give(rustix::stdio::stderr(), process)?;
+        }
+        Streams::Given { streams, .. } => {
+            streams.iter().try_for_each(|stream| give(stream.as_fd(), process))?;
+        }
+    }
     privileges::drop_all(process)?;
     match streams {
         Streams::Inherited => {
@@ -198,7 +192,19 @@ fn execute(process: &Process, streams: Streams<'_>) -> Result<std::convert::Infa
     Err(Refusal { code, message: format!("exec: {:?}: {error}", program.display()) })
 }
 
-/// Marks all but the standard streams to be closed by the program's start: whoever started the mesh may have left descriptors open, of directories even, and each would be a way out of the container.
+/// Makes a pipe the container's own, as container runtimes do: programs that open `/dev/stdout` by name (a stock
+/// nginx does) are asked for their right to the pipe, which whoever made it has otherwise. Other files are left alone.
+fn give(stream: BorrowedFd<'_>, process: &Process) -> Result<(), NetError> {
+    let metadata = rustix::fs::fstat(stream).map_err(NetError::sys("look at a standard stream"))?;
+    if FileType::from_raw_mode(metadata.st_mode) != FileType::Fifo {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
+    rustix::fs::fchown(stream, Some(uid), Some(gid)).map_err(NetError::sys("hand a standard stream over"))
+}
+
+/// Marks all but the standard streams to be closed by the program's start: whoever started the mesh may have left
+/// descriptors open, of directories even, and each would be a way out of the container.
 #[expect(unsafe_code, reason = "descriptors are known by number only")]
 fn keep_streams_only() -> Result<(), NetError> {
     let list = "/proc/self/fd";
