@@ -149,9 +149,7 @@ impl Hub {
         for event in events {
             world.apply(event, &mut changes);
         }
-        if changes.is_empty() && world.listed() == before.world.listed() {
-            return;
-        }
+        // Kept even if nothing changes for anybody: a policy may come before the first Pod that it is about.
         self.current.store(Arc::new(before.next(world, &changes)));
         self.generation.send_modify(|n| *n += 1);
         let subscribers = self.subscribers.lock();

@@ -60,7 +60,7 @@ pub struct World {
 
 /// Kinds of which all objects have been told at least once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Listed {
+struct Listed {
     pods: bool,
     services: bool,
     slices: bool,
@@ -98,10 +98,6 @@ impl World {
     pub fn is_complete(&self) -> bool {
         let Listed { pods, services, slices, peer_authentications, policies, rules, entries } = self.listed;
         pods && services && slices && peer_authentications && policies && rules && entries
-    }
-
-    pub(crate) fn listed(&self) -> Listed {
-        self.listed
     }
 
     /// What holds for the whole mesh.

@@ -320,3 +320,10 @@ fn what_changes_nothing_concerns_nobody() {
     world.apply(Event::Service(Change::Delete(name(4))), &mut again);
     assert!(again.is_empty());
 }
+
+#[test]
+fn a_policy_that_concerns_nobody_yet_is_remembered() {
+    let hub = crate::hub::Hub::new(world());
+    hub.apply([Event::PeerAuthentication(Change::Put(peer_authentication(1, None, 2)))]);
+    assert_eq!(hub.snapshot().world.peer_authentications.len(), 1);
+}
