@@ -5,6 +5,7 @@
 //! the cluster's server is the zone.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use kube::ResourceExt;
 use maille_config::k8s::api::core::v1::Service;
@@ -67,12 +68,14 @@ impl ExternalNames {
                 "is no DNS name of at least two parts"
             } else if Zone::is_own(&name) {
                 "is in the cluster's own domain, whose names follow the Services themselves"
-            } else if self.names.contains_key(&name) {
-                "belongs to an older Service"
             } else {
-                let records = records.to_vec();
-                self.names.insert(name, ExternalName { records, ttl_s });
-                continue;
+                match self.names.entry(name.clone()) {
+                    Entry::Vacant(free) => {
+                        free.insert(ExternalName { records: records.to_vec(), ttl_s });
+                        continue;
+                    }
+                    Entry::Occupied(_) => "belongs to an older Service",
+                }
             };
             self.problems.push(format!("{owner}: annotation {HOSTNAME}: '{}' {problem}", shown(&name)));
         }
