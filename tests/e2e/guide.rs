@@ -31,11 +31,13 @@ pub(crate) fn the_document_is_true() -> Result<()> {
     std::os::unix::fs::symlink(mesh::binary(), links.join("maille"))?;
     std::os::unix::fs::symlink(mesh::kubectl(), links.join("kubectl"))?;
     let data_dir = folder.path().join("data");
+    let temporary = folder.path().join("tmp");
+    std::fs::create_dir(&temporary)?;
     let prepare = |command: &mut Command| {
         let path = std::env::var("PATH").unwrap_or_default();
         command.current_dir(repository()).env("PATH", format!("{}:{path}:/usr/sbin:/sbin", links.display()));
-        command.env("MAILLE_DATA_DIR", &data_dir).env("HOME", folder.path()).env("LINKS", &links);
-        command.env_remove("KUBECONFIG").env("LC_ALL", "C.UTF-8");
+        command.env("MAILLE_DATA_DIR", &data_dir).env("HOME", folder.path());
+        command.env("TMPDIR", &temporary).env_remove("KUBECONFIG").env("LC_ALL", "C.UTF-8");
     };
     let outcome =
         Shell::start(prepare).and_then(|mut shell| document::run("docs/guide.md", &steps, &mut shell));
