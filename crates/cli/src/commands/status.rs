@@ -59,7 +59,8 @@ async fn collect(data_dir: &std::path::Path) -> Value {
         .find(|workload| workload["namespace"] == maille_core::ROOT_NAMESPACE && workload["name"] == "istiod")
         .map(|workload| json!({"ready": workload["ready"], "pod": workload["pod"]}));
     let control_plane_ready = control_plane.as_ref().is_some_and(|control| control["ready"] == true);
-    let all_ready = workloads.iter().all(|workload| workload["ready"] == true);
+    let all_ready =
+        workloads.iter().all(|workload| workload["ready"] == true || workload["terminating"] == true);
     // Files that are still being applied are part of what was asked for.
     let complete = folder.path().join(super::up::STARTED).exists();
     status["ready"] = json!(control_plane_ready && all_ready && complete);
@@ -77,8 +78,10 @@ fn workloads(pods: &[Value], deployments: &[Value]) -> Vec<Value> {
         let status = &deployment["status"];
         let available = status["availableReplicas"].as_i64().unwrap_or(0);
         let (namespace, name) = (&deployment["metadata"]["namespace"], &deployment["metadata"]["name"]);
-        let shows =
-            |row: &Value| row["namespace"] == *namespace && row["name"] == *name && row["ready"] == false;
+        let shows = |row: &Value| {
+            let is_its = row["namespace"] == *namespace && row["name"] == *name;
+            is_its && row["ready"] == false && row["terminating"] == false
+        };
         if available >= wanted || rows.iter().any(shows) {
             continue;
         }
@@ -89,7 +92,7 @@ fn workloads(pods: &[Value], deployments: &[Value]) -> Vec<Value> {
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         rows.push(json!({
             "namespace": namespace, "name": name, "pod": null, "address": null, "phase": null,
-            "ready": false, "sidecar": false, "restarts": 0,
+            "ready": false, "terminating": false, "sidecar": false, "restarts": 0,
             "message": format!("{available} of {wanted} Pods are there{why}"),
         }));
     }
@@ -109,6 +112,8 @@ fn workload(pod: &Value) -> Value {
         "address": pod["status"]["podIP"],
         "phase": pod["status"]["phase"],
         "ready": ready || finished,
+        // On its way out, and no sign that something is amiss: whatever replaces it has a row of its own.
+        "terminating": !pod["metadata"]["deletionTimestamp"].is_null(),
         "sidecar": sidecar,
         "restarts": restarts,
         "message": null
@@ -148,7 +153,8 @@ fn print(status: &Value) {
             text("namespace"),
             text("name"),
             text("address"),
-            yes_no(&workload["ready"]).to_owned(),
+            if workload["terminating"] == true { "terminating" } else { yes_no(&workload["ready"]) }
+                .to_owned(),
             if workload["sidecar"] == true { "yes" } else { "no" }.to_owned(),
             workload["restarts"].to_string(),
         ]);
@@ -197,6 +203,10 @@ mod tests {
         assert_eq!(workloads(&[pod(true), pod(true)], &[deployment(2)]).len(), 2);
         assert_eq!(workloads(&[pod(true)], &[deployment(1)]).len(), 2);
         assert_eq!(workloads(&[pod(false)], &[deployment(0)]).len(), 1);
+        let mut leaving = pod(false);
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let rows = workloads(&[leaving], &[deployment(0)]);
+        assert_eq!((rows.len(), &rows[0]["terminating"]), (2, &json!(true)));
         let mut none_wanted = deployment(0);
         none_wanted["spec"]["replicas"] = json!(0);
         assert!(workloads(&[], &[none_wanted]).is_empty());

@@ -128,7 +128,7 @@ fn missing_labels(document: &Document) -> Option<Diagnostic> {
         ("version", ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]),
     ];
     let missing: Vec<&str> =
-        names.iter().filter(|(_, any)| !any.iter().any(|name| label(name))).map(|(name, _)| *name).collect();
+        names.iter().filter(|(_, any)| !any.iter().any(&label)).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return None;
     }
