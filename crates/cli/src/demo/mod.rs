@@ -38,11 +38,11 @@ pub(crate) fn next_steps(data_dir: &std::path::Path, maille: &str) -> String {
          \x20 export KUBECONFIG={kubeconfig}\n\
          \x20 {maille} status{at}\n\
          \x20 {maille} flows --denied\n\
-         \x20 {maille} exec deploy/frontend -n production{at} -- curl -si http://cart/api/v1/cart\n\
-         \x20 {maille} exec deploy/frontend -n production{at} -- curl -si http://orders/api/v1/orders/1\n\
-         \x20 {maille} exec deploy/frontend -n production{at} -- curl -si http://api.external-service.com:443/\n\
+         \x20 {maille} exec deploy/frontend -n production -- curl -si http://cart/api/v1/cart\n\
+         \x20 {maille} exec deploy/frontend -n production -- curl -si http://orders/api/v1/orders/1\n\
+         \x20 {maille} exec deploy/frontend -n production -- curl -si http://api.external-service.com:443/\n\
          \x20 {maille} delete authorizationpolicy allow-frontend-to-cart -n production\n\
-         \x20 {maille} exec deploy/frontend -n production{at} -- curl -si http://cart/api/v1/cart\n\
+         \x20 {maille} exec deploy/frontend -n production -- curl -si http://cart/api/v1/cart\n\
          \x20 {maille} logs deploy/cart -n production -c istio-proxy --tail 3\n"
     )
 }
