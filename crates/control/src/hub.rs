@@ -67,7 +67,9 @@ impl Snapshot {
                 let service = host.service.as_ref().filter(|name| world.service(name).is_some());
                 service.map(|name| Key::Service(name.clone())).or_else(|| {
                     let key = Key::host(&host.host);
-                    world.is_claimed(&key, &host.host).then_some(key)
+                    // What is remembered by a host's key must not outlast a service that takes the name.
+                    let can_be_an_entrys = !world.is_below_service(host);
+                    (can_be_an_entrys && world.is_claimed(&key, &host.host)).then_some(key)
                 })
             }
             Asked::Address(address) => {

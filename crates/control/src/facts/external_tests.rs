@@ -240,6 +240,92 @@ fn a_kubernetes_service_goes_before_an_entry_of_its_name_and_takes_its_names() {
 }
 
 #[test]
+fn no_entry_takes_the_names_below_a_service() {
+    let names = [
+        "db-0.cart.shop.svc.cluster.local",
+        "db-0.cart.shop.svc",
+        "db-0.cart.shop",
+        "_http._tcp.cart.shop.svc",
+    ];
+    let entry = |hosts: Value| {
+        json!({
+            "hosts": hosts, "resolution": "STATIC", "endpoints": [{"address": "192.0.2.66"}],
+            "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+        })
+    };
+    let wide = json!(["*.svc.cluster.local", "*.cart.shop.svc", "*.svc", "*.cart.shop", "*.shop"]);
+    let thief = Mesh::new().entry("thief", "exact", entry(json!(names))).entry("thief", "wide", entry(wide));
+    for name in names {
+        assert_eq!(thief.entry_of("bank", name), "thief/exact", "{name}: there is no such service");
+    }
+    let mesh = thief.entry("thief", "short", entry(json!(["db-0.cart"]))).cart(true);
+    for (namespace, name) in names.iter().map(|name| ("bank", *name)).chain([("shop", "db-0.cart")]) {
+        assert_eq!(mesh.entry_of(namespace, name), "unknown", "{name}");
+    }
+    assert_eq!(mesh.entry_of("bank", "db-0.cart"), "thief/short", "bank has no service of that name");
+}
+
+#[test]
+fn no_wildcard_takes_the_clusters_own_names_and_no_entry_a_pods() {
+    let entry = |hosts: Value| {
+        json!({
+            "hosts": hosts, "resolution": "STATIC", "endpoints": [{"address": "192.0.2.66"}],
+            "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+        })
+    };
+    let wide = json!([
+        "*.cluster.local",
+        "*.svc.cluster.local",
+        "*.shop.svc.cluster.local",
+        "*.local",
+        "*.shop.svc",
+        "*.svc"
+    ]);
+    let pods =
+        json!(["*.pod.cluster.local", "*.shop.pod", "10-0-0-1.shop.pod", "10-0-0-1.shop.pod.cluster.local"]);
+    let mesh = Mesh::new().entry("thief", "wide", entry(wide)).entry("thief", "pods", entry(pods));
+    for name in [
+        "late.shop.svc.cluster.local",
+        "late.shop.svc",
+        "late.shop",
+        "late",
+        "db-0.late.shop.svc.cluster.local",
+        "10-0-0-1.shop.pod.cluster.local",
+        "10-0-0-1.shop.pod",
+        "x.cluster.local",
+    ] {
+        assert_eq!(mesh.entry_of("shop", name), "unknown", "{name}");
+    }
+    assert_eq!(mesh.entry_of("shop", "printer.local"), "thief/wide");
+    let mesh = mesh.entry("shop", "vm", entry(json!(["late.shop.svc.cluster.local"])));
+    assert_eq!(mesh.entry_of("shop", "late"), "shop/vm", "said exactly");
+}
+
+#[test]
+fn what_is_remembered_of_an_entry_ends_when_a_service_takes_the_name() {
+    let host = "db-0.cart.shop.svc.cluster.local";
+    let entry = json!({
+        "hosts": [host], "resolution": "STATIC", "endpoints": [{"address": "192.0.2.66"}],
+        "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+    });
+    let hub = crate::hub::Hub::new(Mesh::new().entry("thief", "exact", entry).0);
+    let asked = Asked::read(host, "bank", "cluster.local");
+    let labels = Labels::new();
+    let version = || {
+        let client = Client { namespace: "bank", labels: &labels };
+        hub.snapshot().destination(&asked, client).resource("d").version.clone()
+    };
+    let stolen = version();
+    let with_service = Mesh::new().cart(true).0;
+    let services = with_service.services().map(|service| service.as_ref().clone());
+    hub.apply([Event::Service(Change::Replace(services.collect()))]);
+    let own = version();
+    assert_ne!(own, stolen);
+    hub.apply([Event::Service(Change::Replace(Vec::new()))]);
+    assert_eq!(version(), stolen);
+}
+
+#[test]
 fn hosts_are_found_exactly_then_by_the_longest_wildcard() {
     let entry =
         |host: &str| json!({"hosts": [host], "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}]});

@@ -11,7 +11,7 @@ use maille_config::{HostPattern, service_entry};
 use maille_core::{Labels, NamespacedName};
 
 use super::changes::{ChangeSet, Key};
-use super::names::{AskedHost, service_named};
+use super::names::{AskedHost, Claimants, service_named};
 use super::{World, in_namespace};
 
 /// ServiceEntries by what they claim.
@@ -62,13 +62,26 @@ impl World {
     }
 
     /// The ServiceEntry that a host name means to a namespace: the exact host, then the longest wildcard.
+    ///
+    /// Names below a service's are never an entry's, and the cluster's own names never a wildcard's: anyone who may write
+    /// an entry could take traffic of other namespaces that way.
     pub fn entry_for(&self, asked: &AskedHost, namespace: &str) -> Option<OwnedHost<'_>> {
-        let full = asked.full.as_deref().filter(|full| *full != asked.host);
-        std::iter::once(asked.host.as_str()).chain(full).find_map(|host| self.entry_for_host(host, namespace))
+        if asked.entries == Claimants::Nobody || self.is_below_service(asked) {
+            return None;
+        }
+        let full = asked.full.as_deref().filter(|full| *full != asked.host).map(|full| (full, false));
+        let wildcards = asked.entries == Claimants::All;
+        let mut names = std::iter::once((asked.host.as_str(), wildcards)).chain(full);
+        names.find_map(|(host, wildcards)| self.entry_for_host(host, wildcards, namespace))
     }
 
-    fn entry_for_host(&self, host: &str, namespace: &str) -> Option<OwnedHost<'_>> {
-        let wildcards = host.match_indices('.').filter(|(at, _)| *at > 0);
+    /// Whether a host name is below the name of a service that exists.
+    pub fn is_below_service(&self, asked: &AskedHost) -> bool {
+        asked.above.iter().any(|service| self.services.contains_key(service))
+    }
+
+    fn entry_for_host(&self, host: &str, wildcards: bool, namespace: &str) -> Option<OwnedHost<'_>> {
+        let wildcards = host.match_indices('.').filter(|(at, _)| wildcards && *at > 0);
         let wildcards =
             wildcards.filter_map(|(at, _)| Some(HostPattern::new(&format!("*{}", host.get(at..)?))));
         std::iter::once(HostPattern::new(host)).chain(wildcards).find_map(|host| {

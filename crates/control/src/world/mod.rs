@@ -23,7 +23,7 @@ pub use changes::{ChangeSet, Key};
 pub use event::{Change, Event};
 pub(crate) use external::single_addresses;
 pub use external::{OwnedHost, Scope};
-pub use names::{Asked, AskedHost};
+pub use names::{Asked, AskedHost, Claimants};
 pub use objects::{
     EndpointSlice, MeshConfig, Pod, Scrape, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL, TargetPort,
 };

@@ -24,6 +24,22 @@ pub struct AskedHost {
     pub service: Option<NamespacedName>,
     /// That service's full name.
     pub full: Option<String>,
+    /// The services below whose names it can be, as `db-0.db.shop` is below `db.shop`: while one of them exists, the name
+    /// is of its pods, and no entry's.
+    pub above: Vec<NamespacedName>,
+    /// The entries whose name it can be otherwise.
+    pub entries: Claimants,
+}
+
+/// Whose hosts a name can be among.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimants {
+    /// Every entry's.
+    All,
+    /// A name of the cluster's own: only of entries that say exactly it. A wildcard would take what others will name.
+    Exact,
+    /// A pod's name, which says its address.
+    Nobody,
 }
 
 impl Asked {
@@ -38,7 +54,13 @@ impl Asked {
         let Ok(host) = Hostname::parse(name) else { return Self::Nothing };
         let service = service_named(host.as_str(), Some(own_namespace), cluster_domain);
         let full = service.as_ref().map(|s| format!("{}.{}.svc.{cluster_domain}", s.name, s.namespace));
-        Self::Host(AskedHost { host: host.as_str().to_owned(), service, full })
+        Self::Host(AskedHost {
+            host: host.as_str().to_owned(),
+            service,
+            full,
+            above: services_above(host.as_str(), own_namespace, cluster_domain),
+            entries: claimants(host.as_str(), cluster_domain),
+        })
     }
 
     /// The keys whose changes can change the answer.
@@ -47,7 +69,7 @@ impl Asked {
             Self::Address(address) => vec![Key::Address(*address)],
             Self::Host(asked) => {
                 let mut keys = vec![Key::host(&asked.host)];
-                keys.extend(asked.service.clone().map(Key::Service));
+                keys.extend(asked.service.iter().chain(&asked.above).cloned().map(Key::Service));
                 keys.extend(
                     asked.full.as_ref().filter(|full| **full != asked.host).map(|full| Key::host(full)),
                 );
@@ -73,5 +95,30 @@ pub(super) fn service_named(
             Some(NamespacedName::new(*namespace, *service))
         }
         _ => None,
+    }
+}
+
+/// The services below whose names a host name can be: a service's pods are one label below it, its ports two.
+fn services_above(host: &str, own_namespace: &str, cluster_domain: &str) -> Vec<NamespacedName> {
+    let full = host.strip_suffix(cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
+    let short = full.or_else(|| host.strip_suffix(".svc"));
+    let parts: Vec<&str> = short.unwrap_or(host).rsplit('.').collect();
+    match (parts.as_slice(), short) {
+        ([namespace, service, _, ..], _) => vec![NamespacedName::new(*namespace, *service)],
+        // The first of a resolver's search list.
+        ([service, _], None) => vec![NamespacedName::new(own_namespace, *service)],
+        _ => Vec::new(),
+    }
+}
+
+fn claimants(host: &str, cluster_domain: &str) -> Claimants {
+    let own = host.strip_suffix(cluster_domain).and_then(|rest| rest.strip_suffix('.'));
+    let name = own.unwrap_or(host);
+    if name.ends_with(".pod") {
+        Claimants::Nobody
+    } else if own.is_some() || name.ends_with(".svc") {
+        Claimants::Exact
+    } else {
+        Claimants::All
     }
 }

@@ -85,8 +85,18 @@ fn peer_authentication(n: u8, app: Option<u8>, mode: u8) -> istio::PeerAuthentic
 }
 
 /// What rules and entries name; `o0` is a service's short name.
-const HOSTS: [&str; 7] =
-    ["a.corp", "b.a.corp", "*.corp", "*", "o0", "o0.shop.svc.cluster.local", "*.shop.svc.cluster.local"];
+const HOSTS: [&str; 10] = [
+    "a.corp",
+    "b.a.corp",
+    "*.corp",
+    "*",
+    "o0",
+    "o0.shop.svc.cluster.local",
+    "*.shop.svc.cluster.local",
+    "p.o0.shop.svc.cluster.local",
+    "*.o0.shop",
+    "p.o0",
+];
 
 fn exports(n: u8) -> Vec<String> {
     [vec![], vec![".".to_owned()], vec!["bank".to_owned()]][usize::from(n)].clone()
@@ -190,7 +200,10 @@ proptest! {
                     prop_assert!(changes.contains(&Key::Workload(name(n))), "inbound {} by {:?}", name(n), event);
                 }
             }
-            let hosts = ["a.corp", "b.a.corp", "x.corp", "o0.shop", "o1.shop", "o0.bank", "o0.shop.svc.cluster.local"];
+            let hosts = [
+                "a.corp", "b.a.corp", "x.corp", "o0.shop", "o1.shop", "o0.bank", "o0.shop.svc.cluster.local",
+                "p.o0.shop.svc.cluster.local", "p.o0.shop", "p.o0",
+            ];
             let addresses = (0..4).map(ip).chain((100..103).map(ip)).map(|address| address.to_string());
             let questions: Vec<String> = hosts.iter().map(ToString::to_string).chain(addresses).collect();
             for namespace in ["shop", "bank", "istio-system"] {
@@ -286,6 +299,17 @@ fn names_are_understood_as_a_pods_resolver_would() {
         let Asked::Host(asked) = Asked::read(text, "shop", "cluster.local") else { panic!("{text}") };
         assert_eq!(asked.service, expected, "{text}");
         assert_eq!(asked.host, text.to_lowercase().trim_end_matches('.'));
+    }
+    let below = [
+        ("db-0.db.bank.svc.cluster.local", "bank", "db", Claimants::Exact),
+        ("_sql._tcp.db.bank.svc", "bank", "db", Claimants::Exact),
+        ("db-0.db.bank", "bank", "db", Claimants::All),
+        ("db-0.db", "shop", "db", Claimants::All),
+    ];
+    for (text, namespace, service, entries) in below {
+        let Asked::Host(asked) = Asked::read(text, "shop", "cluster.local") else { panic!("{text}") };
+        assert_eq!(asked.above, [NamespacedName::new(namespace, service)], "{text}");
+        assert_eq!(asked.entries, entries, "{text}");
     }
     for (text, expected) in [
         ("10.0.0.1", Asked::Address(ip(1))),
