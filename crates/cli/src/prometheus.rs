@@ -51,12 +51,12 @@ fn config_map() -> String {
     text
 }
 
-/// Where it answers and what to ask it; every line works when pasted.
+/// How to reach it and what to ask it; every line works when pasted.
 pub(crate) fn next_steps(data_dir: &Path) -> String {
     let kubeconfig = data_dir.join("kubeconfig");
     let kubeconfig = kubeconfig.display();
     format!(
-        "Prometheus answers at http://prometheus.istio-system.svc:9090 in the mesh. Who still talks in plaintext:\n\
+        "Prometheus runs, and answers within its own Pod only. Who still talks in plaintext:\n\
          \n\
          \x20 export KUBECONFIG={kubeconfig}\n\
          \x20 kubectl exec -it deploy/prometheus -n istio-system -- \\\n\
@@ -72,9 +72,26 @@ mod tests {
     #[test]
     fn the_manifests_are_what_the_api_takes_and_hold_the_files_as_they_are() {
         let documents = apply::check(&sources()).unwrap_or_else(|problem| panic!("{problem}"));
-        assert_eq!(documents.len(), 4);
+        assert_eq!(documents.len(), 3);
         let map: serde_json::Value = serde_saphyr::from_str(&config_map()).expect("YAML");
         assert_eq!(map["data"]["prometheus.yml"], CONFIG);
         assert_eq!(map["data"]["rules.yml"], RULES);
+    }
+
+    /// It answers whoever asks, with what the control plane does not tell workloads.
+    #[test]
+    fn prometheus_is_reached_from_within_its_pod_only() {
+        let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(WORKLOAD).expect("YAML");
+        assert!(documents.iter().all(|document| document["kind"] != "Service"));
+        let deployment = documents.iter().find(|document| document["kind"] == "Deployment").expect("there");
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().expect("arguments");
+        let listens: Vec<&str> = arguments
+            .iter()
+            .filter_map(|argument| argument.as_str()?.strip_prefix("--web.listen-address="))
+            .collect();
+        assert_eq!(listens, ["127.0.0.1:9090"]);
+        assert!(container["readinessProbe"]["exec"].is_object(), "a kubelet cannot dial it");
+        assert!(!next_steps(Path::new("/data")).contains(".svc"));
     }
 }
