@@ -37,6 +37,26 @@ fn promtool_takes_the_standalone_configuration() {
     assert!(fine && said.contains("rule files found"), "{said}");
 }
 
+/// Pods say for themselves that they are to be read, and what.
+#[test]
+fn no_target_can_fill_prometheus() {
+    for name in ["prometheus.yml", "prometheus-kubernetes.yml"] {
+        let jobs = yaml(name)["scrape_configs"].as_array().cloned().expect("jobs");
+        assert!(!jobs.is_empty(), "{name}");
+        for job in jobs {
+            assert_eq!(job["body_size_limit"], "16MB", "{name}: {}", job["job_name"]);
+            for (limit, value) in [
+                ("sample_limit", 50_000),
+                ("label_limit", 64),
+                ("label_value_length_limit", 1024),
+                ("target_limit", 2000),
+            ] {
+                assert_eq!(job[limit], value, "{name}: {limit} of {}", job["job_name"]);
+            }
+        }
+    }
+}
+
 #[test]
 fn every_rule_fires_when_it_should_and_only_then() {
     let Some((fine, said)) = promtool(&folder(), &["test", "rules", "rules_test.yml"]) else { return };
