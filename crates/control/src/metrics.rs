@@ -110,8 +110,8 @@ metrics! {
 pub(crate) struct Looked {
     /// Connected proxies by the version they say they have.
     pub(crate) proxies: BTreeMap<String, u64>,
-    /// Namespaces with sidecars, and the mode that holds in each as a whole.
-    pub(crate) modes: Vec<(String, &'static str)>,
+    /// Namespaces with sidecars, and the mode that holds in each as a whole; none for those who are not to know.
+    pub(crate) modes: Option<Vec<(String, &'static str)>>,
     /// When the first root ends, and when the certificate that signs does.
     pub(crate) root_ends: Option<SystemTime>,
     pub(crate) chain_ends: Option<SystemTime>,
@@ -150,11 +150,13 @@ impl Metrics {
             family(&mut text, &name, Kind::Gauge, &help);
             sample(&mut text, &name, &[], at(ends).saturating_sub(at(now)));
         }
-        // Labelled as proxies label what they count, so that the two can be joined.
-        let name = "maille_namespace_mtls_mode";
-        family(&mut text, name, Kind::Gauge, "Mode of mutual TLS that holds for a namespace as a whole.");
-        for (namespace, mode) in &looked.modes {
-            sample(&mut text, name, &[("destination_workload_namespace", namespace), ("mode", mode)], 1);
+        if let Some(modes) = &looked.modes {
+            // Labelled as proxies label what they count, so that the two can be joined.
+            let name = "maille_namespace_mtls_mode";
+            family(&mut text, name, Kind::Gauge, "Mode of mutual TLS that holds for a namespace as a whole.");
+            for (namespace, mode) in modes {
+                sample(&mut text, name, &[("destination_workload_namespace", namespace), ("mode", mode)], 1);
+            }
         }
         self.render_numbers(&mut text);
         // Without a /proc there is nothing to say.
@@ -178,7 +180,7 @@ mod tests {
         let now = SystemTime::now();
         let looked = Looked {
             proxies: [("0.1.0".to_owned(), 3)].into(),
-            modes: vec![("production".to_owned(), "STRICT")],
+            modes: Some(vec![("production".to_owned(), "STRICT")]),
             root_ends: Some(now - std::time::Duration::from_secs(10)),
             chain_ends: None,
         };

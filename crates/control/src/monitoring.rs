@@ -1,7 +1,8 @@
 //! The monitoring port: metrics, health, and the flows, proxies and scrape targets known, over plain HTTP.
 //!
-//! Metrics and health are for everyone, as Istio's are. Who talks to whom, and who is where, is not every workload's business: Pods
-//! outside of the root namespace are refused it (people reach it through the API server or from the node).
+//! Metrics and health are for everyone, as Istio's are. Who talks to whom, who is where, and which namespaces take plaintext, is not
+//! every workload's business: Pods outside of the root namespace are refused it (people reach it through the API server
+//! or from the node).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -83,7 +84,10 @@ pub async fn serve_monitoring(
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+async fn metrics(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> impl IntoResponse {
     let control = &shared.control;
     let metrics = &control.metrics;
     let snapshot = control.hub.snapshot();
@@ -104,7 +108,7 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     };
     let looked = Looked {
         proxies: control.proxies.by_version(),
-        modes: namespace_modes(world),
+        modes: is_trusted(world, caller).then(|| namespace_modes(world)),
         root_ends: first_root(),
         chain_ends: authority.as_ref().map(|authority| authority.not_after()),
     };
@@ -188,16 +192,18 @@ async fn scrape_targets(State(shared): State<Shared>, ConnectInfo(caller): Conne
 }
 
 fn refuse_workloads(shared: &Shared, caller: Caller) -> Option<Response> {
-    let snapshot = shared.control.hub.snapshot();
-    let pod = snapshot.world.pod_at(caller.0)?;
-    let trusted = pod.name.namespace == snapshot.world.config().root_namespace;
-    (!trusted).then(|| {
+    (!is_trusted(&shared.control.hub.snapshot().world, caller)).then(|| {
         (
             StatusCode::FORBIDDEN,
             "flows, proxies and scrape targets are not shown to workloads outside the root namespace",
         )
             .into_response()
     })
+}
+
+/// Pods are, of the root namespace only; what is no Pod comes through the API server or from the node.
+fn is_trusted(world: &World, caller: Caller) -> bool {
+    world.pod_at(caller.0).is_none_or(|pod| pod.name.namespace == world.config().root_namespace)
 }
 
 /// Where a request comes from.

@@ -80,6 +80,25 @@ async fn metrics_have_istios_names_and_promtool_takes_them() {
 }
 
 #[tokio::test]
+async fn which_namespaces_take_plaintext_is_not_told_to_workloads() {
+    let lab = Lab::new().await;
+    let tells = async || {
+        let (status, page) = lab.http("/metrics").await;
+        assert!(status == 200 && page.contains("pilot_info{"), "{status} {page}");
+        page.contains("maille_namespace_mtls_mode")
+    };
+    assert!(tells().await, "to whoever is no workload");
+    // The test itself calls from 127.0.0.1: let that be a workload's address, then one of the root namespace.
+    let mut caller = pod("snoop", "snoop", "127.0.0.1");
+    lab.apply(Event::Pod(Change::Put(caller.clone())));
+    assert!(!tells().await);
+    lab.apply(Event::Pod(Change::Delete(caller.name.clone())));
+    caller.name.namespace = "istio-system".into();
+    lab.apply(Event::Pod(Change::Put(caller)));
+    assert!(tells().await, "to Prometheus");
+}
+
+#[tokio::test]
 async fn prometheus_is_told_where_metrics_are_and_workloads_are_not() {
     let lab = Lab::new().await;
     assert_eq!(lab.http("/sd/prometheus").await, (200, "[]".to_owned()), "nobody wants to be read");
