@@ -23,8 +23,9 @@ const NEVER: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3),
 ];
 
-/// Metadata services outside of the link-local network: Azure's WireServer, Alibaba's.
-const METADATA: [Ipv4Addr; 2] = [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200)];
+/// Metadata services outside of the link-local network: Azure's WireServer, Alibaba's, Oracle's.
+const METADATA: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 
 /// Whether Pods of a mesh with these networks may reach `address` outside of it.
 ///
@@ -90,6 +91,7 @@ mod tests {
             "169.254.169.254",
             "168.63.129.16",
             "100.100.100.200",
+            "192.0.0.192",
             "224.0.0.1",
             "240.0.0.1",
             "255.255.255.255",

@@ -1,4 +1,4 @@
-//! The Pods' way out: a Pod, a node, and a host of its own, each a network namespace.
+//! The Pods' way out: a Pod, a node, a host of its own and a machine beside that, each a network namespace.
 
 #![allow(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
@@ -20,20 +20,28 @@ fn main() -> ExitCode {
         return code;
     }
     common::run(&[
-        ("a_pod_reaches_the_host_and_what_it_reaches_but_nothing_else", reaches),
+        ("a_pod_reaches_what_the_host_reaches_but_nothing_else", reaches),
+        ("a_pod_reaches_no_address_of_the_host_itself", never_itself),
         ("the_process_has_no_privileges_and_sees_the_pods_address", unprivileged),
     ])
 }
 
 const WAIT: Duration = Duration::from_secs(10);
-/// An address of the host under test (TEST-NET-2, RFC 5737).
-const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// A machine beside the host under test, and addresses of the host itself (TEST-NET-2, RFC 5737).
+const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const HOST: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(198, 51, 100, 1),
+    // The kernel calls it secondary.
+    Ipv4Addr::new(198, 51, 100, 2),
+    Ipv4Addr::new(203, 0, 113, 7),
+];
 
-/// A Pod at its node, and the host's namespace with the process in it.
+/// A Pod at its node, the host's namespace with the process in it, and another machine's.
 struct Lab {
     node: NetNs,
     pod: Attachment,
     host: NetNs,
+    far: NetNs,
     process: Child,
 }
 
@@ -42,9 +50,17 @@ impl Lab {
         let id = format!("maille-out{}-{name}", std::process::id());
         let host = NetNs::create(format!("{id}-host")).unwrap();
         ip(&host, "link set lo up");
-        // Both are the host's own addresses; the second stands for a metadata service within reach.
-        ip(&host, &format!("addr add {HOST}/32 dev lo"));
-        ip(&host, "addr add 169.254.169.254/32 dev lo");
+        let far = NetNs::create(format!("{id}-far")).unwrap();
+        ip(&host, &format!("link add far type veth peer name eth0 netns {}", far.name()));
+        ip(&far, &format!("addr add {FAR}/24 dev eth0"));
+        // The last stands for a metadata service within reach.
+        let [first, second, third] = HOST;
+        for address in [format!("{first}/24"), format!("{second}/24"), "169.254.169.254/32".to_owned()] {
+            ip(&host, &format!("addr add {address} dev far"));
+        }
+        ip(&host, &format!("addr add {third}/32 dev lo"));
+        ip(&far, "link set eth0 up");
+        ip(&host, "link set far up");
         let node = NetNs::create(format!("{id}-node")).unwrap();
         link::create_bridge(&node, NODE_ADDRESS, POD_NETWORK.prefix_len()).unwrap();
         guard::install(&node, NODE_ADDRESS, &[API_PORT, DNS_PORT], &[DNS_PORT]).unwrap();
@@ -64,9 +80,9 @@ impl Lab {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let lab = Self { node, pod, host, process };
+        let lab = Self { node, pod, host, far, process };
         let deadline = Instant::now() + WAIT;
-        while lab.connect(HOST, 1).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+        while lab.connect(FAR, 1).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
             assert!(Instant::now() < deadline, "the process does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -91,8 +107,8 @@ impl Lab {
     }
 
     /// Answers each connection, once its client has said all it has to say, with that twice.
-    fn echo(&self, address: Ipv4Addr, port: u16) {
-        let listener = self.host.run(|| TcpListener::bind((address, port)).unwrap()).unwrap();
+    fn echo(at: &NetNs, address: Ipv4Addr, port: u16) {
+        let listener = at.run(|| TcpListener::bind((address, port)).unwrap()).unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -109,7 +125,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        for ns in [&self.pod.pod, &self.node, &self.host] {
+        for ns in [&self.pod.pod, &self.node, &self.host, &self.far] {
             ns.delete().unwrap();
         }
     }
@@ -122,14 +138,14 @@ fn ip(ns: &NetNs, arguments: &str) {
 
 fn reaches() {
     let lab = Lab::new("a");
-    lab.echo(HOST, 80);
-    assert_eq!(lab.fetch(HOST, 80).unwrap(), "hellohello", "with its half closed before the answer");
+    Lab::echo(&lab.far, FAR, 80);
+    assert_eq!(lab.fetch(FAR, 80).unwrap(), "hellohello", "with its half closed before the answer");
 
     // There are servers, and no Pod gets to them.
     for (address, port) in
         [(Ipv4Addr::LOCALHOST, 81), (Ipv4Addr::new(169, 254, 169, 254), 80), (Ipv4Addr::LOCALHOST, API_PORT)]
     {
-        lab.echo(address, port);
+        Lab::echo(&lab.host, address, port);
         let seen = lab.fetch(address, port).unwrap_err();
         assert_eq!(seen.kind(), ErrorKind::ConnectionRefused, "{address}:{port}");
     }
@@ -137,10 +153,27 @@ fn reaches() {
     assert_eq!(lab.connect(NODE_ADDRESS, EGRESS_PORT).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     let api = lab.node.run(|| TcpListener::bind((NODE_ADDRESS, API_PORT)).unwrap()).unwrap();
     api.set_nonblocking(true).unwrap();
-    lab.fetch(HOST, API_PORT).expect_err("nobody listens there on the host");
+    lab.fetch(FAR, API_PORT).expect_err("nobody listens there");
     api.accept().expect_err("and the API has not been asked");
     // A Pod's mistake about the mesh's networks stays inside.
     lab.connect(Ipv4Addr::new(10, 244, 200, 200), 80).expect_err("no such Pod");
+}
+
+fn never_itself() {
+    let lab = Lab::new("c");
+    // A firewall or a service that trusts the machine itself would trust its Pods.
+    let server = lab.host.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).unwrap()).unwrap();
+    server.set_nonblocking(true).unwrap();
+    for address in HOST {
+        lab.fetch(address, 80).expect_err("reset");
+        assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "{address}");
+    }
+    // Addresses come and go.
+    Lab::echo(&lab.far, FAR, 80);
+    lab.fetch(FAR, 80).unwrap();
+    ip(&lab.host, &format!("addr add {FAR}/32 dev lo"));
+    lab.fetch(FAR, 80).expect_err("now the host's own");
+    assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 fn unprivileged() {
@@ -159,13 +192,13 @@ fn unprivileged() {
     assert_eq!(field("NoNewPrivs:"), ["1"]);
 
     // A Pod that pretends to be another gets nowhere.
-    lab.echo(HOST, 80);
-    lab.fetch(HOST, 80).unwrap();
+    Lab::echo(&lab.far, FAR, 80);
+    lab.fetch(FAR, 80).unwrap();
     ip(&lab.pod.pod, "addr add 10.244.1.77/16 dev eth0");
     let spoofed = lab.pod.pod.run(|| {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([10, 244, 1, 77], 0)).into()).unwrap();
-        socket.connect_timeout(&SocketAddr::from((HOST, 80)).into(), Duration::from_secs(1))
+        socket.connect_timeout(&SocketAddr::from((FAR, 80)).into(), Duration::from_secs(1))
     });
     assert_eq!(spoofed.unwrap().unwrap_err().kind(), ErrorKind::TimedOut, "the guard drops it");
 }

@@ -52,8 +52,8 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
     data_dir: PathBuf,
     /// Keep Pods from reaching anything outside of the mesh. Without it they open TCP connections to wherever this
-    /// machine can, its private networks included, as containers do (but never to loopback, link-local or
-    /// metadata addresses); UDP is closed to them either way, but for DNS.
+    /// machine can, its private networks included, as containers do (but never to this machine's own addresses, nor to
+    /// loopback, link-local or metadata addresses); UDP is closed to them either way, but for DNS.
     #[arg(long)]
     no_egress: bool,
     /// Ask this resolver for names outside of the cluster, in place of those of /etc/resolv.conf; may be given several

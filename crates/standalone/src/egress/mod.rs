@@ -5,9 +5,10 @@
 //! the host's, so what it connects goes the host's ways: the host's network is used and never
 //! configured. It gives up root before it reads the first byte.
 //!
-//! As on any container runtime Pods reach what the host reaches, private networks and the host's own addresses
-//! included, but for loopback, link-local and metadata addresses, and the mesh's own networks. A connection is
-//! accepted before its destination is known to answer; where it does not, it is reset.
+//! As on any container runtime Pods reach what the host reaches, private networks included, but for loopback, link-local
+//! and metadata addresses, and the mesh's own networks. The host's own addresses are closed to them as well: what this
+//! process connects there comes over loopback as from the host itself, past every rule about who may. A connection
+//! is accepted before its destination is known to answer; where it does not, it is reset.
 
 mod process;
 mod relay;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -61,6 +61,12 @@ impl Relay {
 
     /// Serves for ever.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        if is_of_this_machine(NOBODYS) {
+            tracing::warn!(
+                "the sysctl net.ipv4.ip_nonlocal_bind hides which addresses are this machine's own, which Pods must not \
+                 reach: they reach nothing outside; set it to 0 and start the mesh again"
+            );
+        }
         loop {
             let Ok((stream, from)) = listener.accept().await else {
                 // Out of descriptors, most likely: give connections time to end.
@@ -75,7 +81,14 @@ impl Relay {
             };
             let relay = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = relay.connect(stream, SocketAddr::V4(destination)).await {
+                let result = match is_of_this_machine(*destination.ip()) {
+                    true => {
+                        reset(&stream);
+                        Err(io::Error::other("an address of this machine"))
+                    }
+                    false => relay.connect(stream, SocketAddr::V4(destination)).await,
+                };
+                if let Err(error) = result {
                     tracing::debug!(pod = %from.ip(), %destination, %error, "ended");
                 }
                 drop(place);
@@ -202,6 +215,18 @@ async fn still(moved: &Moved, idle: Duration) {
             return;
         }
         sleep_until(until).await;
+    }
+}
+
+/// An address that no machine has (RFC 1112 section 4).
+const NOBODYS: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
+
+/// Whether a connection to `address` would stay within this machine, and come from it: only such addresses can be bound.
+/// Asked anew each time, as addresses come and go; when in doubt it is.
+fn is_of_this_machine(address: Ipv4Addr) -> bool {
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
     }
 }
 
