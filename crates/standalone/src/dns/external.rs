@@ -4,8 +4,8 @@
 //! for everyone who asks this server. In a cluster external-dns writes them into a DNS zone; here
 //! the cluster's server is the zone.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 
 use kube::ResourceExt;
 use maille_config::k8s::api::core::v1::Service;
@@ -46,8 +46,9 @@ impl ExternalNames {
 
     /// Gives `service` the names it asks for, as far as they are free and not the cluster's.
     ///
-    /// The caller adds Services from the oldest to the newest: a name belongs to who had it first.
-    pub(super) fn add(&mut self, service: &Service, records: &[Record]) {
+    /// The caller adds Services from the oldest to the newest: a name belongs to who had it first. `namespaces` are
+    /// those that have Services.
+    pub(super) fn add(&mut self, service: &Service, records: &[Record], namespaces: &BTreeSet<String>) {
         let annotations = service.annotations();
         let Some(asked) = annotations.get(HOSTNAME) else { return };
         let owner = format!("Service {}/{}", service.namespace().unwrap_or_default(), service.name_any());
@@ -68,6 +69,8 @@ impl ExternalNames {
                 "is no DNS name of at least two parts"
             } else if Zone::is_own(&name) {
                 "is in the cluster's own domain, whose names follow the Services themselves"
+            } else if is_short_form(&name, namespaces) {
+                "is a short form of a name in the cluster's own domain, whose names follow the Services themselves"
             } else {
                 match self.names.entry(name.clone()) {
                     Entry::Vacant(free) => {
@@ -83,6 +86,13 @@ impl ExternalNames {
             self.problems.push(format!("{owner}: annotation {HOSTNAME} has more than {MOST_NAMES} names"));
         }
     }
+}
+
+/// What Pods write for a Service's full name: `<service>.<namespace>.svc`, `<service>.<namespace>`. A resolver that finds
+/// no such Service asks for just that, and whoever has the name then gets what is meant for the Service.
+fn is_short_form(name: &str, namespaces: &BTreeSet<String>) -> bool {
+    let namespace = name.split_once('.').map(|(_, namespace)| namespace);
+    name.ends_with(".svc") || namespace.is_some_and(|namespace| namespaces.contains(namespace))
 }
 
 /// Letters, digits, hyphens and underscores in two parts or more (RFC 1123 section 2.1, and `_` as in practice).
@@ -140,6 +150,10 @@ mod tests {
         .expect("a Service")
     }
 
+    fn none() -> BTreeSet<String> {
+        BTreeSet::new()
+    }
+
     fn record(text: &str) -> Record {
         Record::Address(text.parse().expect("an address"))
     }
@@ -147,7 +161,11 @@ mod tests {
     #[test]
     fn each_name_of_the_list_is_given_with_its_ttl() {
         let mut names = ExternalNames::default();
-        names.add(&service("x", "API.example.com., other.example.com", Some("1m")), &[record("10.244.1.1")]);
+        names.add(
+            &service("x", "API.example.com., other.example.com", Some("1m")),
+            &[record("10.244.1.1")],
+            &none(),
+        );
         for name in ["api.example.com", "other.example.com"] {
             let found = names.get(name).expect(name);
             assert_eq!((found.ttl_s, &found.records[..]), (Some(60), &[record("10.244.1.1")][..]));
@@ -158,17 +176,20 @@ mod tests {
     #[test]
     fn names_of_the_cluster_of_others_and_no_names_are_refused_with_the_reason() {
         let mut names = ExternalNames::default();
-        names.add(&service("old", "api.example.com", None), &[record("10.244.1.1")]);
+        let namespaces = ["bank".to_owned(), "com".to_owned()].into();
+        names.add(&service("old", "api.example.com", None), &[record("10.244.1.1")], &namespaces);
         names.add(
             &service(
                 "new",
-                "kubernetes.default.svc.cluster.local,cluster.local,api.example.com,com,a..b",
+                "kubernetes.default.svc.cluster.local,cluster.local,api.example.com,com,a..b,\
+                 ledger.bank,LEDGER.bank.svc.,db-0.db.bank.svc,x.svc",
                 None,
             ),
             &[record("10.244.1.2")],
+            &namespaces,
         );
         assert_eq!(names.get("api.example.com").map(|n| &n.records[..]), Some(&[record("10.244.1.1")][..]));
-        assert_eq!((names.names.len(), names.problems.len()), (1, 5), "{:?}", names.problems);
+        assert_eq!((names.names.len(), names.problems.len()), (1, 9), "{:?}", names.problems);
         assert!(names.problems.iter().all(|problem| problem.contains("Service a/new")));
     }
 

@@ -1,6 +1,6 @@
 //! What the cluster's names stand for.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use arc_swap::ArcSwap;
@@ -54,11 +54,17 @@ impl Zone {
         services.sort_by_cached_key(|service| {
             (service.creation_timestamp().map(|at| at.0), service.namespace(), service.name_any())
         });
+        let namespaces: BTreeSet<String> = services
+            .iter()
+            .filter_map(|service| service.namespace())
+            .map(|name| name.to_lowercase())
+            .collect();
         for service in services {
             let key = (service.namespace().unwrap_or_default(), service.name_any());
             let name = format!("{}.{}.svc.{CLUSTER_DOMAIN}", key.1, key.0).to_lowercase();
             zone.add_service(service, &name, of_service.get(&key).map_or(&[][..], Vec::as_slice));
-            zone.external.add(service, zone.records.get(&name).map_or(&[][..], Vec::as_slice));
+            let records = zone.records.get(&name).map_or(&[][..], Vec::as_slice);
+            zone.external.add(service, records, &namespaces);
         }
         zone
     }
@@ -227,7 +233,7 @@ mod tests {
             {"metadata": {"name": "early", "namespace": "b", "creationTimestamp": "2026-01-01T00:00:00Z",
                           "annotations": annotations("api.example.com,x.default.svc.cluster.local")},
              "spec": {"clusterIP": "None"}},
-            {"metadata": {"name": "virtual", "namespace": "b", "annotations": annotations("v.example.com")},
+            {"metadata": {"name": "virtual", "namespace": "b", "annotations": annotations("v.example.com,late.a,v.other")},
              "spec": {"clusterIP": "10.96.0.7"}}
         ]))
         .expect("services");
@@ -244,6 +250,8 @@ mod tests {
         assert_eq!(records("api.example.com"), Some(vec![address("10.244.0.3")]), "headless, the older one");
         assert_eq!(records("v.example.com"), Some(vec![address("10.96.0.7")]));
         assert_eq!(records("example.com"), None);
+        assert_eq!(records("late.a"), None, "a is a namespace");
+        assert_eq!(records("v.other"), Some(vec![address("10.96.0.7")]));
         assert_eq!(zone.lookup("x.default.svc.cluster.local"), None, "not a name to take");
     }
 
