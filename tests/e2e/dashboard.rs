@@ -77,20 +77,18 @@ pub(crate) fn comes_back_at_its_address(mesh: &Mesh) -> Result<()> {
 struct Address {
     url: String,
     origin: String,
-    cookies: String,
 }
 
 impl Address {
     fn of(mesh: &Mesh) -> Result<Self> {
         let url = mesh.status()?["dashboard"].as_str().context("status names no dashboard")?.to_owned();
-        let (origin, key) = url.split_once("/?key=").context("the address has no key")?;
-        let port = origin.rsplit_once(':').context("the address has no port")?.1;
-        let cookies = format!("maille-dashboard-{port}={key}");
-        Ok(Self { origin: origin.to_owned(), cookies, url: url.clone() })
+        let (origin, _) = url.split_once("/?key=").context("the address has no key")?;
+        Ok(Self { origin: origin.to_owned(), url: url.clone() })
     }
 
+    /// As a browser opens it: with the key, then with the cookie it gets for that.
     fn page(&self) -> Result<String> {
-        let (code, body) = curl(&["-H", &format!("Cookie: {}", self.cookies), &format!("{}/", self.origin)])?;
+        let (code, body) = curl(&["--location", "--cookie", "", &self.url])?;
         ensure!(code == 200, "the page answered {code}: {body}");
         Ok(body)
     }

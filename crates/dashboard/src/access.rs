@@ -8,7 +8,7 @@ use http::{HeaderMap, header};
 const SHORTEST_KEY: usize = 32;
 const LONGEST_KEY: usize = 256;
 
-/// The key that opens the page. It is in the printed address, and then in a cookie.
+/// The key that opens the page. It is in the printed address, and opens the page for as long as the mesh is there.
 #[derive(Clone)]
 pub struct AccessKey(String);
 
@@ -23,6 +23,11 @@ impl AccessKey {
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (SHORTEST_KEY..=LONGEST_KEY).contains(&text.len());
         (fits && text.bytes().all(|b| b.is_ascii_alphanumeric())).then(|| Self(text.to_owned()))
+    }
+
+    /// One that nobody knows yet.
+    fn random() -> Self {
+        Self(rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The address that lets a browser in.
@@ -54,12 +59,15 @@ pub(crate) enum Access {
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
     key: AccessKey,
+    /// What the cookie holds. Browsers send cookies to every port of this host, where others may listen: what they hear
+    /// must not be the key, and ends with this process.
+    pass: AccessKey,
     address: SocketAddr,
 }
 
 impl Gate {
     pub(crate) fn new(key: AccessKey, address: SocketAddr) -> Self {
-        Self { key, address }
+        Self { key, pass: AccessKey::random(), address }
     }
 
     /// Cookies do not keep to a port, so this one has it in its name: dashboards beside each other do not close
@@ -78,7 +86,7 @@ impl Gate {
                     cookie: format!(
                         "{}={}; HttpOnly; SameSite=Strict; Path=/",
                         self.cookie_name(),
-                        self.key.0
+                        self.pass.0
                     ),
                 },
                 false => Access::NoKey,
@@ -91,7 +99,7 @@ impl Gate {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.trim().split_once('='));
-        match cookies.any(|(cookie, value)| cookie == name && self.key.is(value)) {
+        match cookies.any(|(cookie, value)| cookie == name && self.pass.is(value)) {
             true => Access::Granted,
             false => Access::NoKey,
         }
@@ -142,7 +150,7 @@ mod tests {
         let with = |host: &str| {
             headers(&[(header::HOST, host), (header::COOKIE, &format!("maille-dashboard-8480={KEY}"))])
         };
-        let gate = gate("127.0.0.1:8480");
+        let gate = Gate { pass: AccessKey::parse(KEY).expect("a key"), ..gate("127.0.0.1:8480") };
         for host in ["127.0.0.1:8480", "localhost:8480", "LOCALHOST:8480", "[::1]:8480", "127.0.0.2:8480"] {
             assert_eq!(gate.judge(&with(host), None), Access::Granted, "{host}");
         }
@@ -164,7 +172,7 @@ mod tests {
         let twice = headers(&[(header::HOST, "localhost:8480"), (header::HOST, "localhost:8480")]);
         assert_eq!(gate.judge(&twice, None), Access::ForeignHost);
         // Asked to listen elsewhere, it answers to addresses, and still to no name.
-        let open = self::gate("0.0.0.0:8480");
+        let open = Gate { pass: gate.pass.clone(), ..self::gate("0.0.0.0:8480") };
         assert_eq!(open.judge(&with("192.0.2.1:8480"), None), Access::Granted);
         assert_eq!(open.judge(&with("evil.example:8480"), None), Access::ForeignHost);
     }
@@ -174,15 +182,38 @@ mod tests {
         let gate = gate("127.0.0.1:8480");
         let host = (header::HOST, "localhost:8480");
         let judge = |cookie: &str| gate.judge(&headers(&[host.clone(), (header::COOKIE, cookie)]), None);
-        assert_eq!(judge(&format!("a=b; maille-dashboard-8480={KEY}; c=d")), Access::Granted);
-        assert_eq!(judge(&format!("maille-dashboard-8481={KEY}")), Access::NoKey);
-        assert_eq!(judge(&format!("maille-dashboard-8480={}", &KEY[1..])), Access::NoKey);
+        let pass = &gate.pass.0;
+        assert_eq!(judge(&format!("a=b; maille-dashboard-8480={pass}; c=d")), Access::Granted);
+        assert_eq!(judge(&format!("maille-dashboard-8481={pass}")), Access::NoKey);
+        assert_eq!(judge(&format!("maille-dashboard-8480={}", &pass[1..])), Access::NoKey);
+        assert_eq!(
+            judge(&format!("maille-dashboard-8480={KEY}")),
+            Access::NoKey,
+            "no cookie is made of the key"
+        );
         assert_eq!(judge("maille-dashboard-8480="), Access::NoKey);
         let plain = headers(&[host]);
         assert_eq!(gate.judge(&plain, None), Access::NoKey);
         assert_eq!(gate.judge(&plain, Some("wrong")), Access::NoKey);
         let Access::Exchange { cookie } = gate.judge(&plain, Some(KEY)) else { panic!("let in") };
         assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"));
+        assert!(!cookie.contains(KEY));
+    }
+
+    #[test]
+    fn a_cookie_ends_with_its_process() {
+        let (before, after) = (gate("127.0.0.1:8480"), gate("127.0.0.1:8480"));
+        let host = (header::HOST, "localhost:8480");
+        let plain = headers(std::slice::from_ref(&host));
+        let Access::Exchange { cookie } = before.judge(&plain, Some(KEY)) else { panic!("let in") };
+        let kept = cookie.split(';').next().expect("a cookie");
+        let returning = headers(&[host, (header::COOKIE, kept)]);
+        assert_eq!(before.judge(&returning, None), Access::Granted);
+        assert_eq!(after.judge(&returning, None), Access::NoKey);
+        assert!(
+            matches!(after.judge(&returning, Some(KEY)), Access::Exchange { .. }),
+            "the address still works"
+        );
     }
 
     #[test]

@@ -27,8 +27,12 @@ async fn get(address: SocketAddr, path: &str, headers: &str) -> (String, String)
     send(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n")).await
 }
 
-fn cookie(address: SocketAddr) -> String {
-    format!("Cookie: maille-dashboard-{}={KEY}\r\n", address.port())
+/// What a browser sends that came with the key.
+async fn cookie(address: SocketAddr) -> String {
+    let (head, _) = get(address, &format!("/?key={KEY}"), "").await;
+    let kept = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("a cookie");
+    assert!(!kept.contains(KEY), "cookies go to every port of this host: {kept}");
+    format!("Cookie: {}\r\n", kept.split(';').next().unwrap_or_default())
 }
 
 #[tokio::test]
@@ -42,7 +46,7 @@ async fn the_key_leaves_the_address_for_a_cookie() {
         head.starts_with("http/1.1 200") && head.contains("refresh: 0; url=/") && body.is_empty(),
         "{head}"
     );
-    let (head, body) = get(address, "/", &cookie(address)).await;
+    let (head, body) = get(address, "/", &cookie(address).await).await;
     assert!(head.starts_with("http/1.1 200") && body.contains("payment-service"), "{head}");
     assert!(!body.contains(KEY) && !head.contains(KEY), "the key is not repeated");
 }
@@ -56,8 +60,8 @@ async fn without_the_key_nothing_is_told() {
         ("/live", String::new()),
         ("/dashboard.js", String::new()),
         ("/nowhere", String::new()),
-        ("/?key=wrong", cookie(address)),
-        ("/", format!("Cookie: maille-dashboard-{}={}0\r\n", address.port(), &KEY[1..])),
+        ("/?key=wrong", cookie(address).await),
+        ("/", format!("Cookie: maille-dashboard-{}={KEY}\r\n", address.port())),
     ] {
         let (head, body) = get(address, path, &headers).await;
         assert!(head.starts_with("http/1.1 403"), "{path}: {head}");
@@ -71,7 +75,7 @@ async fn a_foreign_name_is_refused_whatever_it_brings() {
     let address = serve(Arc::default());
     for host in ["evil.example", "127.0.0.1", "localhost:1"] {
         let request =
-            format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{}\r\n", cookie(address));
+            format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{}\r\n", cookie(address).await);
         let (head, body) = send(address, &request).await;
         assert!(head.starts_with("http/1.1 403") && !body.contains("payment"), "{host}: {head}");
     }
@@ -84,12 +88,12 @@ async fn a_foreign_name_is_refused_whatever_it_brings() {
 async fn every_answer_is_under_the_strict_policy() {
     let address = serve(Arc::default());
     for (path, headers) in [
-        ("/", cookie(address)),
-        ("/live", cookie(address)),
-        ("/dashboard.css", cookie(address)),
-        ("/dashboard.js", cookie(address)),
-        ("/favicon.svg", cookie(address)),
-        ("/nowhere", cookie(address)),
+        ("/", cookie(address).await),
+        ("/live", cookie(address).await),
+        ("/dashboard.css", cookie(address).await),
+        ("/dashboard.js", cookie(address).await),
+        ("/favicon.svg", cookie(address).await),
+        ("/nowhere", cookie(address).await),
         ("/", String::new()),
         (&format!("/?key={KEY}"), String::new()),
     ] {
@@ -117,11 +121,11 @@ async fn it_is_read_only_and_bounded() {
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
         let request = format!(
             "{method} / HTTP/1.1\r\nHost: {host}\r\n{}Content-Length: 0\r\nConnection: close\r\n\r\n",
-            cookie(address)
+            cookie(address).await
         );
         assert!(send(address, &request).await.0.starts_with("http/1.1 405"), "{method}");
     }
-    let (head, _) = get(address, &format!("/?ns={}", "x".repeat(5000)), &cookie(address)).await;
+    let (head, _) = get(address, &format!("/?ns={}", "x".repeat(5000)), &cookie(address).await).await;
     assert!(head.starts_with("http/1.1 414"), "{head}");
     let (head, _) = get(address, "/", &format!("X-Long: {}\r\n", "x".repeat(40_000))).await;
     assert!(head.is_empty() || head.starts_with("http/1.1 431"), "{head}");
@@ -132,7 +136,7 @@ async fn the_whole_page_is_small() {
     let address = serve(Arc::default());
     let mut all = 0;
     for path in ["/", "/dashboard.css", "/dashboard.js", "/favicon.svg"] {
-        all += get(address, path, &cookie(address)).await.1.len();
+        all += get(address, path, &cookie(address).await).await.1.len();
     }
     assert!(all < 60_000, "{all} bytes");
 }
@@ -141,7 +145,7 @@ async fn the_whole_page_is_small() {
 async fn all_viewers_share_one_poll() {
     let fixture = Arc::<Fixture>::default();
     let address = serve(Arc::clone(&fixture));
-    let headers = cookie(address);
+    let headers = cookie(address).await;
     let views = (0..20).map(|_| get(address, "/live", &headers));
     for (head, _) in futures::future::join_all(views).await {
         assert!(head.starts_with("http/1.1 200"), "{head}");
@@ -154,7 +158,7 @@ async fn all_viewers_share_one_poll() {
 async fn what_was_known_stays_when_nobody_answers() {
     let fixture = Arc::<Fixture>::default();
     let address = serve(Arc::clone(&fixture));
-    let headers = cookie(address);
+    let headers = cookie(address).await;
     let (_, before) = get(address, "/live", &headers).await;
     assert!(!before.contains("No answer"));
     fixture.away.store(true, Ordering::Relaxed);
@@ -172,14 +176,14 @@ async fn what_was_known_stays_when_nobody_answers() {
     let never = Arc::<Fixture>::default();
     never.away.store(true, Ordering::Relaxed);
     let address = serve(never);
-    let (head, body) = get(address, "/", &cookie(address)).await;
+    let (head, body) = get(address, "/", &cookie(address).await).await;
     assert!(head.starts_with("http/1.1 200") && body.contains("No answer yet"), "{body}");
 }
 
 #[tokio::test]
 async fn who_talks_is_told_even_if_nobody_lists_what_there_is() {
     let address = serve(Arc::new(Fixture { lists_nothing: true, ..Fixture::default() }));
-    let (_, body) = get(address, "/", &cookie(address)).await;
+    let (_, body) = get(address, "/", &cookie(address).await).await;
     assert!(
         body.contains("deny-from-untrusted") && body.contains("are not known: pods is forbidden"),
         "{body}"
@@ -191,11 +195,11 @@ async fn who_talks_is_told_even_if_nobody_lists_what_there_is() {
 async fn a_hanging_control_plane_does_not_hang_the_page() {
     let fixture = Arc::<Fixture>::default();
     let address = serve(Arc::clone(&fixture));
-    get(address, "/live", &cookie(address)).await;
+    get(address, "/live", &cookie(address).await).await;
     fixture.hangs.store(true, Ordering::Relaxed);
     let mut body = String::new();
     for _ in 0..200 {
-        body = get(address, "/live", &cookie(address)).await.1;
+        body = get(address, "/live", &cookie(address).await).await.1;
         assert!(body.contains("payment-service"), "{body}");
         if body.contains("the control plane did not answer within 5 s") {
             return;
@@ -210,7 +214,7 @@ async fn a_mesh_in_which_nothing_has_called_yet_shows_its_workloads() {
     let flows = r#"{"flows": []}"#.to_owned();
     let fixture = Fixture { flows: flows.clone(), recent: flows, ..Fixture::default() };
     let address = serve(Arc::new(fixture));
-    let (_, body) = get(address, "/", &cookie(address)).await;
+    let (_, body) = get(address, "/", &cookie(address).await).await;
     assert!(
         body.contains("No flows yet") && body.contains("payment-service") && body.contains("no sidecar"),
         "{body}"
@@ -221,18 +225,19 @@ async fn a_mesh_in_which_nothing_has_called_yet_shows_its_workloads() {
 async fn filters_show_only_what_they_name() {
     let address = serve(Arc::default());
     let rows = |body: &str| body.matches("<tr class").count();
-    let refused = get(address, "/live?show=refused", &cookie(address)).await.1;
+    let refused = get(address, "/live?show=refused", &cookie(address).await).await.1;
     assert_eq!(rows(&refused), 7, "{refused}");
     assert!(
         refused.contains("no ALLOW rule")
             && refused.contains("STRICT: plaintext")
             && refused.contains("deny-from-untrusted")
     );
-    let plaintext = get(address, "/live?show=plaintext", &cookie(address)).await.1;
+    let plaintext = get(address, "/live?show=plaintext", &cookie(address).await).await.1;
     assert_eq!(rows(&plaintext), 3, "{plaintext}");
-    let development = get(address, "/live?ns=development", &cookie(address)).await.1;
+    let development = get(address, "/live?ns=development", &cookie(address).await).await.1;
     assert_eq!(rows(&development), 4, "{development}");
-    let edge = get(address, "/live?from=production/frontend&to=production/orders", &cookie(address)).await.1;
+    let edge =
+        get(address, "/live?from=production/frontend&to=production/orders", &cookie(address).await).await.1;
     for wanted in [
         "id=\"details\"",
         "cluster.local/ns/production/sa/frontend",
@@ -264,7 +269,7 @@ async fn what_flows_say_is_text_and_nothing_else() {
     let address = serve(Arc::new(fixture));
     let encoded: String = evil.bytes().map(|b| format!("%{b:02X}")).collect();
     for path in ["/".to_owned(), format!("/?ns={encoded}"), format!("/?workload={encoded}/{encoded}")] {
-        let (head, body) = get(address, &path, &cookie(address)).await;
+        let (head, body) = get(address, &path, &cookie(address).await).await;
         assert!(head.starts_with("http/1.1 200"), "{path}: {head}");
         assert!(
             !body.contains("<script>") && !body.contains("<img") && !body.contains('\u{202e}'),
