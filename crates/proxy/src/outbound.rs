@@ -10,10 +10,10 @@ use maille_telemetry::{Protocol, RefusalKind};
 use maille_tls::ClientAlpn;
 use tokio::net::TcpStream;
 
-use crate::connect::{Security, Upstream, connect};
+use crate::connect::{Connected, Security, Upstream, connect};
 use crate::http::outbound::OutboundHttp;
 use crate::http::serve::serve_http;
-use crate::plan::{Plan, UNKNOWN_PATIENCE};
+use crate::plan::Plan;
 use crate::record::{self, Called, Proven, Refused};
 use crate::route::{self, Behind};
 use crate::snapshot::{
@@ -29,11 +29,15 @@ pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &Listene
     let Some(dialled) = Dialled::of(&socket, spec) else { return };
     let known = worker.destinations.find(&dialled.name).await;
     let departure = Departure { worker, dialled, known };
+    if let First::Server(opened) = departure.first(&socket).await {
+        return departure.tcp(Prefixed::new(BytesMut::new(), socket), None, opened).await;
+    }
     let Some((protocol, stream)) = departure.sniff(socket).await else { return };
     match protocol {
         Speaks::Http { is_http2 } => departure.http(stream, is_http2).await,
         Speaks::Tls { server_name } => departure.tls(stream, server_name).await,
-        Speaks::Tcp => departure.tcp(stream, None).await,
+        Speaks::Tcp => departure.tcp(stream, None, None).await,
+        Speaks::Unknown(refused) => departure.refuse(None, Proven::Nothing, refused),
     }
 }
 
@@ -63,7 +67,7 @@ impl Dialled {
 }
 
 /// What the application speaks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 enum Speaks {
     Http {
         is_http2: bool,
@@ -73,6 +77,18 @@ enum Speaks {
         server_name: Option<String>,
     },
     Tcp,
+    /// It names something of which nobody can say now what it is.
+    Unknown(Refused),
+}
+
+/// An upstream that was opened because it might speak first, and did.
+type Opened = (Upstream, Called, Connected);
+
+/// Whose bytes come first.
+enum First {
+    Caller,
+    /// The server's, as far as the caller knows; opened already where it had to show that.
+    Server(Option<Opened>),
 }
 
 struct Departure<'a> {
@@ -88,6 +104,39 @@ impl Departure<'_> {
         match &self.known {
             Ok(cell) => Plan::of(&route::behind(&cell.load(), number), number, limit),
             Err(_) => Plan::of(&Behind::Undeclared(None), number, limit),
+        }
+    }
+
+    /// Who speaks first. A caller that does not within its patience may wait for the server; only then is its upstream
+    /// opened before its bytes are known.
+    async fn first(&self, socket: &TcpStream) -> First {
+        let plan = self.plan();
+        let Some(patience) = plan.patience else { return First::Caller };
+        if tokio::time::timeout(patience, socket.peek(&mut [0])).await.is_ok() {
+            return First::Caller;
+        }
+        // Where the address leads nowhere, the name that a late caller gives may still lead somewhere.
+        let Ok((upstream, called)) = self.pick(None) else { return First::Caller };
+        // Nothing leaves in plaintext, however late the caller speaks.
+        if upstream.security != Security::Plain {
+            return First::Server(None);
+        }
+        if !plan.server_first {
+            return First::Caller;
+        }
+        let server = async {
+            let connected = connect(self.worker, &upstream, ClientAlpn::Tcp).await.ok()?;
+            connected.stream.is_spoken_to().await.then_some(connected)
+        };
+        let mut byte = [0];
+        let opened = tokio::select! {
+            biased;
+            _ = socket.peek(&mut byte) => None,
+            connected = server => connected,
+        };
+        match opened {
+            Some(connected) => First::Server(Some((upstream, called, connected))),
+            None => First::Caller,
         }
     }
 
@@ -108,7 +157,13 @@ impl Departure<'_> {
             (_, Detected::Tls { .. }) => false,
             (PortProtocol::Http | PortProtocol::Http2, _) => true,
             (_, Detected::Http) if plan.only_for_entries => {
-                self.names_entry(&mut socket, &mut prefix).await?
+                match self.names_entry(&mut socket, &mut prefix).await? {
+                    Ok(names_entry) => names_entry,
+                    Err(error) => {
+                        let stream = Prefixed::new(prefix, socket);
+                        return Some((Speaks::Unknown(unresolved(&error)), stream));
+                    }
+                }
             }
             (_, Detected::Http) => !is_tunnel,
             (_, Detected::Raw) => false,
@@ -124,15 +179,28 @@ impl Departure<'_> {
         Some((speaks, Prefixed::new(prefix, socket)))
     }
 
-    /// Whether a request's `Host` names a service of a ServiceEntry that takes requests on the dialled port.
-    async fn names_entry(&self, socket: &mut TcpStream, prefix: &mut BytesMut) -> Option<bool> {
-        let reading = sniff::host(socket, prefix, UNKNOWN_PATIENCE);
-        let Some(authority) = self.worker.undetected.wait(reading).await?.ok()? else { return Some(false) };
-        let Ok(Some(cell)) = self.entry(route::without_port(&authority)).await else { return Some(false) };
-        let known = cell.load();
-        Some(
-            matches!(route::behind(&known, self.dialled.port), Behind::Service(_, port) if port.takes_http()),
-        )
+    /// Whether a request's `Host` names a service of a ServiceEntry that takes requests on the dialled port. An HTTP/2
+    /// connection may carry requests to many: each is judged by its own authority.
+    async fn names_entry(
+        &self,
+        socket: &mut TcpStream,
+        prefix: &mut BytesMut,
+    ) -> Option<Result<bool, ResolveError>> {
+        if prefix.starts_with(sniff::H2_PREFACE) {
+            return Some(Ok(true));
+        }
+        let reading = sniff::host(socket, prefix);
+        let Some(authority) = self.worker.undetected.wait(reading).await?.ok()? else {
+            return Some(Ok(false));
+        };
+        let named = self.entry(route::without_port(&authority)).await;
+        let takes_http = |cell: Option<Arc<DestinationCell>>| {
+            cell.is_some_and(|cell| {
+                let known = cell.load();
+                matches!(route::behind(&known, self.dialled.port), Behind::Service(_, port) if port.takes_http())
+            })
+        };
+        Some(named.map(takes_http))
     }
 
     /// The service of a ServiceEntry that is called `name` and has the dialled port.
@@ -175,7 +243,7 @@ impl Departure<'_> {
                 return self.refuse_twice(&behind, order);
             }
         }
-        self.tcp(stream, by_name).await;
+        self.tcp(stream, by_name, None).await;
     }
 
     async fn http(self, stream: Prefixed<TcpStream>, is_http2: bool) {
@@ -184,16 +252,30 @@ impl Departure<'_> {
         serve_http(self.worker, stream, is_http2, None, handler).await;
     }
 
-    async fn tcp(self, stream: Prefixed<TcpStream>, by_name: Option<Arc<DestinationCell>>) {
-        let (upstream, called) = match self.pick(by_name.as_ref()) {
-            Ok(picked) => picked,
-            Err(refused) => {
-                let meant = by_name.as_ref().or(self.known.as_ref().ok()).and_then(|cell| self.meant(cell));
-                return self.refuse(meant.as_ref(), Proven::Nothing, refused);
-            }
+    /// Forwards opaque bytes, to what the server name chose, or over the connection on which the server spoke first.
+    async fn tcp(
+        self,
+        stream: Prefixed<TcpStream>,
+        by_name: Option<Arc<DestinationCell>>,
+        opened: Option<Opened>,
+    ) {
+        let (upstream, called, opened) = match opened {
+            Some((upstream, called, connected)) => (upstream, called, Some(connected)),
+            None => match self.pick(by_name.as_ref()) {
+                Ok((upstream, called)) => (upstream, called, None),
+                Err(refused) => {
+                    let meant = by_name.as_ref().or(self.known.as_ref().ok());
+                    let meant = meant.and_then(|cell| self.meant(cell));
+                    return self.refuse(meant.as_ref(), Proven::Nothing, refused);
+                }
+            },
         };
         let proven = upstream.security.proven();
-        match connect(self.worker, &upstream, ClientAlpn::Tcp).await {
+        let connected = match opened {
+            Some(connected) => Ok(connected),
+            None => connect(self.worker, &upstream, ClientAlpn::Tcp).await,
+        };
+        match connected {
             Ok(mut connected) => {
                 let labels = self.labels(&called, connected.identity.as_ref(), proven);
                 let connection = self.worker.recorder.connection_opened(&labels);

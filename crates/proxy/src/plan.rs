@@ -7,13 +7,16 @@ use maille_core::PortProtocol;
 use crate::chain::Inspectors;
 use crate::route::Behind;
 
-/// How long a caller of an unknown address is given to show that it speaks HTTP. Istio does not inspect ports
-/// that no service declares (OT-1), and servers there may speak first; waiting longer would only hold them up.
+/// How long a caller of an unknown address is waited for before somebody looks whether the server speaks first. Istio
+/// does not inspect ports that no service declares (OT-1); waiting longer would only hold such callers up.
 pub(crate) const UNKNOWN_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Ports on which servers speak first: their callers would only be held up. Istio's four (istio
 /// pkg/config/kube/conversion.go), and others that are well known.
 const SERVER_FIRST: [u16; 11] = [21, 22, 25, 53, 110, 143, 587, 3306, 4222, 5900, 27017];
+
+/// Ports of HTTP and TLS, where no server speaks first: whoever seems to there wants plaintext that is not meant for it.
+const CLIENT_FIRST: [u16; 4] = [80, 443, 8080, 8443];
 
 /// How the first bytes of a connection are looked at.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +24,13 @@ pub(crate) struct Plan {
     pub(crate) class: PortProtocol,
     pub(crate) is_declared: bool,
     pub(crate) wanted: Inspectors,
-    /// How long the caller is waited for.
+    /// When the connection counts as opaque if its bytes have not shown what they are ("continue on timeout").
     pub(crate) limit: Option<Duration>,
+    /// How long a caller is waited for before the server gets a chance to speak first. A caller that speaks late is
+    /// looked at all the same: what a name would have chosen must not leave in plaintext because it came late.
+    pub(crate) patience: Option<Duration>,
+    /// Whether a server that is sent plaintext may speak first.
+    pub(crate) server_first: bool,
     /// What is found counts only if it names a service of a ServiceEntry: otherwise the bytes stay opaque.
     pub(crate) only_for_entries: bool,
 }
@@ -37,19 +45,25 @@ impl Plan {
             is_declared: true,
             wanted: Inspectors { tls, http },
             limit,
+            patience: None,
+            server_first: !CLIENT_FIRST.contains(&number),
             only_for_entries: false,
         };
+        let patient = Some(UNKNOWN_PATIENCE);
         match (behind, class) {
             (Behind::Undeclared(_), _) => {
-                Self { is_declared: false, ..plan(true, true, Some(UNKNOWN_PATIENCE)) }
+                Self { is_declared: false, patience: patient, ..plan(true, true, None) }
             }
-            (Behind::Service(_, port), _) if port.is_tls => plan(true, originates, Some(UNKNOWN_PATIENCE)),
+            (Behind::Service(_, port), _) if port.is_tls => {
+                Self { patience: patient, ..plan(true, port.is_encrypted(), None) }
+            }
             // HTTP's callers speak first.
             (_, PortProtocol::Http | PortProtocol::Http2) => plan(originates, false, None),
             (_, PortProtocol::Auto) => plan(originates || may_be_outside(behind), true, detection_timeout),
             (_, PortProtocol::Tcp) => {
                 let looks = !originates && !SERVER_FIRST.contains(&number) && may_be_outside(behind);
-                Self { only_for_entries: true, ..plan(looks, looks, Some(UNKNOWN_PATIENCE)) }
+                let patience = patient.filter(|_| looks);
+                Self { only_for_entries: true, patience, ..plan(looks, looks, None) }
             }
         }
     }
@@ -89,7 +103,7 @@ mod tests {
     fn looks(meshed: bool, protocol: PortProtocol, number: u16) -> (Inspectors, Option<Duration>) {
         let (workload, port) = (Arc::new(Workload { meshed, ..Workload::default() }), headless(protocol));
         let plan = Plan::of(&Behind::Headless(&workload, &port), number, None);
-        (plan.wanted, plan.limit)
+        (plan.wanted, plan.patience)
     }
 
     #[test]
@@ -103,10 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_outside_is_looked_at_with_a_bound() {
+    fn what_may_be_outside_is_looked_at_and_its_server_may_speak_first() {
         let both = Inspectors { tls: true, http: true };
-        assert_eq!(looks(false, PortProtocol::Tcp, 443), (both, Some(UNKNOWN_PATIENCE)));
+        assert_eq!(looks(false, PortProtocol::Tcp, 9443), (both, Some(UNKNOWN_PATIENCE)));
+        let (workload, port) = (Arc::new(Workload::default()), headless(PortProtocol::Tcp));
+        let first = |number| Plan::of(&Behind::Headless(&workload, &port), number, None).server_first;
+        assert!(first(9443) && !first(443), "on HTTPS's port callers speak first");
         let plan = Plan::of(&Behind::Undeclared(None), 25, None);
-        assert_eq!((plan.wanted, plan.limit, plan.is_declared), (both, Some(UNKNOWN_PATIENCE), false));
+        assert_eq!((plan.wanted, plan.patience, plan.is_declared), (both, Some(UNKNOWN_PATIENCE), false));
     }
 }

@@ -91,25 +91,21 @@ where
     }
 }
 
-/// Reads on until the `Host` of a request is known, and says what it is. `None` if there is none, or not within `limit`:
-/// what was read stays in `prefix` all the same.
-pub(crate) async fn host<R>(io: &mut R, prefix: &mut BytesMut, limit: Duration) -> io::Result<Option<String>>
+/// Reads on until the `Host` of an HTTP/1.1 request is known, and says what it is; `None` if the head ends without one.
+pub(crate) async fn host<R>(io: &mut R, prefix: &mut BytesMut) -> io::Result<Option<String>>
 where
     R: AsyncRead + Unpin,
 {
-    let reading = async {
-        loop {
-            let (is_complete, host) = inspect_host(prefix);
-            if is_complete || host.is_some() || prefix.len() >= MAX_PREFIX {
-                return Ok(host);
-            }
-            prefix.reserve(2048);
-            if io.read_buf(prefix).await? == 0 {
-                return Ok(None);
-            }
+    loop {
+        let (is_complete, host) = inspect_host(prefix);
+        if is_complete || host.is_some() || prefix.len() >= MAX_PREFIX {
+            return Ok(host);
         }
-    };
-    tokio::time::timeout(limit, reading).await.unwrap_or(Ok(None))
+        prefix.reserve(2048);
+        if io.read_buf(prefix).await? == 0 {
+            return Ok(None);
+        }
+    }
 }
 
 /// Whether a prefix holds a whole request head, and the value of the first complete `Host` line in it.
@@ -236,6 +232,11 @@ pub(crate) struct Prefixed<S> {
 impl<S> Prefixed<S> {
     pub(crate) fn new(prefix: BytesMut, io: S) -> Self {
         Self { prefix, io }
+    }
+
+    /// What is read once the prefix is.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.io
     }
 }
 

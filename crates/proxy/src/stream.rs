@@ -20,6 +20,17 @@ pub(crate) enum Stream {
     Connected(Box<client::TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Waits until the peer has sent something, without reading it; false if it closed, and under TLS, whose first
+    /// bytes are not the peer's words.
+    pub(crate) async fn is_spoken_to(&self) -> bool {
+        match self {
+            Self::Plain(io) => io.get_ref().peek(&mut [0]).await.is_ok_and(|count| count > 0),
+            Self::Accepted(_) | Self::Connected(_) => false,
+        }
+    }
+}
+
 /// Calls the same method on whichever stream it is.
 macro_rules! each {
     ($this:expr, $io:ident => $call:expr) => {

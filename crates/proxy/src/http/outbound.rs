@@ -72,6 +72,7 @@ impl OutboundHttp {
             let by_host = cell.load();
             if let Destination::Service(service) = &**by_host
                 && !service.headless
+                && !self.is_stolen(service, by_address.as_deref().map(|d| &**d))
                 && let Some(port) = service.port(self.dialled.port)
                 && port.takes_http()
             {
@@ -99,6 +100,16 @@ impl OutboundHttp {
                 Ok(self.worker.pools.pool(upstream, version, || Some(called())))
             }
         }
+    }
+
+    /// Whether a ServiceEntry claims a name of the cluster that was dialled at a workload of the mesh: what that
+    /// workload is, nobody's entry says.
+    fn is_stolen(&self, service: &Service, dialled: Option<&Destination>) -> bool {
+        let snapshot = self.worker.snapshot();
+        let own_names = format!(".svc.{}", snapshot.settings.cluster_domain);
+        service.service_entry.is_some()
+            && matches!(dialled, Some(Destination::Workload(direct)) if direct.workload.meshed)
+            && service.name.hostname.ends_with(&own_names)
     }
 
     fn is_named(&self, service: &Service, host: &str) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use maille_core::{EndpointTls, PortProtocol};
 
-use super::{ServiceName, TlsOrder, Workload};
+use super::{OrderMode, ServiceName, TlsOrder, Workload};
 
 /// The answer to "what is behind this address or host name?".
 #[derive(Debug, Clone)]
@@ -104,7 +104,12 @@ impl ServicePort {
     /// Whether requests may be sent to it: plain ones are, even where the application was to speak TLS itself, if a
     /// DestinationRule has them encrypted (a departure from reference mtls DR-5, where nothing would match).
     pub fn takes_http(&self) -> bool {
-        self.protocol != PortProtocol::Tcp || (self.is_tls && self.originates_tls())
+        self.protocol != PortProtocol::Tcp || (self.is_tls && self.is_encrypted())
+    }
+
+    /// Whether a DestinationRule orders TLS of any kind, the mesh's own included.
+    pub fn is_encrypted(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.mode != OrderMode::Disable)
     }
 
     /// Whether a DestinationRule puts its own TLS around what the application sends.

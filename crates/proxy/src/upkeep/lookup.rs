@@ -98,9 +98,11 @@ impl Dns {
     }
 
     fn is_usable(&self, address: IpAddr) -> bool {
+        // An IPv4 address in IPv6's clothes is that IPv4 address: `::ffff:0.0.0.0` reaches this Pod's own loopback.
+        let address = address.to_canonical();
         let is_tame = match &self.servers {
             // A name from outside must not lead to what listens on this Pod's loopback, such as the admin port.
-            Servers::System => !address.to_canonical().is_loopback(),
+            Servers::System => !address.is_loopback(),
             Servers::These(_) => true,
         };
         is_tame && !address.is_unspecified() && !address.is_multicast()

@@ -90,7 +90,7 @@ fn the_name_goes_before_an_address_that_has_no_sidecar() {
 fn a_server_may_speak_first_behind_an_address_without_sidecar() {
     let (lab, dns) = (Lab::new(), NameServer::of_api());
     let backend = tcp_backend(b"220 first\n");
-    for port in [443, 25] {
+    for port in [9443, 25] {
         let sidecar = Sidecar {
             dialled: SocketAddr::from(([192, 0, 2, 7], port)),
             more: format!(
@@ -103,6 +103,39 @@ fn a_server_may_speak_first_behind_an_address_without_sidecar() {
         let proxy = sidecar.start(&lab);
         let mut stream = dial(at(&proxy));
         assert_eq!(read_until(&mut stream, "\n"), "220 first\n", "port {port}");
+    }
+}
+
+/// A connection that was opened in advance, or a caller that somebody holds up.
+#[test]
+fn a_caller_that_speaks_late_gets_the_tls_that_its_host_has_ordered() {
+    let (lab, dns) = (Lab::new(), NameServer::of_api());
+    let outside = Outside::new(&lab);
+    let server = TlsServer::new(&outside.server, Some(&outside.authority));
+    let workload = "{uid: external/api-1, namespace: external, workloadName: api}";
+    let naked = |port: u16| {
+        format!(
+            "  192.0.2.7: {{workload: {{workload: {workload}, headlessPorts: [{{port: {port}, protocol: TCP, tls: PLAINTEXT, \
+             serviceHostname: api.external.svc.cluster.local, servicePort: {port}}}]}}}}"
+        )
+    };
+    for (port, more) in [(443, String::new()), (9443, String::new()), (443, naked(443)), (9443, naked(9443))]
+    {
+        let sidecar = Sidecar {
+            port: format!("{{number: {port}, name: https, protocol: TLS, tls: {}}}", outside.mutual("")),
+            endpoints: by_name(port, server.address.port()),
+            dialled: SocketAddr::from(([192, 0, 2, 7], port)),
+            more,
+            ..Sidecar::of_guide("", server.address, &dns)
+        };
+        let proxy = sidecar.start(&lab);
+        let mut stream = dial(at(&proxy));
+        // Longer than the patience with callers of unknown addresses.
+        std::thread::sleep(Duration::from_millis(600));
+        let head = format!("GET / HTTP/1.1\r\nhost: {API}:{port}\r\nconnection: close\r\n\r\n");
+        std::io::Write::write_all(&mut stream, head.as_bytes()).expect("the proxy reads");
+        let answer = read_until(&mut stream, "client=payment-service");
+        assert!(answer.contains("client=payment-service"), "port {port}: {answer}");
     }
 }
 
