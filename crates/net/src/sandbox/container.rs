@@ -157,6 +157,7 @@ fn execute(process: &Process, streams: Streams<'_>) -> Result<std::convert::Infa
         }
     }
     privileges::drop_all(process)?;
+    take_signals_as_usual();
     match streams {
         Streams::Inherited => {
             let null = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())
@@ -201,6 +202,17 @@ fn give(stream: BorrowedFd<'_>, process: &Process) -> Result<(), NetError> {
     }
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     rustix::fs::fchown(stream, Some(uid), Some(gid)).map_err(NetError::sys("hand a standard stream over"))
+}
+
+/// Whoever starts the mesh in the background of a script hands its ignored signals on (POSIX sh, "Signals and Error
+/// Handling"), and a shell cannot even trap what was ignored when it began.
+#[expect(unsafe_code, reason = "no safe crate of ours sets a signal's disposition")]
+fn take_signals_as_usual() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGCHLD] {
+        // SAFETY: no handler is installed, so nothing of ours runs in a signal's context; a number the system does not
+        // know leaves things as they are.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Marks all but the standard streams to be closed by the program's start: whoever started the mesh may have left
