@@ -110,7 +110,7 @@ impl Counts {
 /// One flow with all that is known of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    /// The latest report: both ends as last seen, and the first reason.
+    /// The latest report: both ends and the reason as last seen.
     pub(crate) sample: Flow,
     pub(crate) total: Counts,
     pub(crate) first_seen_ms: u64,
@@ -194,7 +194,8 @@ impl FlowStore {
         record.total.add(&counts);
         record.first_seen_ms = record.first_seen_ms.min(first_seen_ms);
         record.last_seen_ms = record.last_seen_ms.max(last_seen_ms);
-        if !record.sample.reason.is_empty() {
+        // The latest reason: who mends what it says must see what is wrong now.
+        if flow.reason.is_empty() {
             flow.reason.clone_from(&record.sample.reason);
         }
         record.sample = flow;
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_one_workload_are_one_flow_and_the_first_reason_stays() {
+    fn pods_of_one_workload_are_one_flow_with_the_latest_reason() {
         let mut store = FlowStore::new(Limits::default());
         store.record(flow("web", Decision::Denied, 2, 1000), 1000);
         store.record(flow("web", Decision::Denied, 3, 2000), 2000);
@@ -335,7 +336,7 @@ mod tests {
         let denied = found.iter().find(|(r, _)| r.sample.decision == i32::from(Decision::Denied));
         let (record, counts) = denied.expect("there");
         assert_eq!((counts.requests, record.first_seen_ms, record.last_seen_ms), (5, 1000, 2000));
-        assert_eq!(record.sample.reason, "because of 1000");
+        assert_eq!(record.sample.reason, "because of 2000");
     }
 
     #[test]
