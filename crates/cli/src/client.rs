@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
@@ -13,15 +13,23 @@ use serde_json::Value;
 /// Which API a command talks to.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ApiArgs {
-    /// Kubeconfig to use; else $KUBECONFIG, else that of the standalone mesh, else ~/.kube/config.
+    /// Kubeconfig to use; else that of --data-dir, else $KUBECONFIG, else that of the standalone mesh of this machine,
+    /// else ~/.kube/config.
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig; its current one unless given.
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
+    /// Data folder of the standalone mesh; /var/lib/maille-mesh unless given.
+    #[arg(long, global = true, value_name = "DIR", env = "MAILLE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl ApiArgs {
     /// Data folder of the standalone mesh.
-    #[arg(long, global = true, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
-    pub(crate) data_dir: PathBuf,
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(crate::DEFAULT_DATA_DIR))
+    }
 }
 
 /// What a request came back with, if not a success.
@@ -65,8 +73,13 @@ pub(crate) struct Api {
 impl Api {
     /// Connects as `args` say.
     pub(crate) async fn connect(args: &ApiArgs) -> Result<Self> {
-        let standalone = args.data_dir.join("kubeconfig");
-        let explicit = args.kubeconfig.clone().or_else(|| {
+        let standalone = args.data_dir().join("kubeconfig");
+        if args.kubeconfig.is_none() && args.data_dir.is_some() && !standalone.is_file() {
+            bail!("no mesh has data folder {}: it holds no kubeconfig", args.data_dir().display());
+        }
+        // What is said in the call goes before what the environment says.
+        let named = args.kubeconfig.clone().or_else(|| args.data_dir.is_some().then(|| standalone.clone()));
+        let explicit = named.or_else(|| {
             let from_environment = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty());
             from_environment.map(PathBuf::from).or_else(|| standalone.is_file().then_some(standalone))
         });

@@ -58,6 +58,11 @@ pub(crate) struct InterceptArgs {
 
 /// Installs the redirect rules of this network namespace.
 pub(crate) fn intercept(args: InterceptArgs) -> Result<()> {
+    anyhow::ensure!(
+        !args.arguments.is_empty(),
+        "`maille intercept` redirects all connections of the network namespace it is called in, and is called by a Pod's \
+         istio-init with the ports to redirect to; here it would take the whole machine off the network"
+    );
     Ok(maille_net::intercept::apply(&args.arguments)?)
 }
 

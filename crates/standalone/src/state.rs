@@ -18,6 +18,9 @@ use rustix::process::Signal;
 /// How long `down` waits for a supervisor to end on its own.
 const DOWN_PATIENCE: Duration = Duration::from_secs(20);
 
+/// The file that one supervisor at a time holds.
+const LOCK: &str = "lock";
+
 /// A data directory.
 #[derive(Debug, Clone)]
 pub struct DataDir {
@@ -27,9 +30,23 @@ pub struct DataDir {
 
 impl DataDir {
     /// Opens one, making it (mode 0700) if it is missing.
+    ///
+    /// A folder with other things in it is refused: it would be closed to everybody else, and swept by `down`.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(path)
             .with_context(|| format!("make the data directory {}", path.display()))?;
+        let is_empty = std::fs::read_dir(path)
+            .with_context(|| format!("read the data directory {}", path.display()))?
+            .next()
+            .is_none();
+        if !is_empty && !is_of_a_mesh(path) {
+            bail!(
+                "{} holds other things than a mesh; name an empty folder, or one that does not exist",
+                path.display()
+            );
+        }
+        let lock = path.join(LOCK);
+        File::options().create(true).append(true).open(&lock).with_context(|| lock.display().to_string())?;
         std::fs::set_permissions(path, Permissions::from_mode(0o700))
             .with_context(|| format!("protect the data directory {}", path.display()))?;
         Self::open(path)
@@ -45,6 +62,11 @@ impl DataDir {
     /// Its absolute path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether a mesh has ever run here.
+    pub fn is_of_a_mesh(&self) -> bool {
+        is_of_a_mesh(&self.path)
     }
 
     /// Six hexadecimal digits that name this mesh on the machine.
@@ -89,7 +111,7 @@ impl DataDir {
 
     /// Makes the calling process this mesh's supervisor until the lock is dropped.
     pub fn lock(&self) -> anyhow::Result<Lock> {
-        let path = self.path.join("lock");
+        let path = self.path.join(LOCK);
         let file = File::create(&path).with_context(|| path.display().to_string())?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let who = self.supervisor().map(|s| format!(" (process {})", s.pid)).unwrap_or_default();
@@ -123,6 +145,11 @@ impl DataDir {
             _ => Ok(()),
         }
     }
+}
+
+/// The lock is the first thing that a supervisor makes.
+fn is_of_a_mesh(path: &Path) -> bool {
+    path.join(LOCK).is_file()
 }
 
 /// Held by the one supervisor of a data directory.

@@ -32,7 +32,7 @@ pub(crate) async fn run(args: DashboardArgs) -> Result<Outcome> {
     let api = Api::connect(&args.api).await?;
     let listener = listen(args.address, args.port)?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let key = AccessKey::parse(&Place::key(&args.api.data_dir)).context("the page's key is none")?;
+    let key = AccessKey::parse(&Place::key(args.api.data_dir())).context("the page's key is none")?;
     if !address.ip().is_loopback() {
         eprintln!("warning: {address} can be reached by others, and what it says goes there in the clear");
     }

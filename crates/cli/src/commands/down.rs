@@ -23,6 +23,11 @@ pub(crate) fn run(args: &DownArgs) -> Result<Outcome> {
         out!("no mesh has data folder {}", args.data_dir.display());
         return Ok(Outcome::Fine);
     }
+    ensure!(
+        maille_standalone::DataDir::open(&args.data_dir)?.is_of_a_mesh(),
+        "{} is no data folder of a mesh; nothing was touched",
+        args.data_dir.display()
+    );
     let ran = maille_standalone::teardown(&args.data_dir)?;
     let _ = std::fs::remove_file(args.data_dir.join(super::up::STARTED));
     match ran {

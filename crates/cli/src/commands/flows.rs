@@ -1,5 +1,7 @@
 //! `maille flows`: what really happened, as the proxies saw it.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -24,7 +26,7 @@ pub(crate) struct FlowsArgs {
     /// Only what was seen within this time: 30s, 5m, 2h.
     #[arg(long, value_parser = seconds)]
     since: Option<u64>,
-    /// Form of the output.
+    /// Form of the output; json has what both ends' proxies saw, the table the called one's word where there is one.
     #[arg(short = 'o', long, value_parser = ["json"])]
     output: Option<String>,
     #[command(flatten)]
@@ -34,6 +36,9 @@ pub(crate) struct FlowsArgs {
 pub(crate) async fn run(args: FlowsArgs) -> Result<Outcome> {
     let api = Api::connect(&args.api).await?;
     let mut flows = fetch(&api).await?;
+    // What a caller's proxy let out is not let in by that: where the called one speaks, its word counts.
+    let judged: HashSet<Pair> =
+        flows.iter().filter(|flow| flow.reporter == "DESTINATION").map(Flow::pair).collect();
     let since_ms = args.since.map(|seconds| now_ms().saturating_sub(seconds * 1000));
     flows.retain(|flow| {
         args.from.as_deref().is_none_or(|name| flow.source.is(name))
@@ -48,6 +53,8 @@ pub(crate) async fn run(args: FlowsArgs) -> Result<Outcome> {
     } else if flows.is_empty() {
         eprintln!("no flows");
     } else {
+        flows.retain(|flow| !(flow.is_only_sent() && judged.contains(&flow.pair())));
+        flows.sort_by_key(|flow| (flow.pair(), flow.decision.clone()));
         write_out(&table(&flows));
     }
     Ok(Outcome::Fine)
@@ -117,7 +124,19 @@ pub(crate) struct Flow {
     raw: Value,
 }
 
+/// From, to, port.
+type Pair = (String, String, u64);
+
 impl Flow {
+    fn pair(&self) -> Pair {
+        (self.source.label(), self.destination.label(), self.port)
+    }
+
+    /// Let out by the caller's proxy, which says nothing of what became of it.
+    fn is_only_sent(&self) -> bool {
+        self.reporter == "SOURCE" && self.decision == "ALLOWED"
+    }
+
     pub(crate) fn read(raw: &Value) -> Self {
         let text = |field: &str| raw[field].as_str().unwrap_or_default().to_owned();
         Self {

@@ -133,7 +133,10 @@ fn owner(pod: &Value) -> Value {
 
 fn print(status: &Value) {
     if status["running"] != true {
-        out!("no mesh runs with data folder {}", status["data_dir"].as_str().unwrap_or_default());
+        out!(
+            "no mesh runs with data folder {}; name another with --data-dir",
+            status["data_dir"].as_str().unwrap_or_default()
+        );
         return;
     }
     let yes_no = |value: &Value| if value == true { "ready" } else { "not ready" };
