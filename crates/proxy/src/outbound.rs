@@ -82,7 +82,7 @@ enum Speaks {
 }
 
 /// An upstream that was opened because it might speak first, and did.
-type Opened = (Upstream, Called, Connected);
+type Opened = Box<(Upstream, Called, Connected)>;
 
 /// Whose bytes come first.
 enum First {
@@ -135,7 +135,7 @@ impl Departure<'_> {
             connected = server => connected,
         };
         match opened {
-            Some(connected) => First::Server(Some((upstream, called, connected))),
+            Some(connected) => First::Server(Some(Box::new((upstream, called, connected)))),
             None => First::Caller,
         }
     }
@@ -260,7 +260,10 @@ impl Departure<'_> {
         opened: Option<Opened>,
     ) {
         let (upstream, called, opened) = match opened {
-            Some((upstream, called, connected)) => (upstream, called, Some(connected)),
+            Some(opened) => {
+                let (upstream, called, connected) = *opened;
+                (upstream, called, Some(connected))
+            }
             None => match self.pick(by_name.as_ref()) {
                 Ok((upstream, called)) => (upstream, called, None),
                 Err(refused) => {
