@@ -75,7 +75,8 @@ impl Api {
     pub(crate) async fn connect(args: &ApiArgs) -> Result<Self> {
         let standalone = args.data_dir().join("kubeconfig");
         if args.kubeconfig.is_none() && args.data_dir.is_some() && !standalone.is_file() {
-            bail!("no mesh has data folder {}: it holds no kubeconfig", args.data_dir().display());
+            let folder = args.data_dir().display();
+            bail!("no mesh has data folder {folder}: start one with `maille up --data-dir {folder}`");
         }
         // What is said in the call goes before what the environment says.
         let named = args.kubeconfig.clone().or_else(|| args.data_dir.is_some().then(|| standalone.clone()));
