@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use maille_config::kinds::Kind;
 use serde_json::Value;
 
@@ -110,8 +110,13 @@ impl Api {
     }
 
     async fn from_context(path: &Path, context: Option<&str>) -> Result<Self> {
-        let kubeconfig = Kubeconfig::read_from(path)
-            .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+        let kubeconfig = Kubeconfig::read_from(path).map_err(|error| match error {
+            KubeconfigError::ReadConfig(error, _) => {
+                anyhow!("cannot read the kubeconfig {}: {error}", path.display())
+            }
+            // The parser's own words show lines of the file, and those may be a key's.
+            _ => anyhow!("{} is no kubeconfig: it is not the YAML of one", path.display()),
+        })?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &in_context(context))
             .await
             .with_context(|| format!("the kubeconfig {} is not usable", path.display()))?;
@@ -281,6 +286,15 @@ mod tests {
         };
         assert_eq!((code, message.as_str()), (422, "invalid"));
         assert_eq!(causes, [("spec.x".to_owned(), "bad".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn a_broken_kubeconfig_is_not_shown() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "users:\n- user: {client-key-data: SECRET\n  broken").expect("writable");
+        let Err(error) = Api::from_file(file.path()).await else { panic!("it is broken") };
+        let text = format!("{error:#}");
+        assert!(text.contains("is no kubeconfig") && !text.contains("SECRET"), "{text}");
     }
 
     #[test]
