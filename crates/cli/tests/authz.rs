@@ -178,3 +178,14 @@ fn a_question_needs_policies_or_a_workload() {
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("--request"), "{}", err(&output));
 }
+
+#[test]
+fn a_request_of_nobody_is_no_question() {
+    for more in [&["--method", "GET"][..], &["--port", "9090"], &["--tcp"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_maille"));
+        let output =
+            command.args(["authz", "check", "pod.production"]).args(more).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(2), "{more:?}");
+        assert!(err(&output).contains("--from-plaintext"), "{more:?}: {}", err(&output));
+    }
+}

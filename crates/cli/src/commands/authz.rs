@@ -65,10 +65,10 @@ pub(crate) struct CheckArgs {
     #[arg(value_name = "POD", conflicts_with = "files")]
     pod: Option<String>,
     /// Who calls: NAMESPACE/SERVICEACCOUNT, a principal or a SPIFFE ID.
-    #[arg(long, value_name = "IDENTITY", requires = "pod")]
+    #[arg(long, value_name = "IDENTITY", requires = "pod", group = "caller")]
     from: Option<String>,
     /// The caller has no sidecar, and comes in plaintext.
-    #[arg(long, requires = "pod", conflicts_with = "from")]
+    #[arg(long, requires = "pod", conflicts_with = "from", group = "caller")]
     from_plaintext: bool,
     #[command(flatten)]
     call: Call,
@@ -103,25 +103,25 @@ pub(crate) struct CheckArgs {
 #[group(multiple = true, requires = "pod")]
 pub(crate) struct Call {
     /// Port of the workload (not of a Service); needed where it has several.
-    #[arg(long)]
+    #[arg(long, requires = "caller")]
     port: Option<u16>,
     /// Method of the request.
-    #[arg(long, default_value = "GET", hide_default_value = true)]
+    #[arg(long, requires = "caller", default_value = "GET", hide_default_value = true)]
     method: String,
     /// Path of the request.
-    #[arg(long, default_value = "/", hide_default_value = true)]
+    #[arg(long, requires = "caller", default_value = "/", hide_default_value = true)]
     path: String,
     /// Host of the request; else that of the port's Service.
-    #[arg(long)]
+    #[arg(long, requires = "caller")]
     host: Option<String>,
     /// A header of the request, `NAME: VALUE`. May be given several times.
-    #[arg(long = "header", value_name = "HEADER", value_parser = question::header)]
+    #[arg(long = "header", requires = "caller", value_name = "HEADER", value_parser = question::header)]
     headers: Vec<(String, String)>,
     /// The caller's address.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, requires = "caller", value_name = "ADDRESS")]
     source_ip: Option<IpAddr>,
     /// Opaque bytes in place of a request.
-    #[arg(long)]
+    #[arg(long, requires = "caller")]
     tcp: bool,
 }
 
