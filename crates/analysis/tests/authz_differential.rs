@@ -214,6 +214,7 @@ fn expected(policies: &[AuthorizationPolicy], question: &Value) -> (bool, Action
         path: text("path").unwrap_or_default(),
         remote_ip: address("remote_ip").or_else(|| forwarded_for(&headers)),
         headers: &headers,
+        claims: None,
     };
     let answer = decide(&selected, &trust(), &connection, (text("protocol") != Some("tcp")).then_some(&http));
     let action = match answer.action {

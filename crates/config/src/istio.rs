@@ -12,8 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use networking::*;
+pub use request_authentication::*;
 
 mod networking;
+mod request_authentication;
 
 /// A `null` counts as absent.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
@@ -66,6 +68,11 @@ kind!(
 kind!(
     /// Who may call a workload, and how (reference authorization).
     AuthorizationPolicy, AuthorizationPolicySpec, "security.istio.io", "authorizationpolicies"
+);
+
+kind!(
+    /// Whose tokens a workload believes, and where it looks for them (reference authorization 19).
+    RequestAuthentication, RequestAuthenticationSpec, "security.istio.io", "requestauthentications"
 );
 
 kind!(

@@ -178,6 +178,7 @@ fn measure(shape: Shape, count: usize, set: &Arc<PolicySet>) -> Result<(f64, f64
             path: &request.path,
             remote_ip: None,
             headers: &request.headers,
+            claims: None,
         };
         let decision = policy.decide_http(black_box(&attributes));
         assert!(decision.is_allowed());

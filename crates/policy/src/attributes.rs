@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use maille_core::Identity;
 
+use crate::Claims;
+
 /// Facts that hold for the whole life of a connection (reference authorization 12 and 13).
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionAttributes<'a> {
@@ -36,6 +38,8 @@ pub struct RequestAttributes<'a> {
     pub remote_ip: Option<IpAddr>,
     /// All other headers.
     pub headers: &'a dyn HeaderLookup,
+    /// What a verified token says; `None`: the request has none.
+    pub claims: Option<&'a Claims>,
 }
 
 impl std::fmt::Debug for RequestAttributes<'_> {

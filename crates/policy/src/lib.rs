@@ -9,6 +9,7 @@
 
 mod address;
 mod attributes;
+mod claims;
 mod compile;
 mod connection;
 mod decision;
@@ -25,6 +26,7 @@ mod test;
 mod text;
 
 pub use attributes::{ConnectionAttributes, HeaderLookup, NoHeaders, RequestAttributes, forwarded_for};
+pub use claims::Claims;
 pub use connection::ConnectionPolicy;
 pub use decision::{DecidedBy, Decision, RuleId, Verdict};
 pub use explain::NearMiss;

@@ -121,6 +121,8 @@ pub fn authorization(message: &wire::Authorization) -> maille_policy::Authorizat
         spec: istio::AuthorizationPolicySpec {
             action: action.unwrap_or(istio::Action::Deny),
             rules,
+            provider: (!message.provider.is_empty())
+                .then(|| istio::Provider { name: message.provider.clone() }),
             ..Default::default()
         },
     }

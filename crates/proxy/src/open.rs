@@ -154,6 +154,7 @@ impl Open {
                     path: &request.path,
                     remote_ip: maille_policy::forwarded_for(&headers),
                     headers: &headers,
+                    claims: None,
                 };
                 Refused::unless_allowed(&policy, Some(&attributes), &policy.decide_http(&attributes))
             }

@@ -6,6 +6,8 @@ pub const INBOUND: &str = "type.googleapis.com/maille.facts.v1.Inbound";
 pub const DESTINATION: &str = "type.googleapis.com/maille.facts.v1.Destination";
 /// `Authorization`; a wildcard holds exactly the policies that apply to the subscriber.
 pub const AUTHORIZATION: &str = "type.googleapis.com/maille.facts.v1.Authorization";
+/// `RequestAuthentication`; a wildcard holds exactly the ones that apply to the subscriber.
+pub const REQUEST_AUTHENTICATION: &str = "type.googleapis.com/maille.facts.v1.RequestAuthentication";
 /// `TrustBundle`; a wildcard, named by trust domain.
 pub const TRUST_BUNDLE: &str = "type.googleapis.com/maille.facts.v1.TrustBundle";
 /// `MeshSettings`; a wildcard with the one name `mesh`.

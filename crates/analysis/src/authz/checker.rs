@@ -143,6 +143,7 @@ fn decide(set: &Arc<PolicySet>, request: &Request) -> Answer {
                 // What the question says is right; else what a sidecar would take from the headers.
                 remote_ip: request.remote_ip().or_else(|| forwarded_for(&Lines(request.headers()))),
                 headers: &Lines(request.headers()),
+                claims: None,
             };
             let decision = connection.decide_http(&attributes);
             Answer::new(&decision, connection.explain(Some(&attributes), &decision))

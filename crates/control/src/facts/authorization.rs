@@ -70,6 +70,7 @@ fn authorization(policy: &AuthorizationPolicy) -> wire::Authorization {
         // A Go boolean; anything else is not dry-run, so that a typing error does not switch a policy off.
         dry_run: annotation.is_some_and(|v| matches!(v.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True")),
         rules: policy.spec.rules.iter().map(rule).collect(),
+        provider: policy.spec.provider.as_ref().map(|provider| provider.name.clone()).unwrap_or_default(),
     }
 }
 

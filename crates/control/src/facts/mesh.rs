@@ -20,6 +20,7 @@ pub fn mesh_settings(world: &World) -> wire::MeshSettings {
         // Wait for ever, as Istio does (reference mtls 1.3).
         protocol_detection_timeout_ms: 0,
         cluster_domain: config.cluster_domain.clone(),
+        ..Default::default()
     }
 }
 

@@ -46,6 +46,7 @@ impl Facts {
             path: &self.path,
             remote_ip: self.forwarded,
             headers: &self.headers,
+            claims: None,
         }
     }
 

@@ -99,6 +99,7 @@ pub(crate) fn decide_in(trust: &TrustContext, policies: &[Authorization], call: 
         path: &call.path,
         remote_ip: forwarded_for(&headers),
         headers: &headers,
+        claims: None,
     };
     let request = (!call.tcp).then_some(&request);
     let decision = match request {

@@ -240,6 +240,7 @@ impl File {
             path_normalization: settings.path_normalization.proto(),
             protocol_detection_timeout_ms: settings.protocol_detection_timeout_ms,
             cluster_domain: settings.cluster_domain.clone(),
+            ..Default::default()
         })
     }
 

@@ -89,6 +89,7 @@ impl InboundHttp {
             path: head::path(request),
             remote_ip: maille_policy::forwarded_for(&headers),
             headers: &headers,
+            claims: None,
         };
         self.open.with_policy(|policy| {
             let decision = policy.decide_http(&attributes);

@@ -1,0 +1,46 @@
+//! The claims of a verified token, as policies see them.
+
+use serde_json::{Map, Value};
+
+/// Claims that are lists of words always (reference authorization 19).
+const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
+
+/// What a verified token says (reference authorization 20).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claims {
+    claims: Map<String, Value>,
+}
+
+impl Claims {
+    /// Takes the payload of a verified token; `space_delimited` names claims that are lists of words, beside those that
+    /// always are. Their texts become lists.
+    pub fn new(mut claims: Map<String, Value>, space_delimited: &[String]) -> Self {
+        let also = space_delimited.iter().map(String::as_str);
+        for name in SPACE_DELIMITED.into_iter().chain(also) {
+            if let Some(claim) = claims.get_mut(name)
+                && let Value::String(words) = claim
+            {
+                let words = words.split(' ').filter(|word| !word.is_empty());
+                *claim = words.map(|word| Value::String(word.to_owned())).collect();
+            }
+        }
+        Self { claims }
+    }
+
+    /// A claim by its path: the first name at the top, each next one inside the object found so far.
+    pub fn get(&self, path: &[impl AsRef<str>]) -> Option<&Value> {
+        let (first, rest) = path.split_first()?;
+        let first = self.claims.get(first.as_ref())?;
+        rest.iter().try_fold(first, |found, name| found.as_object()?.get(name.as_ref()))
+    }
+
+    /// Issuer and subject, if both are texts.
+    pub fn principal(&self) -> Option<(&str, &str)> {
+        Some((self.claims.get("iss")?.as_str()?, self.claims.get("sub")?.as_str()?))
+    }
+
+    /// Everything, as JSON.
+    pub fn as_map(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+}
