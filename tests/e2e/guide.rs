@@ -16,14 +16,20 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_path_buf()
 }
 
-fn example(path: &str) -> String {
+/// A file under `examples/`.
+pub(crate) fn example(path: &str) -> String {
     repository().join("examples").join(path).display().to_string()
 }
 
 /// The whole of docs/guide.md, in order, on a fresh mesh.
 pub(crate) fn the_document_is_true() -> Result<()> {
     document::comparison_is_strict()?;
-    let text = std::fs::read_to_string(repository().join("docs/guide.md"))?;
+    document_is_true("docs/guide.md")
+}
+
+/// Runs a document's commands, which bring up a mesh of their own and take it down.
+pub(crate) fn document_is_true(document: &str) -> Result<()> {
+    let text = std::fs::read_to_string(repository().join(document))?;
     let steps = document::steps(&text)?;
     let folder = tempfile::Builder::new().prefix("maille-guide-").tempdir()?;
     let links = folder.path().join("bin");
@@ -39,8 +45,7 @@ pub(crate) fn the_document_is_true() -> Result<()> {
         command.env("MAILLE_DATA_DIR", &data_dir).env("HOME", folder.path());
         command.env("TMPDIR", &temporary).env_remove("KUBECONFIG").env("LC_ALL", "C.UTF-8");
     };
-    let outcome =
-        Shell::start(prepare).and_then(|mut shell| document::run("docs/guide.md", &steps, &mut shell));
+    let outcome = Shell::start(prepare).and_then(|mut shell| document::run(document, &steps, &mut shell));
     // The document ends with `maille down`; this is for the case that it did not get there.
     if outcome.is_err() && std::env::var_os("MAILLE_KEEP").is_none() {
         let _ = Command::new(mesh::binary()).arg("down").arg("--data-dir").arg(&data_dir).output();

@@ -16,6 +16,7 @@ mod isolation;
 mod lifecycle;
 mod mesh;
 mod pcap;
+mod policy;
 mod policy_change;
 mod shop;
 mod wire;
@@ -42,6 +43,10 @@ const SCENARIOS: &[Scenario] = &[
     ("a_token_of_another_account_gets_no_certificate", identity::foreign_token_gets_nothing),
     ("a_policy_acts_on_open_connections_within_a_second", policy_change::acts_on_open_connections),
     ("peer_authentication_changes_are_in_force_at_once", policy_change::strict_and_back),
+    ("keys_of_tokens_are_replaced_at_once", policy::keys_are_replaced),
+    ("a_policy_for_gateways_is_reported_and_not_applied", policy::targets_are_reported),
+    ("the_meshs_configuration_is_in_force_at_once", policy::configuration_is_in_force_at_once),
+    ("offline_answers_are_the_meshs", policy::offline_answers_are_the_meshs),
     ("a_pod_cannot_reach_secrets_or_the_sidecar", isolation::secrets_and_sidecar),
     ("a_pod_cannot_become_the_sidecars_user", isolation::sidecar_user),
     ("a_pod_has_no_rights_on_the_api", isolation::api_rights),
@@ -66,6 +71,7 @@ const OWN_MESH: &[Own] = &[
     ("an_api_outside_the_mesh_gets_mutual_tls", guide::external_api),
     ("a_namespace_migrates_to_strict_without_a_failed_call", guide::migration),
     ("the_guide_document_is_true", guide::the_document_is_true),
+    ("the_policy_document_is_true", policy::the_document_is_true),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),
 ];
 
