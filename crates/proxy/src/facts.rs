@@ -13,6 +13,7 @@ use maille_config::istio;
 use maille_core::{EndpointTls, Hostname, Identity, MtlsMode, PortProtocol, TrustDomain};
 use maille_policy::path::Normalization as PathNormalization;
 use maille_proto::facts as wire;
+use maille_telemetry::access_log::{Coverage, Format};
 use rustls::pki_types::CertificateDer;
 
 use crate::snapshot::{
@@ -67,6 +68,13 @@ pub fn mesh_settings(message: &wire::MeshSettings) -> Checked<MeshSettings> {
         path_normalization,
         protocol_detection_timeout: (timeout > 0).then(|| Duration::from_millis(timeout.into())),
         cluster_domain: non_empty("cluster_domain", &message.cluster_domain)?,
+        extension_providers: message.extension_providers.as_slice().into(),
+        access_log: match wire::mesh_settings::AccessLog::try_from(message.access_log) {
+            Ok(wire::mesh_settings::AccessLog::Text) => Coverage::Everything(Format::Text),
+            Ok(wire::mesh_settings::AccessLog::Json) => Coverage::Everything(Format::Json),
+            Ok(wire::mesh_settings::AccessLog::Unspecified) | Err(_) => Coverage::Refusals,
+        },
+        explain_in_response: message.explain_in_response,
     })
 }
 

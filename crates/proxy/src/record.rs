@@ -21,11 +21,24 @@ pub(crate) struct Refused {
     reason: String,
     flags: ResponseFlags,
     tls: Option<TlsReason>,
+    details: Option<Box<str>>,
 }
 
 impl Refused {
     pub(crate) fn new(kind: RefusalKind, reason: String) -> Self {
-        Self { kind, policy: None, reason, flags: kind.flags(), tls: kind.tls() }
+        Self { kind, policy: None, reason, flags: kind.flags(), tls: kind.tls(), details: None }
+    }
+
+    /// Names the rule that stands behind it.
+    pub(crate) fn with_rule(mut self, rule: &RuleId) -> Self {
+        self.policy = Some(rule.clone());
+        self
+    }
+
+    /// What the access log gives as `RESPONSE_CODE_DETAILS`, where that does not follow from the kind.
+    pub(crate) fn with_details(mut self, details: String) -> Self {
+        self.details = Some(details.into());
+        self
     }
 
     /// Says why there was no mutual TLS, if that is known better than its kind tells.
@@ -59,7 +72,8 @@ impl Refused {
     /// As telemetry takes it.
     pub(crate) fn refusal(&self) -> Refusal<'_> {
         let policy = self.policy.as_ref().map(policy_ref);
-        Refusal { kind: self.kind, policy, reason: &self.reason, flags: self.flags, tls: self.tls }
+        let details = self.details.as_deref();
+        Refusal { kind: self.kind, policy, reason: &self.reason, flags: self.flags, tls: self.tls, details }
     }
 
     pub(crate) fn kind(&self) -> RefusalKind {

@@ -15,6 +15,8 @@ use arc_swap::{ArcSwap, Guard};
 use maille_core::{Identity, MtlsMode, PortProtocol, TrustDomain};
 use maille_policy::PolicySet;
 use maille_policy::path::Normalization as PathNormalization;
+use maille_proto::facts::ExtensionProvider;
+use maille_telemetry::access_log::Coverage;
 use tokio::sync::watch;
 
 mod service;
@@ -100,6 +102,12 @@ pub struct MeshSettings {
     pub protocol_detection_timeout: Option<Duration>,
     /// Suffix of service host names.
     pub cluster_domain: String,
+    /// Whom CUSTOM rules may ask. The same `Arc` for as long as nothing about them changes.
+    pub extension_providers: Arc<[ExtensionProvider]>,
+    /// What the access log holds.
+    pub access_log: Coverage,
+    /// Refusals carry their reason in a response header.
+    pub explain_in_response: bool,
 }
 
 /// What is known of a workload; for telemetry and explanations only.

@@ -40,6 +40,16 @@ pub enum Format {
     Json,
 }
 
+/// What is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coverage {
+    /// Refusals, and what an AUDIT policy marks.
+    #[default]
+    Refusals,
+    /// Every request and every connection of opaque bytes, in Istio's default format.
+    Everything(Format),
+}
+
 /// What a log line says of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLine<'a> {

@@ -140,6 +140,7 @@ pub(crate) fn message(
         duration_us: delta.duration_us,
         first_seen_ms: unix_ms(first_seen),
         last_seen_ms: unix_ms(last_seen),
+        would_refuse: Vec::new(),
     }
 }
 

@@ -89,6 +89,8 @@ pub enum ResponseFlags {
     DownstreamProtocolError,
     /// The caller reset the stream.
     DownstreamReset,
+    /// An external authorizer refused, or could not be asked.
+    ExternalAuthorization,
     /// The proxy is out of some resource.
     Overload,
     /// The proxy cut the connection: it drains, or policy changed.
@@ -113,6 +115,7 @@ impl ResponseFlags {
             Self::DownstreamDisconnect => "DC",
             Self::DownstreamProtocolError => "DPE",
             Self::DownstreamReset => "DR",
+            Self::ExternalAuthorization => "UAEX",
             Self::Overload => "OM",
             Self::LocalReset => "LR",
         }

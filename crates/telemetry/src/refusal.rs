@@ -22,6 +22,14 @@ pub enum RefusalKind {
     DenyRule,
     /// ALLOW policies exist and no rule of theirs matched.
     NoAllowRule,
+    /// A token that does not verify.
+    InvalidToken,
+    /// The external authorizer of a CUSTOM rule refused.
+    AuthorizerDenied,
+    /// The external authorizer of a CUSTOM rule could not be asked, or answered nonsense.
+    AuthorizerFailed,
+    /// A CUSTOM rule matched whose external authorizer is unknown or misconfigured.
+    AuthorizerUnusable,
     /// Plaintext on a STRICT port.
     Plaintext,
     /// The TLS handshake failed, or the caller showed no certificate that verifies.
@@ -50,6 +58,10 @@ impl RefusalKind {
         match self {
             Self::DenyRule => "deny_rule",
             Self::NoAllowRule => "no_allow_rule",
+            Self::InvalidToken => "invalid_token",
+            Self::AuthorizerDenied => "authorizer_denied",
+            Self::AuthorizerFailed => "authorizer_failed",
+            Self::AuthorizerUnusable => "authorizer_unusable",
             Self::Plaintext => "plaintext",
             Self::TlsHandshake => "tls_handshake",
             Self::ServerIdentity => "server_identity",
@@ -66,7 +78,12 @@ impl RefusalKind {
     /// The `response_flags` that go with it, unless the caller knows better.
     pub fn flags(self) -> ResponseFlags {
         match self {
-            Self::DenyRule | Self::NoAllowRule | Self::BadRequest => ResponseFlags::None,
+            Self::DenyRule
+            | Self::NoAllowRule
+            | Self::InvalidToken
+            | Self::AuthorizerUnusable
+            | Self::BadRequest => ResponseFlags::None,
+            Self::AuthorizerDenied | Self::AuthorizerFailed => ResponseFlags::ExternalAuthorization,
             Self::Plaintext => ResponseFlags::NoRoute,
             Self::TlsHandshake | Self::ServerIdentity => ResponseFlags::TlsFailure,
             Self::UnknownDestination | Self::ControlPlaneUnreachable => ResponseFlags::NoCluster,
@@ -90,9 +107,14 @@ impl RefusalKind {
     /// What flows say of it.
     pub fn decision(self) -> Decision {
         match self {
-            Self::DenyRule | Self::NoAllowRule | Self::PolicyChanged | Self::UnknownDestination => {
-                Decision::Denied
-            }
+            Self::DenyRule
+            | Self::NoAllowRule
+            | Self::InvalidToken
+            | Self::AuthorizerDenied
+            | Self::AuthorizerFailed
+            | Self::AuthorizerUnusable
+            | Self::PolicyChanged
+            | Self::UnknownDestination => Decision::Denied,
             Self::Plaintext | Self::TlsHandshake | Self::ServerIdentity | Self::CertificateExpired => {
                 Decision::RefusedTls
             }
@@ -171,17 +193,22 @@ pub struct Refusal<'a> {
     pub flags: ResponseFlags,
     /// Why there was no mutual TLS, if that is what it is about.
     pub tls: Option<TlsReason>,
+    /// What [`Refusal::details`] says, where that does not follow from kind and policy.
+    pub details: Option<&'a str>,
 }
 
 impl<'a> Refusal<'a> {
     /// A refusal with the flags that usually go with its kind.
     pub fn new(kind: RefusalKind, policy: Option<PolicyRef<'a>>, reason: &'a str) -> Self {
-        Self { kind, policy, reason, flags: kind.flags(), tls: kind.tls() }
+        Self { kind, policy, reason, flags: kind.flags(), tls: kind.tls(), details: None }
     }
 
     /// `RESPONSE_CODE_DETAILS`, or for TCP `CONNECTION_TERMINATION_DETAILS`
     /// (reference authorization 16, cli-and-telemetry 4.1): no blanks.
     pub fn details(&self) -> String {
+        if let Some(details) = self.details {
+            return details.replace(char::is_whitespace, "_");
+        }
         match (self.kind, self.policy) {
             (RefusalKind::NoAllowRule, _) => "rbac_access_denied_matched_policy[none]".to_owned(),
             (RefusalKind::DenyRule, Some(p)) => format!(
@@ -189,6 +216,8 @@ impl<'a> Refusal<'a> {
                 p.namespace, p.name, p.rule
             ),
             (RefusalKind::Plaintext, _) => "filter_chain_not_found".to_owned(),
+            (RefusalKind::AuthorizerDenied, _) => "ext_authz_denied".to_owned(),
+            (RefusalKind::AuthorizerFailed, _) => "ext_authz_error".to_owned(),
             (kind, _) => kind.as_str().to_owned(),
         }
     }

@@ -6,7 +6,8 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use maille_telemetry::{RefusalKind, RequestLine, ResponseFlags};
 
-use crate::http::body::{Body, Exchange};
+use crate::http::body::Body;
+use crate::http::exchange::Exchange;
 use crate::http::head::{self, Malformed};
 use crate::http::reply;
 use crate::http::upgrade::Switching;

@@ -12,7 +12,8 @@ use maille_policy::{RequestAttributes, RuleId};
 use maille_telemetry::{Connection, ConnectionLabels, Edge, RefusalKind};
 
 use crate::connect::{Security, Upstream};
-use crate::http::body::{Body, Exchange};
+use crate::http::body::Body;
+use crate::http::exchange::Exchange;
 use crate::http::forward::{self, Line};
 use crate::http::head::{self, Headers};
 use crate::http::serve::Handler;

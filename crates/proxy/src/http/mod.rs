@@ -1,6 +1,7 @@
 //! HTTP as the proxy sees it: heads checked once, judged as they are forwarded, bodies passed through.
 
 pub(crate) mod body;
+pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod inbound;

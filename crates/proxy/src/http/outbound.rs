@@ -9,7 +9,8 @@ use maille_core::PortProtocol;
 use maille_telemetry::{Edge, Protocol, RefusalKind};
 
 use crate::connect::{Security, Upstream};
-use crate::http::body::{Body, Exchange};
+use crate::http::body::Body;
+use crate::http::exchange::Exchange;
 use crate::http::forward::{self, Failed, Line};
 use crate::http::head;
 use crate::http::serve::Handler;

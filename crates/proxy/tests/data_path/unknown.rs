@@ -72,6 +72,9 @@ fn shared(lab: &Lab) -> Shared {
             path_normalization: maille_policy::path::Normalization::Base,
             protocol_detection_timeout: None,
             cluster_domain: "cluster.local".to_owned(),
+            extension_providers: [].into(),
+            access_log: maille_telemetry::access_log::Coverage::Refusals,
+            explain_in_response: false,
         },
         inbound: Arc::new(Inbound {
             workload: Arc::default(),
