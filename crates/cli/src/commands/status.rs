@@ -53,7 +53,15 @@ async fn collect(data_dir: &std::path::Path) -> Value {
     let Ok(pods) = api.get("/api/v1/pods").await else { return status };
     let Ok(deployments) = api.get("/apis/apps/v1/deployments").await else { return status };
     let items = |list: &Value| list["items"].as_array().cloned().unwrap_or_default();
-    let workloads = workloads(&items(&pods), &items(&deployments));
+    let pods = items(&pods);
+    let mut events = Vec::new();
+    // Asked only where there is something to explain.
+    if pods.iter().any(|pod| !is_ready(pod))
+        && let Ok(list) = api.get("/api/v1/events").await
+    {
+        events = items(&list);
+    }
+    let workloads = workloads(&pods, &items(&deployments), &events);
     let control_plane = workloads
         .iter()
         .find(|workload| workload["namespace"] == maille_core::ROOT_NAMESPACE && workload["name"] == "istiod")
@@ -71,8 +79,8 @@ async fn collect(data_dir: &std::path::Path) -> Value {
 
 /// A row for each Pod; and one for each Deployment with fewer Pods available than it wants, unless a Pod of its own
 /// that is not ready shows it already.
-fn workloads(pods: &[Value], deployments: &[Value]) -> Vec<Value> {
-    let mut rows: Vec<Value> = pods.iter().map(workload).collect();
+fn workloads(pods: &[Value], deployments: &[Value], events: &[Value]) -> Vec<Value> {
+    let mut rows: Vec<Value> = pods.iter().map(|pod| workload(pod, events)).collect();
     for deployment in deployments {
         let wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
         let status = &deployment["status"];
@@ -99,24 +107,80 @@ fn workloads(pods: &[Value], deployments: &[Value]) -> Vec<Value> {
     rows
 }
 
-fn workload(pod: &Value) -> Value {
+fn is_ready(pod: &Value) -> bool {
+    let mut statuses = pod["status"]["containerStatuses"].as_array().into_iter().flatten().peekable();
+    let running = statuses.peek().is_some() && statuses.all(|status| status["ready"] == true);
+    running || pod["status"]["phase"] == "Succeeded"
+}
+
+/// Why a Pod is not ready: what keeps its containers from running, in the order in which they start; else what its
+/// conditions or the latest warning about it say.
+fn why_not_ready(pod: &Value, events: &[Value]) -> Option<String> {
+    let status = &pod["status"];
+    let said = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let warning = || {
+        let own = |event: &&Value| {
+            event["involvedObject"]["kind"] == "Pod"
+                && event["involvedObject"]["name"] == pod["metadata"]["name"]
+                && event["involvedObject"]["namespace"] == pod["metadata"]["namespace"]
+                && event["type"] == "Warning"
+        };
+        let when = |event: &&Value| {
+            let times = ["lastTimestamp", "eventTime", "firstTimestamp"];
+            times.iter().find_map(|field| said(&event[*field])).unwrap_or_default()
+        };
+        let latest = events.iter().filter(own).max_by_key(when)?;
+        Some(format!("{}: {}", said(&latest["reason"])?, said(&latest["message"])?))
+    };
+    let containers = ["initContainerStatuses", "containerStatuses"]
+        .into_iter()
+        .flat_map(|list| status[list].as_array().into_iter().flatten());
+    let mut waiting = Vec::new();
+    for container in containers {
+        let name = container["name"].as_str().unwrap_or_default();
+        let (state, last) = (&container["state"], &container["lastState"]["terminated"]);
+        let ended = |ended: &Value| {
+            let code = ended["exitCode"].as_i64()?;
+            let why = said(&ended["message"]).or_else(|| said(&ended["reason"]).filter(|r| r != "Error"));
+            let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+            (code != 0).then(|| format!("container {name} ended with exit code {code}{why}"))
+        };
+        if let Some(reason) = said(&state["waiting"]["reason"]) {
+            let plain = matches!(reason.as_str(), "ContainerCreating" | "PodInitializing");
+            match (said(&state["waiting"]["message"]), ended(last)) {
+                (_, Some(ended)) => return Some(format!("{ended}; {reason}")),
+                (Some(message), None) => return Some(format!("container {name}: {reason}: {message}")),
+                (None, None) if plain => waiting.push(format!("container {name}: {reason}")),
+                (None, None) => return Some(format!("container {name}: {reason}")),
+            }
+        } else if let Some(ended) = ended(&state["terminated"]) {
+            return Some(ended);
+        } else if container["ready"] == false && state["running"].is_object() {
+            waiting.push(format!("container {name} runs, and is not ready"));
+        }
+    }
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let unmet = conditions.filter(|one| one["status"] == "False").find_map(|one| said(&one["message"]));
+    warning().or_else(|| said(&status["message"])).or_else(|| waiting.into_iter().next()).or(unmet)
+}
+
+fn workload(pod: &Value, events: &[Value]) -> Value {
     let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
-    let ready = !statuses.is_empty() && statuses.iter().all(|status| status["ready"] == true);
+    let (ready, terminating) = (is_ready(pod), !pod["metadata"]["deletionTimestamp"].is_null());
     let restarts: i64 = statuses.iter().filter_map(|status| status["restartCount"].as_i64()).sum();
     let sidecar = statuses.iter().any(|status| status["name"] == "istio-proxy");
-    let finished = pod["status"]["phase"] == "Succeeded";
     json!({
         "namespace": pod["metadata"]["namespace"],
         "name": owner(pod),
         "pod": pod["metadata"]["name"],
         "address": pod["status"]["podIP"],
         "phase": pod["status"]["phase"],
-        "ready": ready || finished,
+        "ready": ready,
         // On its way out, and no sign that something is amiss: whatever replaces it has a row of its own.
-        "terminating": !pod["metadata"]["deletionTimestamp"].is_null(),
+        "terminating": terminating,
         "sidecar": sidecar,
         "restarts": restarts,
-        "message": null
+        "message": if ready || terminating { None } else { why_not_ready(pod, events) }
     })
 }
 
@@ -168,6 +232,8 @@ fn print(status: &Value) {
         if let (Some(namespace), Some(name), Some(message)) =
             (workload["namespace"].as_str(), workload["name"].as_str(), workload["message"].as_str())
         {
+            // What a container wrote may be in it.
+            let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
             out!("{namespace}/{name}: {message}");
         }
     }
@@ -196,22 +262,69 @@ mod tests {
 
     #[test]
     fn a_deployment_without_pods_is_not_ready_and_says_why() {
-        let rows = workloads(&[], &[deployment(0)]);
+        let rows = workloads(&[], &[deployment(0)], &[]);
         assert_eq!((rows.len(), &rows[0]["ready"]), (1, &json!(false)));
         assert_eq!(rows[0]["message"], "0 of 2 Pods are there: pods \"x\" is forbidden");
     }
 
     #[test]
     fn a_deployment_is_shown_beside_its_pods_only_if_they_hide_that_some_are_missing() {
-        assert_eq!(workloads(&[pod(true), pod(true)], &[deployment(2)]).len(), 2);
-        assert_eq!(workloads(&[pod(true)], &[deployment(1)]).len(), 2);
-        assert_eq!(workloads(&[pod(false)], &[deployment(0)]).len(), 1);
+        assert_eq!(workloads(&[pod(true), pod(true)], &[deployment(2)], &[]).len(), 2);
+        assert_eq!(workloads(&[pod(true)], &[deployment(1)], &[]).len(), 2);
+        assert_eq!(workloads(&[pod(false)], &[deployment(0)], &[]).len(), 1);
         let mut leaving = pod(false);
         leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        let rows = workloads(&[leaving], &[deployment(0)]);
+        let rows = workloads(&[leaving], &[deployment(0)], &[]);
         assert_eq!((rows.len(), &rows[0]["terminating"]), (2, &json!(true)));
         let mut none_wanted = deployment(0);
         none_wanted["spec"]["replicas"] = json!(0);
-        assert!(workloads(&[], &[none_wanted]).is_empty());
+        assert!(workloads(&[], &[none_wanted], &[]).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_does_not_start_says_why() {
+        let with = |status: Value| {
+            let mut pod = pod(false);
+            pod["status"] = status;
+            pod
+        };
+        let container =
+            |state: Value| json!({"containerStatuses": [{"name": "web", "ready": false, "state": state}]});
+        let mut crashed =
+            container(json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}));
+        crashed["containerStatuses"][0]["lastState"] =
+            json!({"terminated": {"exitCode": 3, "reason": "Error"}});
+        let creating = container(json!({"waiting": {"reason": "ContainerCreating"}}));
+        let event = |time: &str, name: &str, message: &str| {
+            json!({"type": "Warning", "reason": "FailedMount", "message": message, "lastTimestamp": time,
+                "involvedObject": {"kind": "Pod", "namespace": "a", "name": name}})
+        };
+        let events = [
+            event("2026-01-01T00:00:02Z", "web-1-x", "no Secret key"),
+            event("2026-01-01T00:00:01Z", "web-1-x", "earlier"),
+            event("2026-01-01T00:00:03Z", "other", "not of this Pod"),
+        ];
+        let init = json!({
+            "initContainerStatuses": [{"name": "setup", "ready": false, "state": {"terminated": {"exitCode": 2}}}],
+            "containerStatuses": [{"name": "web", "ready": false, "state": {"waiting": {"reason": "PodInitializing"}}}]
+        });
+        for (status, events, expected) in [
+            (crashed, &[][..], "container web ended with exit code 3; CrashLoopBackOff"),
+            (
+                container(
+                    json!({"waiting": {"reason": "CreateContainerConfigError", "message": "no command"}}),
+                ),
+                &[],
+                "container web: CreateContainerConfigError: no command",
+            ),
+            (creating.clone(), &events, "FailedMount: no Secret key"),
+            (creating, &[], "container web: ContainerCreating"),
+            (init, &[], "container setup ended with exit code 2"),
+            (container(json!({"running": {}})), &[], "container web runs, and is not ready"),
+        ] {
+            let rows = workloads(&[with(status)], &[], events);
+            assert_eq!(rows[0]["message"], expected);
+        }
+        assert_eq!(workloads(&[pod(true)], &[], &[])[0]["message"], Value::Null);
     }
 }
