@@ -23,7 +23,7 @@ pub(crate) struct FlowsArgs {
     /// Only what was not mutual TLS.
     #[arg(long)]
     plaintext: bool,
-    /// Only what was seen within this time: 30s, 5m, 2h.
+    /// Only what was seen within this time, with the counts of it: 30s, 5m, 2h.
     #[arg(long, value_parser = seconds)]
     since: Option<u64>,
     /// Form of the output; json has what both ends' proxies saw, the table the called one's word where there is one.
@@ -35,17 +35,15 @@ pub(crate) struct FlowsArgs {
 
 pub(crate) async fn run(args: FlowsArgs) -> Result<Outcome> {
     let api = Api::connect(&args.api).await?;
-    let mut flows = fetch(&api).await?;
+    let mut flows = fetch_since(&api, args.since).await?;
     // What a caller's proxy let out is not let in by that: where the called one speaks, its word counts.
     let judged: HashSet<Pair> =
         flows.iter().filter(|flow| flow.reporter == "DESTINATION").map(Flow::pair).collect();
-    let since_ms = args.since.map(|seconds| now_ms().saturating_sub(seconds * 1000));
     flows.retain(|flow| {
         args.from.as_deref().is_none_or(|name| flow.source.is(name))
             && args.to.as_deref().is_none_or(|name| flow.destination.is(name))
             && (!args.denied || flow.is_refused())
             && (!args.plaintext || !flow.mtls)
-            && since_ms.is_none_or(|earliest| flow.last_seen_ms >= earliest)
     });
     if args.output.is_some() {
         let values: Vec<&Value> = flows.iter().map(|flow| &flow.raw).collect();
@@ -169,8 +167,15 @@ fn number(value: &Value) -> u64 {
 
 /// All flows that the control plane remembers.
 pub(crate) async fn fetch(api: &Api) -> Result<Vec<Flow>, ApiError> {
+    fetch_since(api, None).await
+}
+
+/// Flows of the last seconds, and what was counted in these; all if `None`. Only the control plane knows when each call
+/// was counted.
+async fn fetch_since(api: &Api, seconds: Option<u64>) -> Result<Vec<Flow>, ApiError> {
+    let window = seconds.map(|seconds| format!("?since={seconds}s")).unwrap_or_default();
     let path = format!(
-        "/api/v1/namespaces/{}/services/istiod:{}/proxy/flows",
+        "/api/v1/namespaces/{}/services/istiod:{}/proxy/flows{window}",
         maille_core::ROOT_NAMESPACE,
         maille_core::ports::CONTROL_MONITORING
     );
@@ -210,11 +215,6 @@ pub(crate) fn by(flow: &Flow) -> String {
         (policy, rule) if rule >= 0 => format!("{policy} rule {rule}"),
         (policy, _) => policy.to_owned(),
     }
-}
-
-fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads 30s, 5m, 2h or a bare number of seconds.
