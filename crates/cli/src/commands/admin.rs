@@ -239,11 +239,37 @@ async fn exchange(api: &Api, pod: &PodRef, port: u16, method: Method, path: &str
 
 /// What a proxy lives by, as its admin port shows it.
 pub(crate) async fn config_dump(api: &Api, pod: &PodRef, port: u16) -> Result<ConfigDump> {
-    let bytes = ask(api, pod, port, Method::GET, "/config_dump").await;
-    let bytes = bytes.context("no proxy answers there (has the Pod a sidecar?)")?;
+    let bytes = match ask(api, pod, port, Method::GET, "/config_dump").await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
+            return Err(match api.get(&path).await {
+                Ok(found) => error.context(unreachable(&found, pod)),
+                Err(missing) if missing.is_not_found() => {
+                    anyhow!("there is no Pod {} in namespace {}", pod.name, pod.namespace)
+                }
+                Err(_) => error.context("no proxy answers there"),
+            });
+        }
+    };
     serde_json::from_slice(&bytes).with_context(|| {
         format!("Pod {pod} answered on port {port} with something that is no dump of a Maille proxy")
     })
+}
+
+/// Why no proxy answers in a Pod that exists.
+fn unreachable(found: &Value, pod: &PodRef) -> String {
+    let containers = ["containers", "initContainers"]
+        .into_iter()
+        .flat_map(|list| found["spec"][list].as_array().into_iter().flatten());
+    let phase = found["status"]["phase"].as_str().unwrap_or("Unknown");
+    if !containers.into_iter().any(|container| container["name"] == maille_inject::SIDECAR_CONTAINER) {
+        format!("Pod {pod} has no sidecar, and so no proxy to ask")
+    } else if phase != "Running" {
+        format!("Pod {pod} does not run ({phase}), and so no proxy answers in it")
+    } else {
+        format!("the proxy of Pod {pod} does not answer")
+    }
 }
 
 /// What keeps a proxy from reaching what its application calls: files of DestinationRules, names without addresses.
@@ -335,6 +361,19 @@ mod tests {
               /etc/certs/key.pem: no such file"
             ]
         );
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_asked_is_told_from_one_without_a_proxy() {
+        let pod = PodRef { namespace: "shop".into(), name: "cart".into() };
+        let with = |name: &str, phase: &str| {
+            let found =
+                serde_json::json!({"spec": {"containers": [{"name": name}]}, "status": {"phase": phase}});
+            unreachable(&found, &pod)
+        };
+        assert!(with("app", "Running").contains("has no sidecar"));
+        assert!(with("istio-proxy", "Pending").contains("does not run (Pending)"));
+        assert!(with("istio-proxy", "Running").contains("does not answer"));
     }
 
     #[test]
