@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::objects::{Location, locate, read_sources};
 use crate::Outcome;
-use crate::client::{Api, ApiArgs, ApiError};
+use crate::client::{Api, ApiArgs, ApiError, NamespaceArgs};
 use crate::output::out;
 
 /// kubectl's note of what was applied last, so that both can be used in turn.
@@ -19,9 +19,8 @@ pub(crate) struct ApplyArgs {
     /// File or folder to apply; `-` is standard input. May be given several times.
     #[arg(short = 'f', long = "filename", required = true, value_name = "FILE_OR_DIR")]
     files: Vec<PathBuf>,
-    /// Namespace of objects that name none.
-    #[arg(short = 'n', long, default_value = "default")]
-    namespace: String,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
     /// Check everything, on the server too, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -39,7 +38,7 @@ pub(crate) async fn run(args: ApplyArgs) -> Result<Outcome> {
     };
     ensure!(!documents.is_empty(), "there is no object in the files to apply");
     let api = Api::connect(&args.api).await?;
-    match apply_all(&api, &documents, &args.namespace, args.dry_run).await {
+    match apply_all(&api, &documents, args.namespace.of(&api), args.dry_run).await {
         Ok(lines) => {
             for line in lines {
                 out!("{line}");
@@ -155,7 +154,8 @@ async fn apply_one(
         Ok(live) => {
             let last = live["metadata"]["annotations"][LAST_APPLIED].as_str();
             let last: Value = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
-            let patch = merge_patch(&last, &wanted);
+            let mut patch = merge_patch(&last, &wanted);
+            keep_same_note(&mut patch, &last, &wanted);
             let after = api.merge_patch(&format!("{}{query}", location.object), &patch).await?;
             let unchanged = after["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"];
             let verb = if unchanged { "unchanged" } else { "configured" };
@@ -190,12 +190,45 @@ fn with_annotation(document: &Value, namespace: Option<&str>, location: &Locatio
     if location.namespace.is_some() {
         object["metadata"]["namespace"] = json!(namespace);
     }
-    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+    match object["metadata"]["annotations"].as_object_mut() {
+        Some(annotations) => drop(annotations.remove(LAST_APPLIED)),
+        // kubectl's note has them always.
+        None => object["metadata"]["annotations"] = json!({}),
+    }
+    object["metadata"]["annotations"][LAST_APPLIED] = json!(note(&object));
+    object
+}
+
+/// The text that kubectl keeps of an object: as Go's encoder writes it, sorted and with HTML's signs escaped, and a
+/// line's end. An object applied by both in turn does not change by that.
+fn note(object: &Value) -> String {
+    let text = sorted(object).to_string();
+    let escaped = text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+    escaped.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029") + "\n"
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let mut members: Vec<_> =
+                members.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
+            members.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(members.into_iter().collect())
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        plain => plain.clone(),
+    }
+}
+
+/// A note that says the same in other words is left as it is.
+fn keep_same_note(patch: &mut Value, last: &Value, wanted: &Value) {
+    let new = wanted["metadata"]["annotations"][LAST_APPLIED].as_str();
+    let new: Option<Value> = new.and_then(|text| serde_json::from_str(text).ok());
+    if new.as_ref().is_some_and(|new| sorted(new) == sorted(last))
+        && let Some(annotations) = patch["metadata"]["annotations"].as_object_mut()
+    {
         annotations.remove(LAST_APPLIED);
     }
-    let note = format!("{object}\n");
-    object["metadata"]["annotations"][LAST_APPLIED] = json!(note);
-    object
 }
 
 /// A merge patch (RFC 7396) that sets what `wanted` says and removes what only `last` said.
@@ -246,6 +279,29 @@ mod tests {
             merge_patch(&last, &wanted),
             json!({"spec": {"a": null, "b": {"c": 4, "d": null}, "e": [1]}})
         );
+    }
+
+    #[test]
+    fn what_kubectl_applied_is_not_changed_by_applying_it_again() {
+        let document = json!({"spec": {"a": "x<y"}, "kind": "K", "metadata": {"name": "n"}});
+        let location = Location {
+            collection: String::new(),
+            object: String::new(),
+            label: String::new(),
+            namespace: Some("shop".to_owned()),
+        };
+        let wanted = with_annotation(&document, Some("shop"), &location);
+        let kubectls = "{\"kind\":\"K\",\"metadata\":{\"annotations\":{},\"name\":\"n\",\"namespace\":\"shop\"},\
+                        \"spec\":{\"a\":\"x\\u003cy\"}}\n";
+        assert_eq!(wanted["metadata"]["annotations"][LAST_APPLIED], kubectls);
+        // Another writer's spaces and order of keys.
+        let other: Value = serde_json::from_str(
+            "{\"spec\": {\"a\": \"x<y\"}, \"metadata\": {\"namespace\": \"shop\", \"name\": \"n\", \"annotations\": {}}, \"kind\": \"K\"}",
+        )
+        .expect("JSON");
+        let mut patch = merge_patch(&other, &wanted);
+        keep_same_note(&mut patch, &other, &wanted);
+        assert_eq!(patch["metadata"]["annotations"], json!({}));
     }
 
     #[test]
