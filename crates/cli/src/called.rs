@@ -74,19 +74,26 @@ fn with_short_kubeconfig(command: Command) -> Command {
     command.mut_subcommands(with_short_kubeconfig)
 }
 
-/// Global flags of istioctl's commands at the end, where the command that has them finds them:
-/// `istioctl -n shop proxy-config secret POD` is `istioctl proxy-config secret POD -n shop`.
+/// Global flags at the end, where the command that has them finds them: `istioctl -n shop proxy-config secret POD` is
+/// `istioctl proxy-config secret POD -n shop`. Of commands that istioctl does not have, only those that stand before the
+/// command's name, since behind it some have another meaning (`exec -c CONTAINER`).
 fn reordered(arguments: Vec<OsString>) -> Vec<OsString> {
     let mut all = arguments.clone().into_iter();
     let mut rest: Vec<OsString> = all.next().into_iter().collect();
     let mut globals = Vec::new();
     let mut behind = Vec::new();
-    let mut command = None;
+    let mut command: Option<String> = None;
     while let Some(argument) = all.next() {
         let text = argument.to_str().unwrap_or_default().to_owned();
         if text == "--" {
             behind.push(argument);
             behind.extend(all.by_ref());
+        } else if command.as_ref().is_some_and(|command| !ISTIOCTLS.contains(&command.as_str())) {
+            rest.push(argument);
+        } else if text == "-c" && command.is_none() {
+            // By its long name, since not every command has the short one.
+            globals.push(OsString::from("--kubeconfig"));
+            globals.extend(all.next());
         } else if GLOBAL.contains(&text.as_str()) {
             globals.push(argument);
             globals.extend(all.next());
@@ -99,7 +106,7 @@ fn reordered(arguments: Vec<OsString>) -> Vec<OsString> {
             rest.push(argument);
         }
     }
-    if !command.is_some_and(|command| ISTIOCTLS.contains(&command.as_str())) {
+    if command.is_none() {
         return arguments;
     }
     rest.extend(globals);
@@ -127,6 +134,11 @@ mod tests {
             ("istioctl analyze - -n a -- -x", "istioctl analyze - -n a -- -x"),
             // Not istioctl's: -c and -i mean something else there.
             ("maille exec -i p -c app -- sh -c x", "maille exec -i p -c app -- sh -c x"),
+            (
+                "maille -n a -c k exec p -c app -- sh -c x",
+                "maille exec p -c app -n a --kubeconfig k -- sh -c x",
+            ),
+            ("maille --data-dir=d get pods", "maille get pods --data-dir=d"),
         ] {
             assert_eq!(reordered(words(given)), words(taken), "{given}");
         }

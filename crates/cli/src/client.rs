@@ -32,6 +32,26 @@ impl ApiArgs {
     }
 }
 
+/// Which namespace a command is about.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct NamespaceArgs {
+    /// Namespace; that of the kubeconfig's context unless given.
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+}
+
+impl NamespaceArgs {
+    /// The namespace asked for; an empty one counts as none.
+    pub(crate) fn given(&self) -> Option<&str> {
+        self.namespace.as_deref().filter(|namespace| !namespace.is_empty())
+    }
+
+    /// The namespace asked for, or that of the context.
+    pub(crate) fn of<'a>(&'a self, api: &'a Api) -> &'a str {
+        self.given().unwrap_or_else(|| api.client().default_namespace())
+    }
+}
+
 /// What a request came back with, if not a success.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use maille_config::kinds::Kind;
+use maille_config::yaml::Document;
 
 use super::objects::{find_kind, locate, read_sources};
 use crate::Outcome;
-use crate::client::{Api, ApiArgs, collection_path};
+use crate::client::{Api, ApiArgs, NamespaceArgs, collection_path};
 use crate::output::out;
 
 #[derive(Debug, clap::Args)]
@@ -18,9 +20,8 @@ pub(crate) struct DeleteArgs {
     /// Delete the objects of this file or folder; `-` is standard input.
     #[arg(short = 'f', long = "filename", value_name = "FILE_OR_DIR", conflicts_with_all = ["kind", "names"])]
     files: Vec<PathBuf>,
-    /// Namespace.
-    #[arg(short = 'n', long, default_value = "default")]
-    namespace: String,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
     /// What does not exist is fine.
     #[arg(long)]
     ignore_not_found: bool,
@@ -29,38 +30,28 @@ pub(crate) struct DeleteArgs {
 }
 
 pub(crate) async fn run(args: DeleteArgs) -> Result<Outcome> {
+    // What is wrong with the question is told before a mesh is looked for.
+    let wanted = wanted(&args)?;
+    let Some(wanted) = wanted else { return Ok(Outcome::NotFine) };
+    let api = Api::connect(&args.api).await?;
+    let namespace = args.namespace.of(&api);
     let mut targets = Vec::new();
-    if let Some(kind) = &args.kind {
-        let (kind, names) = match kind.split_once('/') {
-            Some((kind, name)) if args.names.is_empty() => (kind, vec![name.to_owned()]),
-            _ => (kind.as_str(), args.names.clone()),
-        };
-        if names.is_empty() {
-            bail!("name what to delete: `maille delete {kind} NAME`");
-        }
-        let kind = find_kind(kind)?;
-        let collection =
-            collection_path(kind, kind.versions.first().copied().unwrap_or("v1"), Some(&args.namespace));
-        for name in names {
-            targets.push((format!("{collection}/{name}"), format!("{} \"{name}\"", kind.singular)));
-        }
-    } else if args.files.is_empty() {
-        bail!("name what to delete: `maille delete KIND NAME` or `maille delete -f FILE`");
-    } else {
-        let documents = match super::apply::check(&read_sources(&args.files)?) {
-            Ok(documents) => documents,
-            Err(problem) => {
-                eprint!("{problem}");
-                return Ok(Outcome::NotFine);
+    match wanted {
+        Wanted::Named(kind, names) => {
+            let version = kind.versions.first().copied().unwrap_or("v1");
+            let collection = collection_path(kind, version, Some(namespace));
+            for name in names {
+                targets.push((format!("{collection}/{name}"), format!("{} \"{name}\"", kind.singular)));
             }
-        };
-        // Last to first: what was created for another goes after it.
-        for document in documents.iter().rev() {
-            let location = locate(&document.value, &args.namespace)?;
-            targets.push((location.object, location.label));
+        }
+        Wanted::Written(documents) => {
+            // Last to first: what was created for another goes after it.
+            for document in documents.iter().rev() {
+                let location = locate(&document.value, namespace)?;
+                targets.push((location.object, location.label));
+            }
         }
     }
-    let api = Api::connect(&args.api).await?;
     let mut outcome = Outcome::Fine;
     for (path, label) in targets {
         match api.delete(&path).await {
@@ -74,4 +65,34 @@ pub(crate) async fn run(args: DeleteArgs) -> Result<Outcome> {
         }
     }
     Ok(outcome)
+}
+
+/// What is to go.
+enum Wanted {
+    Named(&'static Kind, Vec<String>),
+    Written(Vec<Document>),
+}
+
+/// Reads the question; nothing if the files are wrong, which is told already.
+fn wanted(args: &DeleteArgs) -> Result<Option<Wanted>> {
+    if let Some(kind) = &args.kind {
+        let (kind, names) = match kind.split_once('/') {
+            Some((kind, name)) if args.names.is_empty() => (kind, vec![name.to_owned()]),
+            _ => (kind.as_str(), args.names.clone()),
+        };
+        if names.is_empty() {
+            bail!("name what to delete: `maille delete {kind} NAME`");
+        }
+        return Ok(Some(Wanted::Named(find_kind(kind)?, names)));
+    }
+    if args.files.is_empty() {
+        bail!("name what to delete: `maille delete KIND NAME` or `maille delete -f FILE`");
+    }
+    match super::apply::check(&read_sources(&args.files)?) {
+        Ok(documents) => Ok(Some(Wanted::Written(documents))),
+        Err(problem) => {
+            eprint!("{problem}");
+            Ok(None)
+        }
+    }
 }

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::Outcome;
-use crate::client::{Api, ApiArgs};
+use crate::client::{Api, ApiArgs, NamespaceArgs};
 
 /// What a signal's end is called, as a shell does: 128 and the number of SIGTERM.
 const TERMINATED: u8 = 143;
@@ -23,11 +23,10 @@ const PIECE: usize = 32 << 10;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExecArgs {
-    /// Pod, or deploy/NAME for the newest Pod of a Deployment.
+    /// Pod, or deploy/NAME for the newest Pod of a Deployment; without -n, NAME.NAMESPACE too.
     pod: String,
-    /// Namespace.
-    #[arg(short = 'n', long, default_value = "default")]
-    namespace: String,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
     /// Container; the Pod's first that is no sidecar, unless given.
     #[arg(short = 'c', long)]
     container: Option<String>,
@@ -47,7 +46,8 @@ pub(crate) struct ExecArgs {
 /// The exit code is the command's.
 pub(crate) async fn run(args: ExecArgs) -> Result<Outcome> {
     let api = Api::connect(&args.api).await?;
-    let (pod, container) = pick(&api, &args.namespace, &args.pod, args.container.as_deref()).await?;
+    let Picked { namespace, pod, container } =
+        pick(&api, &args.namespace, &args.pod, args.container.as_deref()).await?;
     let tty = args.tty && (!args.stdin || terminal::is_there());
     if args.tty && !tty {
         eprintln!("maille: no terminal for the command: standard input is none");
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: ExecArgs) -> Result<Outcome> {
         max_stdout_buf_size: Some(PIECE),
         max_stderr_buf_size: Some(PIECE),
     };
-    let pods: kube::Api<Pod> = kube::Api::namespaced(api.client().clone(), &args.namespace);
+    let pods: kube::Api<Pod> = kube::Api::namespaced(api.client().clone(), &namespace);
     let command = match pods.exec(&pod, &args.command, &parameters).await {
         Ok(command) => command,
         Err(kube::Error::Api(status)) => bail!("{}", status.message),
@@ -186,22 +186,37 @@ async fn ended_from_outside() -> u8 {
     TERMINATED
 }
 
+/// A container of a Pod.
+pub(crate) struct Picked {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) container: String,
+}
+
 /// The Pod and the container that people mean: `deploy/NAME` is its newest running Pod; without a container's
 /// name it is the one the Pod's annotation names, else the first that is no sidecar.
 pub(crate) async fn pick(
     api: &Api,
-    namespace: &str,
+    namespace: &NamespaceArgs,
     wanted: &str,
     container: Option<&str>,
-) -> Result<(String, String)> {
-    let pod = match wanted.split_once('/') {
-        None | Some(("pod" | "pods" | "po", _)) => {
-            let name = wanted.rsplit('/').next().unwrap_or(wanted);
-            api.get(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await?
-        }
-        Some(("deploy" | "deployment" | "deployments", name)) => newest_pod(api, namespace, name).await?,
-        Some((kind, _)) => bail!("'{kind}' has no containers; name a Pod, or deploy/NAME"),
+) -> Result<Picked> {
+    let (kind, rest) = wanted.split_once('/').unwrap_or(("pod", wanted));
+    // A name may have dots of its own: with -n they are.
+    let (name, namespace) = match (namespace.given(), rest.rsplit_once('.')) {
+        (None, Some((name, namespace))) => (name, namespace),
+        _ => (rest, namespace.of(api)),
     };
+    ensure!(
+        maille_core::is_dns_subdomain(name) && maille_core::is_dns_label(namespace),
+        "'{wanted}' names no Pod; write NAME, NAME.NAMESPACE or deploy/NAME.NAMESPACE"
+    );
+    let pod = match kind {
+        "pod" | "pods" | "po" => api.get(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await?,
+        "deploy" | "deployment" | "deployments" => newest_pod(api, namespace, name).await?,
+        _ => bail!("'{kind}' has no containers; name a Pod, or deploy/NAME"),
+    };
+    let namespace = namespace.to_owned();
     let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let containers: Vec<&str> = ["containers", "initContainers"]
         .iter()
@@ -218,7 +233,7 @@ pub(crate) async fn pick(
         "Pod {name} has no container '{chosen}', but {}",
         containers.join(", ")
     );
-    Ok((name, chosen.to_owned()))
+    Ok(Picked { namespace, container: chosen.to_owned(), pod: name })
 }
 
 async fn newest_pod(api: &Api, namespace: &str, deployment: &str) -> Result<Value> {

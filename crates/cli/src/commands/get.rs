@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::objects::find_kind;
 use crate::Outcome;
-use crate::client::{Api, ApiArgs, collection_path};
+use crate::client::{Api, ApiArgs, NamespaceArgs, collection_path};
 use crate::output::{Format, print_table, print_value};
 
 #[derive(Debug, clap::Args)]
@@ -14,9 +14,8 @@ pub(crate) struct GetArgs {
     kind: String,
     /// Names; none means all.
     names: Vec<String>,
-    /// Namespace.
-    #[arg(short = 'n', long, default_value = "default")]
-    namespace: String,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
     /// All namespaces.
     #[arg(short = 'A', long)]
     all_namespaces: bool,
@@ -42,7 +41,7 @@ pub(crate) async fn run(args: GetArgs) -> Result<Outcome> {
     for name in kinds.split(',') {
         let kind = find_kind(name)?;
         let version = kind.versions.first().copied().unwrap_or("v1");
-        let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
+        let namespace = (!args.all_namespaces).then_some(args.namespace.of(&api));
         let collection = collection_path(kind, version, namespace);
         let query =
             args.selector.as_ref().map(|l| format!("?labelSelector={}", encode(l))).unwrap_or_default();

@@ -5,15 +5,14 @@ use std::io::Write;
 use anyhow::Result;
 
 use crate::Outcome;
-use crate::client::{Api, ApiArgs};
+use crate::client::{Api, ApiArgs, NamespaceArgs};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
-    /// Pod, or deploy/NAME for the newest Pod of a Deployment.
+    /// Pod, or deploy/NAME for the newest Pod of a Deployment; without -n, NAME.NAMESPACE too.
     pod: String,
-    /// Namespace.
-    #[arg(short = 'n', long, default_value = "default")]
-    namespace: String,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
     /// Container; the Pod's first that is no sidecar, unless given.
     #[arg(short = 'c', long)]
     container: Option<String>,
@@ -32,9 +31,9 @@ pub(crate) struct LogsArgs {
 
 pub(crate) async fn run(args: LogsArgs) -> Result<Outcome> {
     let api = Api::connect(&args.api).await?;
-    let (pod, container) =
+    let super::exec::Picked { namespace, pod, container } =
         super::exec::pick(&api, &args.namespace, &args.pod, args.container.as_deref()).await?;
-    let mut path = format!("/api/v1/namespaces/{}/pods/{pod}/log?container={container}", args.namespace);
+    let mut path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/log?container={container}");
     if args.follow {
         path.push_str("&follow=true");
     }
