@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "maille/facts/v1/facts.proto",
         "maille/facts/v1/dump.proto",
         "maille/flows/v1/flows.proto",
+        "envoy/service/auth/v3/external_auth.proto",
         "envoy/service/discovery/v3/discovery.proto",
         "istio/v1/auth/ca.proto",
     ];

@@ -1,8 +1,8 @@
 //! Generated messages and services; no logic.
 //!
 //! The sources are under `proto/`; they are compiled at build time by `protox`, so no
-//! system `protoc` is needed. Facts and flows are Maille's own; discovery and the certificate
-//! service are wire-compatible with Envoy's and Istio's.
+//! system `protoc` is needed. Facts and flows are Maille's own; discovery, external authorization
+//! and the certificate service are wire-compatible with Envoy's and Istio's.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -26,6 +26,11 @@ pub mod flows {
 /// The delta discovery transport (`envoy.service.discovery.v3`).
 pub mod discovery {
     tonic::include_proto!("envoy.service.discovery.v3");
+}
+
+/// External authorization (`envoy.service.auth.v3`).
+pub mod authorization {
+    tonic::include_proto!("envoy.service.auth.v3");
 }
 
 /// Istio's certificate service (`istio.v1.auth`).
