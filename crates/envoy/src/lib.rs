@@ -14,6 +14,8 @@ mod case;
 mod clusters;
 mod dump;
 mod endpoints;
+mod ext_authz;
+mod jwt_authn;
 mod known;
 mod listeners;
 mod matchers;
@@ -24,4 +26,4 @@ pub mod tables;
 mod transport;
 
 pub use dump::{Dump, ReadError};
-pub use rbac::{ANONYMOUS, PolicyRule, loaded_policies};
+pub use rbac::{ANONYMOUS, LoadedRules, PolicyRule, loaded_policies, loaded_rules};

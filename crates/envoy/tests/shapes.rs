@@ -193,8 +193,8 @@ fn the_application_protocol_of_a_connection_manager_carries_the_policies() {
         .into_iter()
         .map(|policy| format!("{} {} {}", policy.action, policy.policy, policy.rules))
         .collect();
-    // On TCP chains the one rule asks about requests and is gone, which leaves an ALLOW filter that matches nothing.
-    assert_eq!(loaded, ["ALLOW _anonymous_match_nothing_ 1", "ALLOW allow-cart.production 1"]);
+    // A policy without rules has one that never matches, by its name, so that the filter is never without any.
+    assert_eq!(loaded, ["ALLOW allow-cart.production 1", "ALLOW deny-all.production 1"]);
 }
 
 #[test]
@@ -415,4 +415,84 @@ fn a_proxy_without_facts_shows_only_what_every_proxy_has() {
     let dump = Dump::of_proxy(&wire::ConfigDump::default());
     assert!(dump.secrets.is_empty() && dump.endpoints.is_empty());
     assert_eq!(lines(&tables::listeners(&dump.listeners)).len(), 3, "15001 and its loop guard");
+}
+
+fn rule(issuer: &str) -> wire::JwtRule {
+    wire::JwtRule {
+        issuer: issuer.into(),
+        audiences: texts(&["shop"]),
+        jwks: "{\"keys\":[{\"kty\":\"EC\"}]}".into(),
+        from_headers: vec![wire::JwtHeader { name: "x-token".into(), prefix: "Bearer ".into() }],
+        output_claim_to_headers: vec![wire::ClaimToHeader { header: "x-sub".into(), claim: "sub".into() }],
+        space_delimited_claims: texts(&["roles"]),
+        ..Default::default()
+    }
+}
+
+fn with_tokens(rules: &[&str]) -> Dump {
+    let mut dump = proxy(wire::MtlsMode::Strict);
+    let authentication = wire::RequestAuthentication {
+        namespace: "shop".into(),
+        name: "tokens".into(),
+        jwt_rules: rules.iter().map(|issuer| rule(issuer)).collect(),
+    };
+    dump.facts.as_mut().expect("facts").request_authentications = vec![authentication];
+    Dump::of_proxy(&dump)
+}
+
+/// The HTTP filters of the first chain for HTTP of the inbound listener.
+fn http_filters(dump: &Dump) -> Vec<Value> {
+    let inbound =
+        dump.listeners.iter().find(|listener| listener["name"] == "virtualInbound").expect("inbound");
+    let filters = inbound["filterChains"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|chain| chain["filters"].as_array().into_iter().flatten());
+    let mut http = filters.filter_map(|filter| filter["typedConfig"]["httpFilters"].as_array());
+    http.next().cloned().expect("a chain for HTTP")
+}
+
+#[test]
+fn tokens_are_verified_before_policies_are_asked() {
+    let filters = http_filters(&with_tokens(&["https://idp"]));
+    let names: Vec<&str> = filters.iter().filter_map(|filter| filter["name"].as_str()).collect();
+    assert_eq!(names.first(), Some(&"envoy.filters.http.jwt_authn"), "{names:?}");
+    assert!(names.contains(&"envoy.filters.http.rbac"));
+    let config = &filters[0]["typedConfig"];
+    assert_eq!(
+        config["providers"]["origins-0"],
+        json!({
+            "issuer": "https://idp",
+            "audiences": ["shop"],
+            "localJwks": {"inlineString": "{\"keys\":[{\"kty\":\"EC\"}]}"},
+            "fromHeaders": [{"name": "x-token", "valuePrefix": "Bearer "}],
+            "payloadInMetadata": "payload",
+            "normalizePayloadInMetadata": {"spaceDelimitedClaims": ["permission", "roles", "scope"]},
+            "claimToHeaders": [{"headerName": "x-sub", "claimName": "sub"}],
+        })
+    );
+    let either =
+        |name: &str| json!({"requiresAny": {"requirements": [{"providerName": name}, {"allowMissing": {}}]}});
+    assert_eq!(config["rules"], json!([{"match": {"prefix": "/"}, "requires": either("origins-0")}]));
+    assert_eq!(config["bypassCorsPreflight"], true);
+
+    // Sorted by issuer; valid for one, or each valid or missing.
+    let filters = http_filters(&with_tokens(&["https://z", "https://a"]));
+    let config = &filters[0]["typedConfig"];
+    assert_eq!(config["providers"]["origins-0"]["issuer"], "https://a");
+    assert_eq!(
+        config["rules"][0]["requires"],
+        json!({"requiresAny": {"requirements": [
+            {"providerName": "origins-0"},
+            {"providerName": "origins-1"},
+            {"requiresAll": {"requirements": [either("origins-0"), either("origins-1")]}},
+        ]}})
+    );
+}
+
+#[test]
+fn a_workload_without_request_authentications_has_no_filter_for_tokens() {
+    let names = http_filters(&Dump::of_proxy(&proxy(wire::MtlsMode::Strict)));
+    assert!(names.iter().all(|filter| filter["name"] != "envoy.filters.http.jwt_authn"), "{names:?}");
 }

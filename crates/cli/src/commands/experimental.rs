@@ -86,8 +86,8 @@ async fn loaded(args: LoadedArgs) -> Result<Outcome> {
     proxy_config::print_table(&table, "no policy is loaded: every caller that gets through is allowed")?;
     if is_anonymous {
         eprintln!(
-            "note: {ANONYMOUS} is an ALLOW filter without a rule, which lets nothing through: that of a policy without \
-             rules, or of TCP connections where all rules ask about HTTP requests"
+            "note: {ANONYMOUS} is an ALLOW filter without a rule, which lets nothing through: that of TCP connections \
+             where all rules ask about HTTP requests"
         );
     }
     Ok(Outcome::Fine)

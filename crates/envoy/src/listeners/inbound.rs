@@ -10,7 +10,7 @@ use super::{Match, PLAIN_HTTP, capture_address, connection_manager, listener, tc
 use crate::address::{BLACK_HOLE, INBOUND_PASSTHROUGH, inbound_cluster, type_url};
 use crate::known::Known;
 use crate::rbac::{self, Layer};
-use crate::{routes, transport};
+use crate::{jwt_authn, routes, transport};
 
 /// ALPN groups of the reference.
 const MTLS_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
@@ -124,11 +124,10 @@ fn filter_chain(
     match chain.layer {
         Layer::Http => {
             let route = ("routeConfig", routes::inline(cluster, vhost));
-            filters.push(connection_manager(
-                &format!("inbound_{name}"),
-                route,
-                rbac::filters(known.facts, chain.layer),
-            ));
+            // A bad token is answered before any policy is asked (reference authorization 3).
+            let mut http: Vec<Value> = jwt_authn::filter(known.facts).into_iter().collect();
+            http.extend(rbac::filters(known.facts, chain.layer));
+            filters.push(connection_manager(&format!("inbound_{name}"), route, http));
         }
         Layer::Tcp => {
             filters.extend(rbac::filters(known.facts, chain.layer));

@@ -1,5 +1,7 @@
 //! Envoy's matchers for the strings of policies (reference authorization 6 to 9).
 
+pub(crate) mod claims;
+
 use serde_json::{Value, json};
 
 /// `exact`, `prefix*`, `*suffix`, or `*` for anything that is not empty (reference authorization 6).
@@ -7,12 +9,11 @@ pub(crate) fn string(pattern: &str) -> Value {
     if pattern == "*" {
         return json!({"safeRegex": {"regex": ".+"}});
     }
-    if let Some(prefix) = pattern.strip_suffix('*') {
-        return json!({"prefix": prefix});
-    }
-    match pattern.strip_prefix('*') {
-        Some(suffix) => json!({"suffix": suffix}),
-        None => json!({"exact": pattern}),
+    // The leading one first: `*a*` is what ends with `a*`.
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(suffix), _) => json!({"suffix": suffix}),
+        (None, Some(prefix)) => json!({"prefix": prefix}),
+        (None, None) => json!({"exact": pattern}),
     }
 }
 
@@ -37,12 +38,20 @@ pub(crate) fn namespace(pattern: &str) -> Value {
 /// `account` or `namespace/account`, by the certificate.
 pub(crate) fn service_account(pattern: &str, own_namespace: &str) -> Value {
     let (namespace, account) = pattern.split_once('/').unwrap_or((own_namespace, pattern));
-    identity_part(&format!(".*/ns/{}/sa/{}/?.*", literal(namespace), literal(account)))
+    let (namespace, account) = (literal(namespace), literal(account));
+    identity_part(&format!("spiffe://.+/ns/{namespace}/(.+/|)sa/{account}(/.+)?"))
 }
 
 /// A trust domain, by the certificate.
 pub(crate) fn trust_domain(pattern: &str) -> Value {
-    identity_part(&format!("spiffe://{}/.*", glob(pattern)))
+    let starts_with = |text: String| json!({"authenticated": {"principalName": {"prefix": text}}});
+    match pattern.split_once('*') {
+        _ if pattern == "*" => starts_with("spiffe://".to_owned()),
+        None => starts_with(format!("spiffe://{pattern}/")),
+        Some((before, behind)) => {
+            identity_part(&format!("spiffe://{}[^/]*{}/.*", literal(before), literal(behind)))
+        }
+    }
 }
 
 fn identity_part(regex: &str) -> Value {
@@ -94,17 +103,6 @@ pub(crate) fn path(pattern: &str) -> Value {
     json!({"urlPath": {"path": string(pattern)}})
 }
 
-/// What a verified token says.
-pub(crate) fn metadata(key: &str, pattern: &str) -> Value {
-    json!({
-        "metadata": {
-            "filter": "istio_authn",
-            "path": [{"key": key}],
-            "value": {"stringMatch": string(pattern)}
-        }
-    })
-}
-
 fn glob(pattern: &str) -> String {
     pattern.split('*').map(literal).collect::<Vec<_>>().join(".*")
 }
@@ -130,6 +128,7 @@ mod tests {
         assert_eq!(string("a"), json!({"exact": "a"}));
         assert_eq!(string("a*"), json!({"prefix": "a"}));
         assert_eq!(string("*a"), json!({"suffix": "a"}));
+        assert_eq!(string("*a*"), json!({"suffix": "a*"}));
         assert_eq!(string("*"), json!({"safeRegex": {"regex": ".+"}}));
     }
 
@@ -141,8 +140,12 @@ mod tests {
         let regex = |text: &str| json!({"authenticated": {"principalName": {"safeRegex": {"regex": text}}}});
         assert_eq!(principal("*/sa/b"), regex("spiffe://.*/sa/b"));
         assert_eq!(namespace("dev*"), regex(".*/ns/dev.*/.*"));
-        assert_eq!(service_account("b", "a"), regex(".*/ns/a/sa/b/?.*"));
-        assert_eq!(trust_domain("td.example"), regex(r"spiffe://td\.example/.*"));
+        assert_eq!(service_account("b", "a"), regex("spiffe://.+/ns/a/(.+/|)sa/b(/.+)?"));
+        assert_eq!(trust_domain("td.*"), regex(r"spiffe://td\.[^/]*/.*"));
+        assert_eq!(
+            trust_domain("td.example"),
+            json!({"authenticated": {"principalName": {"prefix": "spiffe://td.example/"}}})
+        );
     }
 
     #[test]
