@@ -20,8 +20,12 @@ impl Claims {
             if let Some(claim) = claims.get_mut(name)
                 && let Value::String(words) = claim
             {
-                let words = words.split(' ').filter(|word| !word.is_empty());
-                *claim = words.map(|word| Value::String(word.to_owned())).collect();
+                let words: Vec<_> =
+                    words.split(' ').filter(|word| !word.is_empty()).map(Value::from).collect();
+                // A text of blanks stays as it is, as in Envoy.
+                if !words.is_empty() {
+                    *claim = Value::Array(words);
+                }
             }
         }
         Self { claims }

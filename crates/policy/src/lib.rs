@@ -9,6 +9,7 @@
 
 mod address;
 mod attributes;
+pub mod authentication;
 mod claims;
 mod compile;
 mod connection;
