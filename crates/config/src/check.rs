@@ -1,16 +1,19 @@
 //! The gate: one object in, a checked object or all its mistakes out.
 
+mod attachment;
 mod authorization;
 mod authorization_warnings;
 mod client_tls;
 mod conditions;
 mod destination_rule;
 mod export;
+mod jwks;
 mod kubernetes;
 mod metadata;
 mod path_template;
 mod peer_authentication;
 mod pod;
+mod request_authentication;
 mod service_entry;
 mod service_entry_endpoints;
 mod values;
@@ -26,7 +29,8 @@ use crate::field_error::{FieldError, FieldErrorKind};
 use crate::kinds::{self, Enforcement, Kind};
 use crate::path::FieldPath;
 use crate::{decode, istio, suggest};
-use view::View;
+pub(crate) use values::header_name;
+pub(crate) use view::{View, snake_case};
 
 /// A checked object.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +40,8 @@ pub enum Object {
     PeerAuthentication(istio::PeerAuthentication),
     /// `security.istio.io` AuthorizationPolicy.
     AuthorizationPolicy(istio::AuthorizationPolicy),
+    /// `security.istio.io` RequestAuthentication.
+    RequestAuthentication(istio::RequestAuthentication),
     /// `networking.istio.io` DestinationRule.
     DestinationRule(istio::DestinationRule),
     /// `networking.istio.io` ServiceEntry.
@@ -46,6 +52,8 @@ pub enum Object {
 
 /// Checks one object of a known kind: unknown fields, wrong types, values no field may have, and what nothing enforces
 /// yet. All errors, not the first.
+///
+/// The ConfigMap `istio` of the control plane's namespace is checked as [`crate::mesh::check`] checks it.
 ///
 /// The rules are Istio's admission (reference authorization 18, mtls 1.1) and, for Kubernetes' own kinds,
 /// the part of Kubernetes' validation that the mesh relies on.
@@ -74,6 +82,11 @@ pub fn check(object: &Value) -> Result<Object, Vec<FieldError>> {
             authorization::check(View::new(object), &mut errors);
             decoded.map(Object::AuthorizationPolicy)
         }
+        ("security.istio.io", "RequestAuthentication") => {
+            let decoded = decode_istio(members, &mut errors);
+            request_authentication::check(View::new(object), &mut errors);
+            decoded.map(Object::RequestAuthentication)
+        }
         ("networking.istio.io", "DestinationRule") => {
             let decoded = decode_istio(members, &mut errors);
             destination_rule::check(View::new(object), &mut errors);
@@ -92,6 +105,9 @@ pub fn check(object: &Value) -> Result<Object, Vec<FieldError>> {
             Some(Object::Kubernetes(object))
         }
     };
+    if kind.enforcement == Enforcement::Enforced && kind.kind != "AuthorizationPolicy" {
+        authorization::check_no_dry_run(kind.kind, &View::new(object), &mut errors);
+    }
     metadata::check(kind, View::new(object), &mut errors);
     match checked {
         Some(checked) if errors.is_empty() => Ok(checked),
@@ -104,6 +120,7 @@ pub fn warnings(object: &Object) -> Vec<FieldError> {
     match object {
         Object::PeerAuthentication(policy) => peer_authentication::warnings(policy),
         Object::AuthorizationPolicy(policy) => authorization_warnings::warnings(policy),
+        Object::RequestAuthentication(policy) => request_authentication::warnings(policy),
         Object::DestinationRule(rule) => destination_rule::warnings(rule),
         Object::ServiceEntry(entry) => service_entry::warnings(entry),
         Object::Kubernetes(_) => Vec::new(),
@@ -133,6 +150,9 @@ impl Object {
             }
             Self::AuthorizationPolicy(policy) => {
                 (SECURITY, "AuthorizationPolicy", serde_json::to_value(policy))
+            }
+            Self::RequestAuthentication(policy) => {
+                (SECURITY, "RequestAuthentication", serde_json::to_value(policy))
             }
             Self::DestinationRule(rule) => (NETWORKING, "DestinationRule", serde_json::to_value(rule)),
             Self::ServiceEntry(entry) => (NETWORKING, "ServiceEntry", serde_json::to_value(entry)),

@@ -13,6 +13,8 @@ pub struct FieldError {
     pub message: String,
     /// Where in `message` the part begins that says what would be right.
     help_at: Option<usize>,
+    /// Line and column, from 1, within the text that is the field's value.
+    pub(crate) within: Option<(u32, u32)>,
 }
 
 /// What sort of finding it is.
@@ -35,6 +37,20 @@ pub enum FieldErrorKind {
 }
 
 impl FieldErrorKind {
+    /// The sort with this code; what is no text of the right shape is an invalid value.
+    pub(crate) fn of_code(code: &str) -> Self {
+        const ALL: [FieldErrorKind; 7] = [
+            FieldErrorKind::Unknown,
+            FieldErrorKind::Type,
+            FieldErrorKind::Enum,
+            FieldErrorKind::Invalid,
+            FieldErrorKind::Required,
+            FieldErrorKind::Duplicate,
+            FieldErrorKind::NotEnforced,
+        ];
+        ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Invalid)
+    }
+
     /// The stable code of this sort of finding in a [`crate::Diagnostic`].
     pub fn code(self) -> &'static str {
         match self {
@@ -52,7 +68,7 @@ impl FieldErrorKind {
 impl FieldError {
     /// A finding whose message needs no further advice.
     pub(crate) fn new(path: FieldPath, kind: FieldErrorKind, message: impl Into<String>) -> Self {
-        Self { path: path.into(), kind, message: message.into(), help_at: None }
+        Self { path: path.into(), kind, message: message.into(), help_at: None, within: None }
     }
 
     /// Adds what would be right.
@@ -71,6 +87,13 @@ impl FieldError {
             Some(help) => self.help(help),
             None => self,
         }
+    }
+
+    /// Adds where in the text that the field's value is.
+    #[must_use]
+    pub(crate) fn at(mut self, line: u32, column: u32) -> Self {
+        self.within = Some((line, column));
+        self
     }
 
     /// The message in two parts: what is wrong, and what would be right.

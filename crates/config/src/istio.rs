@@ -18,7 +18,9 @@ mod networking;
 mod request_authentication;
 
 /// A `null` counts as absent.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    value: D,
+) -> Result<T, D::Error> {
     Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
@@ -136,10 +138,10 @@ pub struct AuthorizationPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<WorkloadSelector>,
     /// Gateways and services it attaches to, instead of `selector`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "target_refs")]
     pub target_refs: Option<Vec<TargetRef>>,
     /// The older, single form of `target_refs`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "target_ref")]
     pub target_ref: Option<TargetRef>,
     /// Absent is ALLOW.
     #[serde(default, deserialize_with = "or_default")]

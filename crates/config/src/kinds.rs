@@ -171,8 +171,8 @@ pub static KINDS: &[Kind] = &[
         "requestauthentications",
         "requestauthentication",
         &["ra"],
-        Later,
-        "it comes with the verification of JWTs",
+        Enforced,
+        "",
     ),
     istio(
         (NETWORKING, NETWORKING_VERSIONS),

@@ -12,6 +12,7 @@ mod check;
 mod decode;
 pub mod destination_rule;
 mod diagnostic;
+pub mod duration;
 mod export;
 mod field_error;
 mod hosts;

@@ -1,10 +1,21 @@
 //! The mesh's configuration, as it is in force: what the ConfigMap `istio` of the control plane's namespace says under
 //! `mesh` (Istio's `MeshConfig`), checked and with defaults filled in.
 
+mod check;
+mod config_map;
+mod fields;
+mod providers;
+mod spec;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use maille_core::TrustDomain;
+
+pub use check::check;
+pub(crate) use config_map::check_object;
 
 /// Name of the ConfigMap, in namespace `istio-system`.
 pub const CONFIG_MAP: &str = "istio";

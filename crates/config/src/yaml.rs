@@ -42,6 +42,35 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Vec<Diagnostic>> {
     if parsed.diagnostics.is_empty() { Ok(parsed.documents) } else { Err(parsed.diagnostics) }
 }
 
+/// Reads a text that is one mapping and no object of Kubernetes: `None` if it is empty.
+pub(crate) fn plain(file: &str, text: &str) -> Result<Option<Document>, Vec<Diagnostic>> {
+    let mut composer = Composer::new(text);
+    let mut found = None;
+    while let Some(composed) = composer.next_document() {
+        let root = composed.map_err(|problem| vec![diagnostic(file, "ML0101", problem)])?;
+        if matches!(root.content, Content::Scalar(Value::Null)) {
+            continue;
+        }
+        let problem =
+            |message, help| vec![diagnostic(file, "ML0109", Problem::new(root.mark, message, help))];
+        if !matches!(root.content, Content::Mapping(_)) {
+            return Err(problem("the text is no mapping of fields", "write <field>: <value>"));
+        }
+        if found.is_some() {
+            return Err(problem("the text has a second document", "remove it, and the '---' before it"));
+        }
+        let mut reader = Reader { expansion: 0, seen: BTreeSet::new(), duplicates: Vec::new() };
+        let value = reader
+            .value(&root, &FieldPath::root())
+            .map_err(|problem| vec![diagnostic(file, "ML0110", problem)])?;
+        if !reader.duplicates.is_empty() {
+            return Err(reader.duplicates.into_iter().map(|twice| twice.diagnostic(file, None)).collect());
+        }
+        found = Some(Document { value, file: file.to_owned(), line: root.mark.line, root });
+    }
+    Ok(found)
+}
+
 /// What could be read, and what is wrong with the texts; a document may have its share in both.
 #[derive(Default)]
 struct Parsed {
@@ -82,17 +111,8 @@ impl Parsed {
             return;
         }
         let object = document.object_name();
-        self.diagnostics.extend(reader.duplicates.into_iter().map(|duplicate| Diagnostic {
-            code: FieldErrorKind::Duplicate.code(),
-            severity: Severity::Error,
-            file: file.to_owned(),
-            line: duplicate.mark.line,
-            column: duplicate.mark.column,
-            object: object.clone(),
-            field: Some(duplicate.path.into()),
-            message: format!("is given twice, first in line {}", duplicate.first.line),
-            help: Some("remove one of the two; kubectl would silently take the last".to_owned()),
-        }));
+        let duplicates = reader.duplicates.into_iter();
+        self.diagnostics.extend(duplicates.map(|duplicate| duplicate.diagnostic(file, object.clone())));
         self.documents.push(document);
     }
 }
@@ -150,6 +170,22 @@ struct Duplicate {
     path: FieldPath,
     mark: Mark,
     first: Mark,
+}
+
+impl Duplicate {
+    fn diagnostic(self, file: &str, object: Option<String>) -> Diagnostic {
+        Diagnostic {
+            code: FieldErrorKind::Duplicate.code(),
+            severity: Severity::Error,
+            file: file.to_owned(),
+            line: self.mark.line,
+            column: self.mark.column,
+            object,
+            field: Some(self.path.into()),
+            message: format!("is given twice, first in line {}", self.first.line),
+            help: Some("remove one of the two; kubectl would silently take the last".to_owned()),
+        }
+    }
 }
 
 impl Reader {

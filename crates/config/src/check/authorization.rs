@@ -1,9 +1,9 @@
 //! AuthorizationPolicy (reference authorization 18).
 
-use super::values::{self, check_selector, check_texts};
+use super::values::{self, check_texts};
 use super::view::View;
-use super::{conditions, path_template};
-use crate::field_error::{FieldError, FieldErrorKind};
+use super::{attachment, conditions, path_template};
+use crate::field_error::FieldError;
 
 /// The size of the schema (reference authorization 1).
 const MAX_RULES: usize = 512;
@@ -27,14 +27,18 @@ const SOURCE_FIELDS: &[&str] = &[
     "notTrustDomains",
 ];
 
+/// Those that a CUSTOM policy can have.
+const ASKING_FIELDS: &[&str] = &["ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"];
+
 const OPERATION_FIELDS: &[&str] =
     &["hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths"];
 
 pub(super) fn check(object: View<'_>, errors: &mut Vec<FieldError>) {
     let spec = object.get("spec");
-    check_attachment(&spec, errors);
+    attachment::check(&spec, errors);
     check_action(&spec, errors);
     check_dry_run(&object, errors);
+    let asks = spec.get("action").text() == Some("CUSTOM");
 
     let rules = spec.get("rules");
     let count = rules.elements().count();
@@ -48,28 +52,18 @@ pub(super) fn check(object: View<'_>, errors: &mut Vec<FieldError>) {
     for rule in rules.elements() {
         for from in rule.get("from").elements() {
             check_source(&from, errors);
+            if asks {
+                check_asking_source(&from.get("source"), errors);
+            }
         }
         for to in rule.get("to").elements() {
             check_operation(&to, errors);
         }
         for when in rule.get("when").elements() {
             conditions::check(&when, errors);
-        }
-    }
-}
-
-/// Selector or targets.
-fn check_attachment(spec: &View<'_>, errors: &mut Vec<FieldError>) {
-    let selector = spec.get("selector");
-    check_selector(&selector, errors);
-    for field in ["targetRefs", "targetRef"] {
-        let targets = spec.get(field);
-        if targets.is_empty() {
-            continue;
-        }
-        errors.push(targets.not_enforced(field, "gateways and services as targets; use selector"));
-        if !selector.is_absent() {
-            errors.push(targets.invalid(format!("only one of selector and {field} may be set")));
+            if asks {
+                conditions::check_asking(&when.get("key"), errors);
+            }
         }
     }
 }
@@ -77,13 +71,16 @@ fn check_attachment(spec: &View<'_>, errors: &mut Vec<FieldError>) {
 fn check_action(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     let action = spec.get("action");
     let provider = spec.get("provider");
-    match action.text() {
-        Some("CUSTOM") => errors.push(action.not_enforced("action CUSTOM", "external authorizers")),
-        Some("AUDIT") => errors.push(action.not_enforced("action AUDIT", "the audit mark of the access log")),
-        _ if !provider.is_absent() => {
-            errors.push(provider.invalid("a provider belongs to action CUSTOM only").help("remove it"));
+    if action.text() == Some("CUSTOM") {
+        let name = provider.get("name");
+        if name.is_empty() {
+            errors.push(
+                name.required("a CUSTOM policy names whom it asks")
+                    .help("write a name of extensionProviders of the mesh configuration"),
+            );
         }
-        _ => {}
+    } else if !provider.is_absent() {
+        errors.push(provider.invalid("a provider belongs to action CUSTOM only").help("remove it"));
     }
     let rules = spec.get("rules");
     if matches!(action.text(), Some("DENY" | "CUSTOM")) && rules.is_empty() {
@@ -97,22 +94,53 @@ fn check_action(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// `istio.io/dry-run` (reference authorization 14): a Go boolean.
+/// What a policy that asks somebody cannot look at (reference authorization 15).
+fn check_asking_source(source: &View<'_>, errors: &mut Vec<FieldError>) {
+    for field in SOURCE_FIELDS.iter().filter(|field| !ASKING_FIELDS.contains(field)) {
+        let list = source.get(field);
+        if !list.is_empty() {
+            errors.push(
+                list.invalid(format!("a CUSTOM policy cannot look at {field}"))
+                    .help("the provider is told who calls; ask it, or write an ALLOW or DENY policy beside"),
+            );
+        }
+    }
+}
+
+/// `istio.io/dry-run` (reference authorization 14): a Go boolean, on ALLOW and DENY.
 fn check_dry_run(object: &View<'_>, errors: &mut Vec<FieldError>) {
     let annotation = object.get("metadata").get("annotations").get_exactly(DRY_RUN);
-    match annotation.text() {
-        Some("1" | "t" | "T" | "TRUE" | "true" | "True") => errors.push(
+    let Some(text) = annotation.text() else { return };
+    if dry_run(text).is_none() {
+        errors.push(annotation.invalid(format!("'{text}' is no boolean")).help("\"true\" or \"false\""));
+    }
+    if let Some(action @ ("AUDIT" | "CUSTOM")) = object.get("spec").get("action").text() {
+        errors.push(
             annotation
-                .error(
-                    FieldErrorKind::NotEnforced,
-                    "a dry run is not supported yet: it comes with shadow evaluation",
-                )
-                .help("remove the annotation to enforce the policy"),
-        ),
-        None | Some("0" | "f" | "F" | "FALSE" | "false" | "False") => {}
-        Some(other) => {
-            errors.push(annotation.invalid(format!("'{other}' is no boolean")).help("\"true\" or \"false\""))
-        }
+                .invalid(format!("a policy with action {action} has no dry run"))
+                .help("remove the annotation, or write action ALLOW or DENY"),
+        );
+    }
+}
+
+/// `istio.io/dry-run` on a kind other than AuthorizationPolicy.
+pub(super) fn check_no_dry_run(kind: &str, object: &View<'_>, errors: &mut Vec<FieldError>) {
+    let annotation = object.get("metadata").get("annotations").get_exactly(DRY_RUN);
+    if !annotation.is_absent() {
+        errors.push(
+            annotation
+                .invalid(format!("a {kind} has no dry run, and would be in force"))
+                .help("remove the annotation; only an AuthorizationPolicy has it"),
+        );
+    }
+}
+
+/// What the annotation `istio.io/dry-run` says: a boolean as Go reads it.
+pub(crate) fn dry_run(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
     }
 }
 
@@ -120,12 +148,6 @@ fn check_source(from: &View<'_>, errors: &mut Vec<FieldError>) {
     let source = from.get("source");
     if !has_content(from, &source, SOURCE_FIELDS, errors) {
         return;
-    }
-    for field in ["requestPrincipals", "notRequestPrincipals"] {
-        let list = source.get(field);
-        if !list.is_empty() {
-            errors.push(list.not_enforced(field, "the verification of JWTs"));
-        }
     }
     for field in SOURCE_FIELDS {
         let rule = match *field {

@@ -1,18 +1,18 @@
 //! What AuthorizationPolicy accepts but is seldom meant (reference authorization 18).
 
+use super::attachment;
 use crate::field_error::{FieldError, FieldErrorKind};
 use crate::istio::{Action, AuthorizationPolicy, Operation, Rule, Source};
 use crate::path::FieldPath;
 
 pub(super) fn warnings(policy: &AuthorizationPolicy) -> Vec<FieldError> {
+    let attached = &policy.spec;
+    let mut warnings = attachment::warnings(
+        attached.selector.as_ref(),
+        attached.target_refs.as_ref(),
+        attached.target_ref.as_ref(),
+    );
     let spec = FieldPath::root().key("spec");
-    let mut warnings = Vec::new();
-    if policy.spec.selector.as_ref().is_some_and(|selector| selector.match_labels.is_empty()) {
-        warnings.push(
-            FieldError::new(spec.key("selector"), FieldErrorKind::Invalid, "the selector names no label")
-                .help("leave it out: the policy holds for all workloads in scope"),
-        );
-    }
     if policy.spec.action == Action::Deny {
         for (i, rule) in policy.spec.rules.iter().enumerate() {
             if denies_all_tcp(rule) {

@@ -2,7 +2,7 @@
 
 use super::values::{self, check_texts};
 use super::view::View;
-use crate::field_error::FieldError;
+use crate::field_error::{FieldError, FieldErrorKind};
 use crate::suggest;
 
 type ValueRule = fn(&View<'_>, &str) -> Option<FieldError>;
@@ -18,6 +18,9 @@ const KEYS: &[(&str, ValueRule)] = &[
     ("destination.ip", values::ip_block),
     ("destination.port", values::port),
     ("connection.sni", values::any),
+    ("request.auth.principal", values::any),
+    ("request.auth.audiences", values::any),
+    ("request.auth.presenter", values::any),
 ];
 
 /// Keys of older versions of Istio, and what took their place.
@@ -29,6 +32,12 @@ const REMOVED: &[(&str, &str)] = &[
 ];
 
 const HEADERS: &str = "request.headers";
+
+const CLAIMS: &str = "request.auth.claims";
+
+/// Keys that a CUSTOM policy cannot have (reference authorization 15), beside all of `request.auth`.
+const IDENTITY_KEYS: &[&str] =
+    &["source.namespace", "source.serviceAccount", "source.trustDomain", "source.principal"];
 
 pub(super) fn check(when: &View<'_>, errors: &mut Vec<FieldError>) {
     if !when.is_object() {
@@ -69,6 +78,23 @@ pub(super) fn check(when: &View<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// `[a]`, `[a][b]` and so on, each with a name.
+fn are_brackets(text: &str) -> bool {
+    let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else { return false };
+    inner.split("][").all(|name| !name.is_empty() && !name.contains(['[', ']']))
+}
+
+/// What a policy that asks somebody cannot look at.
+pub(super) fn check_asking(key: &View<'_>, errors: &mut Vec<FieldError>) {
+    let Some(text) = key.text() else { return };
+    if IDENTITY_KEYS.contains(&text) || text.starts_with("request.auth.") {
+        errors.push(
+            key.invalid(format!("a CUSTOM policy cannot look at {text}"))
+                .help("the provider is told who calls; ask it, or write an ALLOW or DENY policy beside"),
+        );
+    }
+}
+
 fn rule_of(at: &View<'_>, key: &str) -> Result<ValueRule, FieldError> {
     if let Some((_, rule)) = KEYS.iter().find(|(name, _)| *name == key) {
         return Ok(*rule);
@@ -86,17 +112,30 @@ fn rule_of(at: &View<'_>, key: &str) -> Result<ValueRule, FieldError> {
                 .help("write request.headers[<name>], for example request.headers[x-token]")),
         };
     }
-    if base.starts_with("request.auth.") {
-        return Err(at.not_enforced(&format!("'{key}'"), "the verification of JWTs"));
+    if base == CLAIMS {
+        let path = key.strip_prefix(CLAIMS).unwrap_or_default();
+        return match are_brackets(path) {
+            true => Ok(values::any),
+            false => Err(at
+                .invalid(format!("'{key}' names no claim"))
+                .help("write request.auth.claims[<name>], and another [<name>] for each level below")),
+        };
     }
     if base.starts_with("experimental.envoy.filters.") {
-        return Err(at.not_enforced(&format!("'{key}'"), "filters that set metadata"));
+        return Err(at
+            .error(
+                FieldErrorKind::NotEnforced,
+                format!("'{key}' is not enforced: it is metadata of Envoy's filters, and the proxy has none"),
+            )
+            .help("remove the condition"));
     }
     let names = || KEYS.iter().map(|(name, _)| *name);
-    let help = match suggest::nearest(base, names().chain([HEADERS])) {
-        Some(HEADERS) => "did you mean 'request.headers[<name>]'?".to_owned(),
+    let help = match suggest::nearest(base, names().chain([HEADERS, CLAIMS])) {
+        Some(family @ (HEADERS | CLAIMS)) => format!("did you mean '{family}[<name>]'?"),
         Some(nearest) => format!("did you mean '{nearest}'?"),
-        None => format!("one of {}, request.headers[<name>]", names().collect::<Vec<_>>().join(", ")),
+        None => {
+            format!("one of {}, {HEADERS}[<name>], {CLAIMS}[<name>]", names().collect::<Vec<_>>().join(", "))
+        }
     };
     Err(at.invalid(format!("unknown attribute '{key}'")).help(help))
 }

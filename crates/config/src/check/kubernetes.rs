@@ -24,7 +24,11 @@ pub(super) fn check(kind: &Kind, object: &View<'_>, errors: &mut Vec<FieldError>
         ("", "Service") => check_service(&spec, errors),
         ("apps", _) => check_replicated(kind, &spec, errors),
         ("discovery.k8s.io", "EndpointSlice") => check_endpoints(object, errors),
-        ("", "ConfigMap" | "Secret") => check_data(object, errors),
+        ("", "ConfigMap") => {
+            check_data(object, errors);
+            crate::mesh::check_object(object, errors);
+        }
+        ("", "Secret") => check_data(object, errors),
         _ => {}
     }
 }

@@ -79,6 +79,13 @@ fn cidr_problem(text: &str) -> String {
     }
 }
 
+/// Whether a text can be the name of a header (RFC 9110 5.1), or of a pseudo header.
+pub(crate) fn header_name(text: &str) -> bool {
+    let name = text.strip_prefix(':').unwrap_or(text);
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.bytes().all(is_token)
+}
+
 /// A port as a decimal number.
 pub(super) fn port(at: &View<'_>, text: &str) -> Option<FieldError> {
     let valid = text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok();
