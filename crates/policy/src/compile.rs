@@ -11,6 +11,7 @@ use crate::rule::{AllOf, RuleTree, TestId, Tests};
 use crate::template::{self, PathTemplate};
 use crate::test::{Check, Header, Test};
 use crate::text::{TextPattern, TextSet};
+use crate::token::{ClaimPath, RequestPrincipals};
 use crate::{Authorization, TrustContext};
 
 /// Why a rule cannot be compiled: field path below the rule, and what is wrong.
@@ -102,18 +103,18 @@ impl Compiler {
         trust: &TrustContext,
         all: &mut AllOf,
     ) -> Compiled<()> {
-        for (field, values) in [
-            ("requestPrincipals", &source.request_principals),
-            ("notRequestPrincipals", &source.not_request_principals),
-        ] {
-            self.add(all, field, false, values, |_| {
-                Err("request identities are not enforced yet".to_owned())
-            })?;
-        }
         for (field, negated, values) in
             [("principals", false, &source.principals), ("notPrincipals", true, &source.not_principals)]
         {
             self.add(all, field, negated, values, |v| Ok(principals(v, trust)))?;
+        }
+        for (field, negated, values) in [
+            ("requestPrincipals", false, &source.request_principals),
+            ("notRequestPrincipals", true, &source.not_request_principals),
+        ] {
+            self.add(all, field, negated, values, |v| {
+                Ok(Check::RequestPrincipal(RequestPrincipals::parse(v)))
+            })?;
         }
         for (field, negated, values) in
             [("namespaces", false, &source.namespaces), ("notNamespaces", true, &source.not_namespaces)]
@@ -185,38 +186,78 @@ impl Compiler {
                 message: "values or notValues must be set".to_owned(),
             });
         }
-        let header = match key.strip_prefix("request.headers") {
-            Some(rest) => {
-                match rest.strip_prefix('[').and_then(|r| r.strip_suffix(']')).filter(|n| !n.is_empty()) {
-                    Some(name) => Some(Header::parse(name)),
-                    None => return fault(format!("'{key}' is not of the form request.headers[<name>]")),
-                }
-            }
-            None => None,
+        let attribute = match conditioned(key) {
+            Ok(attribute) => attribute,
+            Err(message) => return fault(message),
         };
-        if key.starts_with("request.auth.") || key.starts_with("experimental.") {
-            return fault(format!("'{key}' is not enforced yet"));
-        }
         for (field, negated, values) in
             [("values", false, &condition.values), ("notValues", true, &condition.not_values)]
         {
-            let header = header.clone();
-            self.add(all, field, negated, values, |v| match (key, header) {
-                (_, Some(header)) => Ok(Check::Header(header, texts(v, false))),
-                ("source.ip", _) => blocks(v).map(Check::SourceIp),
-                ("remote.ip", _) => blocks(v).map(Check::RemoteIp),
-                ("destination.ip", _) => blocks(v).map(Check::DestinationIp),
-                ("source.namespace", _) => Ok(namespaces(v)),
-                ("source.serviceAccount", _) => service_accounts(v, &policy.namespace),
-                ("source.principal", _) => Ok(principals(v, trust)),
-                ("source.trustDomain", _) => trust_domains(v, trust),
-                ("destination.port", _) => ports(v),
-                ("connection.sni", _) => Ok(Check::Sni(texts(v, false))),
-                _ => Err(format!("'{key}' is no attribute")),
+            self.add(all, field, negated, values, |v| match &attribute {
+                Conditioned::Header(header) => Ok(Check::Header(header.clone(), texts(v, false))),
+                Conditioned::Claim(path) => Ok(Check::Claim(path.clone(), texts(v, false))),
+                Conditioned::RequestPrincipal => Ok(Check::RequestPrincipal(RequestPrincipals::parse(v))),
+                Conditioned::SourceIp => blocks(v).map(Check::SourceIp),
+                Conditioned::RemoteIp => blocks(v).map(Check::RemoteIp),
+                Conditioned::DestinationIp => blocks(v).map(Check::DestinationIp),
+                Conditioned::Namespace => Ok(namespaces(v)),
+                Conditioned::ServiceAccount => service_accounts(v, &policy.namespace),
+                Conditioned::Principal => Ok(principals(v, trust)),
+                Conditioned::TrustDomain => trust_domains(v, trust),
+                Conditioned::Port => ports(v),
+                Conditioned::Sni => Ok(Check::Sni(texts(v, false))),
             })?;
         }
         Ok(())
     }
+}
+
+/// What the key of a condition names.
+enum Conditioned {
+    Header(Header),
+    Claim(ClaimPath),
+    RequestPrincipal,
+    SourceIp,
+    RemoteIp,
+    DestinationIp,
+    Namespace,
+    ServiceAccount,
+    Principal,
+    TrustDomain,
+    Port,
+    Sni,
+}
+
+/// Reads a key (reference authorization 9).
+fn conditioned(key: &str) -> Result<Conditioned, String> {
+    if let Some(brackets) = key.strip_prefix("request.headers") {
+        let name = brackets.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        return match name.filter(|name| !name.is_empty()) {
+            Some(name) => Ok(Conditioned::Header(Header::parse(name))),
+            None => Err(format!("'{key}' is not of the form request.headers[<name>]")),
+        };
+    }
+    if let Some(brackets) = key.strip_prefix("request.auth.claims") {
+        return match ClaimPath::parse(brackets) {
+            Some(path) => Ok(Conditioned::Claim(path)),
+            None => Err(format!("'{key}' is not of the form request.auth.claims[<name>]")),
+        };
+    }
+    Ok(match key {
+        "request.auth.principal" => Conditioned::RequestPrincipal,
+        "request.auth.audiences" => Conditioned::Claim(ClaimPath::top("aud")),
+        "request.auth.presenter" => Conditioned::Claim(ClaimPath::top("azp")),
+        "source.ip" => Conditioned::SourceIp,
+        "remote.ip" => Conditioned::RemoteIp,
+        "destination.ip" => Conditioned::DestinationIp,
+        "source.namespace" => Conditioned::Namespace,
+        "source.serviceAccount" => Conditioned::ServiceAccount,
+        "source.principal" => Conditioned::Principal,
+        "source.trustDomain" => Conditioned::TrustDomain,
+        "destination.port" => Conditioned::Port,
+        "connection.sni" => Conditioned::Sni,
+        _ => return Err(format!("'{key}' is no attribute")),
+    })
 }
 
 impl Fault {

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::set::{Consequence, Part, PartId, PolicySet, Posting, Rank, Side};
+use crate::set::PolicySet;
+use crate::side::{Open, Rank, Side};
 use crate::test::{Connection, Request};
-use crate::{ConnectionAttributes, DecidedBy, Decision, RequestAttributes, Verdict};
+use crate::{
+    Ask, ConnectionAttributes, DecidedBy, Decision, Needs, RequestAttributes, RuleId, Shadow, ShadowResult,
+    Verdict,
+};
 
 /// What a policy set says about one connection and the requests on it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,92 +20,101 @@ pub struct ConnectionPolicy {
 struct Inner {
     set: Arc<PolicySet>,
     connection: Connection,
-    satisfied: Bits,
-    deny: Open,
-    allow: Open,
+    deny: Option<Open>,
+    allow: Option<Open>,
+    /// What most workloads have no policies for.
+    rare: Option<Box<Rare>>,
 }
 
-/// What of one action is left for a connection.
-#[derive(Debug, Default)]
-struct Open {
-    /// The first rule that matches TCP.
-    tcp: Option<Rank>,
-    /// The first rule that matches every HTTP request.
-    http: Option<Rank>,
-    /// Satisfied parts with rules to judge on each request.
-    attached: Vec<PartId>,
-    /// Whether the index over requests may find a rule that counts.
-    indexed: bool,
-}
-
-impl Open {
-    fn add(&mut self, part: PartId, consequence: &Consequence) {
-        let first = |a: Option<Rank>, b: Option<Rank>| a.into_iter().chain(b).min();
-        self.tcp = first(self.tcp, consequence.tcp);
-        self.http = first(self.http, consequence.http);
-        if !consequence.attached.is_empty() {
-            self.attached.push(part);
-        }
-        self.indexed |= consequence.indexed;
-    }
-}
-
-/// A set of part ids.
 #[derive(Debug)]
-struct Bits(Box<[u64]>);
-
-impl Bits {
-    fn contains(&self, id: PartId) -> bool {
-        self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1)
-    }
-
-    fn insert(&mut self, id: PartId) {
-        if let Some(word) = self.0.get_mut(id as usize / 64) {
-            *word |= 1 << (id % 64);
-        }
-    }
+struct Rare {
+    custom: Option<Open>,
+    audit: Option<Open>,
+    shadow_deny: Option<Open>,
+    shadow_allow: Option<Open>,
 }
 
 impl ConnectionPolicy {
     pub(crate) fn new(set: Arc<PolicySet>, attributes: &ConnectionAttributes<'_>) -> Self {
         let connection = Connection::new(attributes);
-        let mut satisfied = Bits(vec![0; set.parts.len().div_ceil(64)].into());
-        let (mut deny, mut allow) = (Open::default(), Open::default());
-        let mut judge = |parts: &[PartId]| {
-            for id in parts {
-                let Some(part) = set.parts.get(*id as usize) else { continue };
-                if !satisfied.contains(*id) && part.tree.matches(&set.tests, &connection, None) {
-                    satisfied.insert(*id);
-                    deny.add(*id, &part.deny);
-                    allow.add(*id, &part.allow);
-                }
-            }
-        };
-        judge(&set.unindexed_parts);
-        set.part_index.visit(&connection, None, &mut judge);
-        Self { inner: Arc::new(Inner { set, connection, satisfied, deny, allow }) }
+        let open = |side: &Option<Side>| side.as_ref().map(|side| side.open(&connection));
+        let (deny, allow) = (open(&set.deny), open(&set.allow));
+        let rare = (set.needs() != Needs::default()).then(|| {
+            Box::new(Rare {
+                custom: open(&set.custom),
+                audit: open(&set.audit),
+                shadow_deny: open(&set.shadow_deny),
+                shadow_allow: open(&set.shadow_allow),
+            })
+        });
+        Self { inner: Arc::new(Inner { set, connection, deny, allow, rare }) }
     }
 
-    /// Decides about opaque bytes.
+    /// Decides about opaque bytes: DENY and ALLOW. [`Self::ask_tcp`] comes before.
     pub fn decide_tcp(&self) -> Decision<'_> {
-        self.inner.decision(self.inner.deny.tcp, || self.inner.allow.tcp)
+        self.inner.decision(None)
     }
 
-    /// Decides about one HTTP request. Does not allocate, unless a header that proxies fold (`accept`,
-    /// `via` …) comes in several lines and a rule asks for it.
+    /// Decides about one HTTP request: DENY and ALLOW. [`Self::ask_http`] comes before. Does not allocate, unless
+    /// a header that proxies fold (`accept`, `via` …) comes in several lines and a rule asks for it.
     pub fn decide_http(&self, request: &RequestAttributes<'_>) -> Decision<'_> {
-        let inner = &*self.inner;
-        let request = Request::new(request);
-        let deny = inner.first(&inner.set.deny, &inner.deny, |part| &part.deny, &request);
-        inner.decision(deny, || inner.first(&inner.set.allow, &inner.allow, |part| &part.allow, &request))
+        self.inner.decision(Some(&Request::new(request)))
     }
 
     /// Whether some HTTP request could still be allowed; if not, the connection serves nobody. May say yes
     /// too often, never no.
     pub fn can_allow_http(&self) -> bool {
-        let Inner { set, deny, allow, .. } = &*self.inner;
-        deny.http.is_none()
-            && (!set.has_allow || allow.http.is_some() || !allow.attached.is_empty() || allow.indexed)
+        let Inner { deny, allow, rare, .. } = &*self.inner;
+        let always_asks = rare.as_ref().and_then(|rare| rare.custom.as_ref()?.http);
+        deny.as_ref().is_none_or(|open| open.http.is_none())
+            && allow.as_ref().is_none_or(Open::can_match_http)
+            && self.ask(always_asks).is_none_or(|ask| ask.problem.is_none())
+    }
+
+    /// What beyond DENY and ALLOW the workload has policies for.
+    pub fn needs(&self) -> Needs {
+        self.inner.set.needs()
+    }
+
+    /// Whom to ask about opaque bytes before [`Self::decide_tcp`]; `None`: nobody.
+    pub fn ask_tcp(&self) -> Option<Ask<'_>> {
+        self.ask(self.inner.rare(|set| &set.custom, |rare| &rare.custom, None)?.1)
+    }
+
+    /// Whom to ask about a request before [`Self::decide_http`]; `None`: nobody.
+    pub fn ask_http(&self, request: &RequestAttributes<'_>) -> Option<Ask<'_>> {
+        let request = Request::new(request);
+        self.ask(self.inner.rare(|set| &set.custom, |rare| &rare.custom, Some(&request))?.1)
+    }
+
+    fn ask(&self, rank: Option<Rank>) -> Option<Ask<'_>> {
+        let set = &*self.inner.set;
+        let asked = set.asked.get(rank? as usize)?;
+        let rule = set.custom.as_ref()?.id(rank?)?;
+        Some(Ask { provider: &asked.provider, rule, problem: asked.problem.as_deref() })
+    }
+
+    /// The AUDIT rule that marks opaque bytes.
+    pub fn audit_tcp(&self) -> Option<&RuleId> {
+        let (side, rank) = self.inner.rare(|set| &set.audit, |rare| &rare.audit, None)?;
+        side.id(rank?)
+    }
+
+    /// The AUDIT rule that marks a request.
+    pub fn audit_http(&self, request: &RequestAttributes<'_>) -> Option<&RuleId> {
+        let request = Request::new(request);
+        let (side, rank) = self.inner.rare(|set| &set.audit, |rare| &rare.audit, Some(&request))?;
+        side.id(rank?)
+    }
+
+    /// What dry-run policies would decide about opaque bytes.
+    pub fn shadow_tcp(&self) -> Shadow<'_> {
+        self.inner.shadow(None)
+    }
+
+    /// What dry-run policies would decide about a request.
+    pub fn shadow_http(&self, request: &RequestAttributes<'_>) -> Shadow<'_> {
+        self.inner.shadow(Some(&Request::new(request)))
     }
 
     pub(crate) fn set(&self) -> &PolicySet {
@@ -112,61 +125,57 @@ impl ConnectionPolicy {
         &self.inner.connection
     }
 
-    /// ALLOW rules that the connection satisfies or the request hits, most promising first; may repeat.
-    pub(crate) fn promising(&self, request: Option<&Request<'_>>, visit: &mut dyn FnMut(Rank)) {
-        let Inner { set, connection, allow, .. } = &*self.inner;
-        let parts = allow.attached.iter().filter_map(|id| set.parts.get(*id as usize));
-        parts.flat_map(|part| &part.allow.attached).for_each(|rank| visit(*rank));
-        if request.is_some() {
-            let mut each = |found: &[Posting]| found.iter().for_each(|posting| visit(posting.rank));
-            set.allow.pairs.visit(connection, request, &mut each);
-            set.allow.index.visit(connection, request, &mut each);
-        }
+    /// The ALLOW rules, and what of them is left for the connection.
+    pub(crate) fn allowing(&self) -> Option<(&Side, &Open)> {
+        self.inner.set.allow.as_ref().zip(self.inner.allow.as_ref())
     }
 }
 
 impl Inner {
-    /// The first rule of one action that matches the request.
-    fn first(
-        &self,
-        side: &Side,
-        open: &Open,
-        consequence: fn(&Part) -> &Consequence,
-        request: &Request<'_>,
-    ) -> Option<Rank> {
-        let set = &*self.set;
-        let matches = |rank: Rank| {
-            let rule = side.rules.get(rank as usize);
-            rule.is_some_and(|rule| rule.request.matches(&set.tests, &self.connection, Some(request)))
-        };
-        let mut best = open.http;
-        for part in open.attached.iter().filter_map(|id| set.parts.get(*id as usize)) {
-            let below = consequence(part).attached.iter().take_while(|rank| best.is_none_or(|b| **rank < b));
-            best = below.copied().find(|rank| matches(*rank)).or(best);
+    /// The first rule of one action that matches; `request`: `None` for TCP.
+    fn first(&self, side: &Side, open: &Open, request: Option<&Request<'_>>) -> Option<Rank> {
+        match request {
+            Some(request) => side.first(open, &self.connection, request),
+            None => open.tcp,
         }
-        if open.indexed {
-            let mut judge = |found: &[Posting]| {
-                let below = found.iter().take_while(|posting| best.is_none_or(|b| posting.rank < b));
-                let mut open = below.filter(|posting| self.satisfied.contains(posting.part));
-                let first = open.find(|posting| posting.settled || matches(posting.rank));
-                best = first.map(|posting| posting.rank).or(best);
-            };
-            side.index.visit(&self.connection, Some(request), &mut judge);
-            side.pairs.visit(&self.connection, Some(request), &mut judge);
-        }
-        best
     }
 
-    fn decision(&self, deny: Option<Rank>, allow: impl FnOnce() -> Option<Rank>) -> Decision<'_> {
-        let (verdict, action, side, rank) = match deny {
-            Some(rank) => (Verdict::Deny, DecidedBy::DenyRule, &self.set.deny, Some(rank)),
-            None if !self.set.has_allow => (Verdict::Allow, DecidedBy::NoPolicy, &self.set.allow, None),
-            None => match allow() {
-                Some(rank) => (Verdict::Allow, DecidedBy::AllowRule, &self.set.allow, Some(rank)),
-                None => (Verdict::Deny, DecidedBy::NoAllowRule, &self.set.allow, None),
-            },
-        };
-        let policy = rank.and_then(|rank| side.rules.get(rank as usize)).map(|rule| &rule.id);
-        Decision { verdict, action, policy }
+    /// The rules of one of the rarer actions, if there are any, and the first of them that matches.
+    fn rare(
+        &self,
+        side: fn(&PolicySet) -> &Option<Side>,
+        open: fn(&Rare) -> &Option<Open>,
+        request: Option<&Request<'_>>,
+    ) -> Option<(&Side, Option<Rank>)> {
+        let open = open(self.rare.as_ref()?).as_ref()?;
+        let side = side(&self.set).as_ref()?;
+        Some((side, self.first(side, open, request)))
     }
+
+    fn decision(&self, request: Option<&Request<'_>>) -> Decision<'_> {
+        let decision = |verdict, action, policy| Decision { verdict, action, policy };
+        if let Some((side, open)) = self.set.deny.as_ref().zip(self.deny.as_ref())
+            && let Some(rank) = self.first(side, open, request)
+        {
+            return decision(Verdict::Deny, DecidedBy::DenyRule, side.id(rank));
+        }
+        let Some((side, open)) = self.set.allow.as_ref().zip(self.allow.as_ref()) else {
+            return decision(Verdict::Allow, DecidedBy::NoPolicy, None);
+        };
+        match self.first(side, open, request) {
+            Some(rank) => decision(Verdict::Allow, DecidedBy::AllowRule, side.id(rank)),
+            None => decision(Verdict::Deny, DecidedBy::NoAllowRule, None),
+        }
+    }
+
+    fn shadow(&self, request: Option<&Request<'_>>) -> Shadow<'_> {
+        let deny = self.rare(|set| &set.shadow_deny, |rare| &rare.shadow_deny, request);
+        let allow = self.rare(|set| &set.shadow_allow, |rare| &rare.shadow_allow, request);
+        Shadow { deny: deny.map(|found| result(found, false)), allow: allow.map(|found| result(found, true)) }
+    }
+}
+
+/// The answer of policies whose match allows, or refuses.
+fn result((side, rank): (&Side, Option<Rank>), allows: bool) -> ShadowResult<'_> {
+    ShadowResult { allowed: rank.is_some() == allows, rule: rank.and_then(|rank| side.id(rank)) }
 }

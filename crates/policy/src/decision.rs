@@ -71,3 +71,43 @@ impl Decision<'_> {
         }
     }
 }
+
+/// What beyond DENY and ALLOW a workload has policies for: what is false here need not be asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// CUSTOM.
+    pub asks: bool,
+    /// AUDIT.
+    pub audits: bool,
+    /// DENY or ALLOW, as a dry run.
+    pub shadows: bool,
+}
+
+/// A CUSTOM rule matched: its provider decides before any DENY or ALLOW policy (reference authorization 15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask<'a> {
+    /// `spec.provider.name`; empty if the policy names none.
+    pub provider: &'a str,
+    /// The rule that matched. When several match: the one whose printed id is smallest in byte order.
+    pub rule: &'a RuleId,
+    /// Why nobody can be asked, whoever the provider is: to be refused.
+    pub problem: Option<&'a str>,
+}
+
+/// What the dry-run policies would decide (reference authorization 14).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shadow<'a> {
+    /// What those with action DENY say; `None`: there is none.
+    pub deny: Option<ShadowResult<'a>>,
+    /// What those with action ALLOW say; `None`: there is none.
+    pub allow: Option<ShadowResult<'a>>,
+}
+
+/// What the dry-run policies of one action would decide, if they were enforced and there were no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShadowResult<'a> {
+    /// Whether they let it through.
+    pub allowed: bool,
+    /// The rule that matched, smallest printed id first.
+    pub rule: Option<&'a RuleId>,
+}

@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use crate::rule::{AllOf, RuleTree, TestId, Tests};
-use crate::set::Rank;
+use crate::set::PolicySet;
+use crate::side::Rank;
 use crate::test::{Check, Connection, Request, Test};
 use crate::{ConnectionPolicy, DecidedBy, Decision, RequestAttributes, RuleId};
 
@@ -52,7 +55,7 @@ impl ConnectionPolicy {
                     miss.actual,
                     miss.expected
                 ),
-                None => "no ALLOW rule matches: the ALLOW policies that apply have no usable rule".to_owned(),
+                None => self.set().barren_reason(),
             },
         }
     }
@@ -62,9 +65,10 @@ impl ConnectionPolicy {
     pub fn nearest(&self, request: Option<&RequestAttributes<'_>>) -> Option<NearMiss<'_>> {
         let request = request.map(Request::new);
         let request = request.as_ref();
-        let rules = &self.set().allow.rules;
+        let (side, open) = self.allowing()?;
+        let rules = &side.rules;
         let mut candidates: Vec<Rank> = Vec::with_capacity(RULE_BUDGET);
-        self.promising(request, &mut |rank| {
+        side.promising(open, self.connection(), request, &mut |rank| {
             if candidates.len() < RULE_BUDGET && !candidates.contains(&rank) {
                 candidates.push(rank);
             }
@@ -75,7 +79,7 @@ impl ConnectionPolicy {
             }
         }
         let mut search =
-            Search { tests: &self.set().tests, connection: self.connection(), request, budget: TEST_BUDGET };
+            Search { tests: &side.tests, connection: self.connection(), request, budget: TEST_BUDGET };
         let mut best: Option<(Distance, Rank)> = None;
         for rank in candidates {
             let Some(rule) = rules.get(rank as usize) else { continue };
@@ -88,13 +92,46 @@ impl ConnectionPolicy {
             }
         }
         let (distance, rank) = best?;
-        let test = self.set().tests.get(distance.first)?;
+        let test = side.tests.get(distance.first)?;
         Some(NearMiss {
             rule: &rules.get(rank as usize)?.id,
             attribute: test.attribute(),
             expected: test.expected(),
             actual: test.actual(self.connection(), request),
         })
+    }
+}
+
+impl PolicySet {
+    /// Why nothing is allowed where no ALLOW policy has a rule.
+    fn barren_reason(&self) -> String {
+        let kind = |unusable: bool| -> Vec<&str> {
+            self.barren.iter().filter(|p| p.unusable == unusable).map(|p| p.name.as_str()).collect()
+        };
+        let described = |names: &[&str], one: &str, several: &str| {
+            let more = match names.len().saturating_sub(SHOWN_VALUES) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let shown: Vec<_> = names.iter().take(SHOWN_VALUES).copied().collect();
+            match names {
+                [] => None,
+                [_] => Some(format!("policy {} {one}", shown.join(", "))),
+                _ => Some(format!("policies {}{more} {several}", shown.join(", "))),
+            }
+        };
+        let empty = described(
+            &kind(false),
+            "applies and has no rules, which allows nothing",
+            "apply and have no rules, which allows nothing",
+        );
+        let unusable = described(
+            &kind(true),
+            "applies and has a rule that cannot be compiled, so that it allows nothing",
+            "apply and have rules that cannot be compiled, so that they allow nothing",
+        );
+        let reasons: Vec<_> = empty.into_iter().chain(unusable).collect();
+        format!("no ALLOW rule matches: {}", reasons.join("; "))
     }
 }
 
@@ -169,6 +206,8 @@ impl Test {
             Check::Host(_) => "request.host",
             Check::Path(..) => "request.path",
             Check::Header(header, _) => return format!("request.headers[{}]", shown(header.name())),
+            Check::RequestPrincipal(_) => "request.auth.principal",
+            Check::Claim(path, _) => return claim_key(path.names()),
         };
         name.to_owned()
     }
@@ -224,10 +263,56 @@ impl Test {
                 }
                 match values.is_empty() {
                     true => "nothing".to_owned(),
-                    false if is_secret(header.name()) => "there, but different (not shown)".to_owned(),
+                    false if is_secret(header.name()) => NOT_SHOWN.to_owned(),
                     false => values.join(", "),
                 }
             }
+            Check::RequestPrincipal(_) => match request.and_then(|r| r.attributes.claims) {
+                None => NO_TOKEN.to_owned(),
+                Some(claims) => match claims.principal() {
+                    Some((issuer, subject)) => format!("\"{}/{}\"", shown(issuer), shown(subject)),
+                    None => "nothing (the token has no issuer or no subject)".to_owned(),
+                },
+            },
+            Check::Claim(path, _) => match request.and_then(|r| r.attributes.claims) {
+                None => NO_TOKEN.to_owned(),
+                Some(claims) => claim(path.names(), claims.get(path.names())),
+            },
+        }
+    }
+}
+
+/// Of what a token says, only who issued it, for whom and about whom is shown: the rest is somebody's affair.
+const NOT_SHOWN: &str = "there, but different (not shown)";
+
+const NO_TOKEN: &str = "nothing (no verified token)";
+
+/// A claim's key, as in `when`.
+fn claim_key(path: &[Box<str>]) -> String {
+    match path {
+        [name] if **name == *"aud" => "request.auth.audiences".to_owned(),
+        [name] if **name == *"azp" => "request.auth.presenter".to_owned(),
+        names => {
+            names.iter().fold("request.auth.claims".to_owned(), |key, name| format!("{key}[{}]", shown(name)))
+        }
+    }
+}
+
+/// What is there of a claim.
+fn claim(path: &[Box<str>], value: Option<&Value>) -> String {
+    let texts = match value {
+        None => return "nothing".to_owned(),
+        Some(Value::String(text)) => vec![text.as_str()],
+        Some(Value::Array(elements)) => elements.iter().filter_map(Value::as_str).collect(),
+        Some(_) => Vec::new(),
+    };
+    let public = matches!(path, [name] if ["iss", "sub", "aud"].contains(&&**name));
+    match texts.as_slice() {
+        [] => "there, but neither a text nor a list of texts".to_owned(),
+        _ if !public => NOT_SHOWN.to_owned(),
+        texts => {
+            let texts = texts.iter().take(SHOWN_VALUES).map(|text| format!("\"{}\"", shown(text)));
+            texts.collect::<Vec<_>>().join(", ")
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The compiled policies of one workload.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -8,309 +8,201 @@ use maille_config::istio::Action;
 
 use crate::compile::{Compiler, Fault};
 use crate::connection::ConnectionPolicy;
-use crate::index::Index;
-use crate::index::key::Keys;
-use crate::index::pairs::Pairs;
-use crate::plan::Planner;
-use crate::rule::{RuleTree, TestId, Tests};
-use crate::{Authorization, CompileProblem, ConnectionAttributes, RuleId, TrustContext};
+use crate::rule::{RuleTree, Tests};
+use crate::side::Side;
+use crate::{Authorization, CompileProblem, ConnectionAttributes, Needs, RuleId, TrustContext};
 
-/// Index of a rule in its [`Side`]; ranks ascend as printed ids do.
-pub(crate) type Rank = u32;
-
-/// Index of a [`Part`].
-pub(crate) type PartId = u32;
-
-/// The enforced policies of one workload, compiled; immutable and shared by all workers.
-///
-/// Each rule falls into a part that is fixed for a connection and a part that each request decides. Equal
-/// connection parts are one, found by an index over connection attributes and judged once per connection.
-/// Rules are then found through the rarer of two ways: their connection part, or an index over request
-/// attributes. So neither a connection nor a request pays for rules that name somebody or something else.
+/// The policies of one workload, compiled; immutable and shared by all workers. An action that no policy has is
+/// `None`, and costs nothing.
 #[derive(Debug)]
 pub struct PolicySet {
-    pub(crate) tests: Tests,
-    pub(crate) deny: Side,
-    pub(crate) allow: Side,
-    /// Whether an ALLOW policy applies, usable or not.
-    pub(crate) has_allow: bool,
-    /// Rules of DENY policies that could not be compiled, so that the policy refuses everything.
+    pub(crate) deny: Option<Side>,
+    /// `Some` if an ALLOW policy applies, usable or not.
+    pub(crate) allow: Option<Side>,
+    pub(crate) custom: Option<Side>,
+    /// Whom CUSTOM rules ask, by rank.
+    pub(crate) asked: Vec<Asked>,
+    pub(crate) audit: Option<Side>,
+    /// DENY policies of a dry run.
+    pub(crate) shadow_deny: Option<Side>,
+    /// ALLOW policies of a dry run.
+    pub(crate) shadow_allow: Option<Side>,
+    /// Rules that could not be compiled, of policies that match everything therefore.
     pub(crate) unusable: Vec<RuleId>,
-    pub(crate) parts: Vec<Part>,
-    pub(crate) part_index: Index<PartId>,
-    /// Parts that no index can find: judged on every connection.
-    pub(crate) unindexed_parts: Vec<PartId>,
+    /// ALLOW policies that allow nothing, whatever comes.
+    pub(crate) barren: Vec<Barren>,
 }
 
-/// The rules of one action.
+/// Whom a CUSTOM rule asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) provider: Arc<str>,
+    /// Why nobody can be asked.
+    pub(crate) problem: Option<Arc<str>>,
+}
+
+/// An ALLOW policy without a usable rule.
 #[derive(Debug)]
-pub(crate) struct Side {
-    /// Sorted by printed id.
-    pub(crate) rules: Vec<CompiledRule>,
-    /// Finds rules by one request attribute; lists ascend by rank.
-    pub(crate) index: Index<Posting>,
-    /// Finds rules by two request attributes; lists ascend by rank.
-    pub(crate) pairs: Pairs<Posting>,
-}
-
-/// A rule in an index, with what decides mostly, so that the rule itself need not be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Posting {
-    pub(crate) rank: Rank,
-    /// What its connection must satisfy.
-    pub(crate) part: PartId,
-    /// Being found is all that it demands of a request.
-    pub(crate) settled: bool,
-}
-
-/// A rule under its name.
-#[derive(Debug)]
-pub(crate) struct CompiledRule {
-    pub(crate) id: RuleId,
-    /// The whole, for explanations.
-    pub(crate) tree: RuleTree,
-    /// What its connection must satisfy (HTTP).
-    pub(crate) part: PartId,
-    /// What then a request must satisfy, beyond what being found proves.
-    pub(crate) request: RuleTree,
-}
-
-/// What some rules demand of a connection, and what follows once it is satisfied.
-#[derive(Debug, Default)]
-pub(crate) struct Part {
-    pub(crate) tree: RuleTree,
-    pub(crate) deny: Consequence,
-    pub(crate) allow: Consequence,
-}
-
-/// What a satisfied part means for the rules of one action.
-#[derive(Debug, Default)]
-pub(crate) struct Consequence {
-    /// The first rule that matches TCP.
-    pub(crate) tcp: Option<Rank>,
-    /// The first rule that matches every HTTP request.
-    pub(crate) http: Option<Rank>,
-    /// Rules to judge on each request; ascending.
-    pub(crate) attached: Vec<Rank>,
-    /// Whether the side's index may find rules of this part.
-    pub(crate) indexed: bool,
+pub(crate) struct Barren {
+    /// `namespace/name`.
+    pub(crate) name: String,
+    /// It has rules, but they could not be compiled.
+    pub(crate) unusable: bool,
 }
 
 impl PolicySet {
-    /// Compiles the policies that apply to a workload, dry-run ones included (they are left out here).
+    /// Compiles the policies that apply to a workload.
     ///
     /// A policy that cannot be compiled refuses, and is reported: as ALLOW it matches nothing but counts as an
-    /// ALLOW policy, as DENY or CUSTOM it matches everything. CUSTOM is not asked yet: what its rules match is
-    /// refused, as with a provider that does not work (reference authorization 15).
+    /// ALLOW policy, else it matches everything, CUSTOM without asking anybody. A dry run is possible with DENY and
+    /// ALLOW only (reference authorization 14); a policy with another action that claims to be one has no effect.
     pub fn compile(policies: &[Authorization], trust: &TrustContext) -> (Self, Vec<CompileProblem>) {
-        let mut compiler = Compiler::default();
-        let (mut problems, mut unusable) = (Vec::new(), Vec::new());
-        let (mut deny, mut allow, mut has_allow) = (Vec::new(), Vec::new(), false);
-        for policy in policies.iter().filter(|p| !p.dry_run) {
-            let rules = match policy.spec.action {
-                Action::Audit => continue,
-                Action::Allow => {
-                    has_allow = true;
-                    &mut allow
-                }
-                Action::Deny | Action::Custom => &mut deny,
-            };
-            unusable.extend(compile_policy(policy, trust, &mut compiler, rules, &mut problems));
-        }
-        let mut builder = Builder::new(compiler.finish());
-        let deny = builder.side(deny, |part| &mut part.deny, |tree, tests| Some(tree.deny_on_tcp(tests)));
-        let allow = builder.side(allow, |part| &mut part.allow, RuleTree::allow_on_tcp);
-        (PolicySet { unusable, ..builder.finish(deny, allow, has_allow) }, problems)
+        let mut drafts = Drafts { policies, trust, problems: Vec::new(), unusable: Vec::new() };
+        let widened = |tree: &RuleTree, tests: &Tests| Some(tree.deny_on_tcp(tests));
+        let deny = drafts.side(Action::Deny, false, widened);
+        let allow = drafts.side(Action::Allow, false, RuleTree::allow_on_tcp);
+        let custom = drafts.side(Action::Custom, false, widened);
+        let audit = drafts.side(Action::Audit, false, widened);
+        let shadow_deny = drafts.side(Action::Deny, true, widened);
+        let shadow_allow = drafts.side(Action::Allow, true, RuleTree::allow_on_tcp);
+        let asked = custom.as_ref().map(|side| drafts.asked(side)).unwrap_or_default();
+        let barren = allow.as_ref().map(|side| drafts.barren(side)).unwrap_or_default();
+        let Drafts { problems, unusable, .. } = drafts;
+        (Self { deny, allow, custom, asked, audit, shadow_deny, shadow_allow, unusable, barren }, problems)
     }
 
     /// Evaluates once what is fixed for the life of a connection.
     pub fn on_connection(self: &Arc<Self>, attributes: &ConnectionAttributes<'_>) -> ConnectionPolicy {
         ConnectionPolicy::new(Arc::clone(self), attributes)
     }
+
+    /// What beyond DENY and ALLOW there are policies for.
+    pub fn needs(&self) -> Needs {
+        Needs {
+            asks: self.custom.is_some(),
+            audits: self.audit.is_some(),
+            shadows: self.shadow_deny.is_some() || self.shadow_allow.is_some(),
+        }
+    }
 }
 
-/// Rules of one action on their way into a [`Side`].
-struct Draft {
-    rules: Vec<CompiledRule>,
-    consequence: fn(&mut Part) -> &mut Consequence,
-    /// Rules that need a look at the request, without those that another rule makes redundant; ascending.
-    per_request: Vec<Rank>,
+/// Policies on their way into [`Side`]s.
+struct Drafts<'a> {
+    policies: &'a [Authorization],
+    trust: &'a TrustContext,
+    problems: Vec<CompileProblem>,
+    unusable: Vec<RuleId>,
 }
 
-struct Builder {
-    tests: Tests,
-    parts: Vec<Part>,
-    ids: HashMap<RuleTree, PartId, RandomState>,
-    /// How many rules of both sides that look at requests hang on each part.
-    weights: Vec<u32>,
-}
-
-impl Builder {
-    fn new(tests: Tests) -> Self {
-        Self { tests, parts: Vec::new(), ids: HashMap::default(), weights: Vec::new() }
+impl<'a> Drafts<'a> {
+    fn of(&self, action: Action, dry_run: bool) -> impl Iterator<Item = &'a Authorization> + use<'a> {
+        self.policies.iter().filter(move |p| p.spec.action == action && p.dry_run == dry_run)
     }
 
-    fn part(&mut self, tree: RuleTree) -> PartId {
-        *self.ids.entry(tree).or_insert_with_key(|tree| {
-            self.parts.push(Part { tree: tree.clone(), ..Part::default() });
-            self.weights.push(1);
-            self.parts.len() as PartId - 1
-        })
-    }
-
+    /// The rules of one action, if any policy has it.
     fn side(
         &mut self,
-        mut rules: Vec<(RuleId, RuleTree)>,
-        consequence: fn(&mut Part) -> &mut Consequence,
+        action: Action,
+        dry_run: bool,
         on_tcp: fn(&RuleTree, &Tests) -> Option<RuleTree>,
-    ) -> Draft {
-        rules.sort_by_cached_key(|(id, _)| id.to_string());
-        let mut draft =
-            Draft { rules: Vec::with_capacity(rules.len()), consequence, per_request: Vec::new() };
-        let mut seen: HashSet<(PartId, RuleTree), RandomState> = HashSet::default();
-        for (rank, (id, tree)) in rules.into_iter().enumerate() {
-            let rank = rank as Rank;
-            if let Some(tcp) = on_tcp(&tree, &self.tests) {
-                let part = self.part(tcp);
-                self.consequence(part, consequence, |c| c.tcp = c.tcp.or(Some(rank)));
-            }
-            let (fixed, request) = tree.split(&self.tests);
-            let part = self.part(fixed);
-            if request.demands_nothing() {
-                self.consequence(part, consequence, |c| c.http = c.http.or(Some(rank)));
-            } else if seen.insert((part, request.clone())) {
-                draft.per_request.push(rank);
-                if let Some(weight) = self.weights.get_mut(part as usize) {
-                    *weight += 1;
+    ) -> Option<Side> {
+        self.of(action, dry_run).next()?;
+        let (mut compiler, mut rules) = (Compiler::default(), Vec::new());
+        for policy in self.of(action, dry_run) {
+            self.policy(policy, &mut compiler, &mut rules);
+        }
+        Some(Side::new(compiler.finish(), rules, on_tcp))
+    }
+
+    /// Appends the policy's rules, or what stands for them if one cannot be compiled.
+    fn policy(
+        &mut self,
+        policy: &Authorization,
+        compiler: &mut Compiler,
+        rules: &mut Vec<(RuleId, RuleTree)>,
+    ) {
+        let (namespace, name): (Arc<str>, Arc<str>) =
+            (policy.namespace.as_str().into(), policy.name.as_str().into());
+        let id = |rule: usize| RuleId { namespace: namespace.clone(), name: name.clone(), rule: rule as u32 };
+        let effect = match (policy.spec.action, policy.dry_run) {
+            (Action::Allow, false) => "the policy allows nothing",
+            (Action::Allow, true) => "the policy would allow nothing",
+            (Action::Deny, true) => "the policy would refuse everything",
+            (Action::Audit, _) => "the policy marks everything",
+            (Action::Deny | Action::Custom, _) => "the policy refuses everything",
+        };
+        let mut trees = Vec::new();
+        let mut first_bad = None;
+        for (index, rule) in policy.spec.rules.iter().enumerate() {
+            match compiler.rule(rule, policy, self.trust) {
+                Ok(tree) => trees.push((id(index), tree)),
+                Err(fault) => {
+                    first_bad.get_or_insert(index);
+                    let Fault { field, message } = fault.below(&format!("spec.rules[{index}]"));
+                    let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
+                    self.problems.push(CompileProblem { namespace, name, field, message, effect });
                 }
             }
-            draft.rules.push(CompiledRule { id, tree, part, request });
         }
-        draft
-    }
-
-    fn consequence(
-        &mut self,
-        part: PartId,
-        side: fn(&mut Part) -> &mut Consequence,
-        change: impl FnOnce(&mut Consequence),
-    ) {
-        if let Some(part) = self.parts.get_mut(part as usize) {
-            change(side(part));
-        }
-    }
-
-    fn finish(mut self, deny: Draft, allow: Draft, has_allow: bool) -> PolicySet {
-        let keys = Keys::new(&self.tests);
-        // A part holds only tests that are fixed for a connection: all may be used.
-        let any = |_: TestId| true;
-        let mut planner = Planner::new(&keys, &self.tests, &any);
-        for (part, weight) in self.parts.iter().zip(&self.weights) {
-            planner.count(&part.tree, *weight);
-        }
-        let mut costs = Vec::with_capacity(self.parts.len());
-        let mut unindexed_parts = Vec::new();
-        for (id, part) in self.parts.iter().enumerate() {
-            let choice = planner.choose(&part.tree);
-            match &choice {
-                Some(choice) => planner.register(choice, id as PartId),
-                None => unindexed_parts.push(id as PartId),
+        match first_bad {
+            None => rules.append(&mut trees),
+            Some(_) if policy.spec.action == Action::Allow => {}
+            Some(index) => {
+                rules.push((id(index), RuleTree::default()));
+                self.unusable.push(id(index));
             }
-            costs.push(choice.map_or(u32::MAX, |c| c.cost));
-        }
-        let (part_index, _) = planner.build();
-        let deny = self.place(deny, &keys, &costs);
-        let allow = self.place(allow, &keys, &costs);
-        PolicySet {
-            tests: self.tests,
-            deny,
-            allow,
-            has_allow,
-            unusable: Vec::new(),
-            parts: self.parts,
-            part_index,
-            unindexed_parts,
         }
     }
 
-    /// Puts each rule where it is met least often: into the index over requests, or onto its part.
-    fn place(&mut self, mut draft: Draft, keys: &Keys, part_costs: &[u32]) -> Side {
-        let tests = std::mem::take(&mut self.tests);
-        let per_request = |id: TestId| tests.is_per_request(id);
-        let mut planner = Planner::new(keys, &tests, &per_request);
-        for rule in draft.per_request.iter().filter_map(|rank| draft.rules.get(*rank as usize)) {
-            planner.count(&rule.request, 1);
+    /// Whom each CUSTOM rule asks, by rank. Only one provider is possible on a workload, as in Istio unless a feature
+    /// is switched on there (reference authorization 15): with several, nobody can be asked.
+    fn asked(&self, side: &Side) -> Vec<Asked> {
+        fn provider(policy: &Authorization) -> &str {
+            policy.spec.provider.as_ref().map_or("", |provider| provider.name.as_str())
         }
-        for rank in draft.per_request {
-            let Some(rule) = draft.rules.get_mut(rank as usize) else { continue };
-            let part_cost = part_costs.get(rule.part as usize).copied().unwrap_or(u32::MAX);
-            // In a tie the index wins: a request's cost is then the same for one policy and for thousands.
-            let choice = planner.choose_well(&rule.request).filter(|choice| choice.cost <= part_cost);
-            if let Some(choice) = &choice {
-                rule.request = rule.request.without(&choice.settled);
-                let settled = rule.request.demands_nothing();
-                planner.register(choice, Posting { rank, part: rule.part, settled });
-            }
-            self.consequence(rule.part, draft.consequence, |c| match choice.is_some() {
-                true => c.indexed = true,
-                false => c.attached.push(rank),
-            });
-        }
-        let (index, pairs) = planner.build();
-        self.tests = tests;
-        Side { rules: draft.rules, index, pairs }
-    }
-}
-
-/// Appends the policy's rules, or what stands for them if one cannot be compiled: then, unless it is an ALLOW
-/// policy, also returns that rule's id.
-fn compile_policy(
-    policy: &Authorization,
-    trust: &TrustContext,
-    compiler: &mut Compiler,
-    rules: &mut Vec<(RuleId, RuleTree)>,
-    problems: &mut Vec<CompileProblem>,
-) -> Option<RuleId> {
-    let (namespace, name): (Arc<str>, Arc<str>) =
-        (policy.namespace.as_str().into(), policy.name.as_str().into());
-    let id = |rule: usize| RuleId { namespace: namespace.clone(), name: name.clone(), rule: rule as u32 };
-    let mut report = |fault: Fault, effect: &'static str| {
-        problems.push(CompileProblem {
-            namespace: policy.namespace.clone(),
-            name: policy.name.clone(),
-            field: fault.field,
-            message: fault.message,
-            effect,
+        let providers: BTreeSet<&str> = self.of(Action::Custom, false).map(provider).collect();
+        let several: Option<Arc<str>> = (providers.len() > 1).then(|| {
+            let names: Vec<_> = providers.iter().map(|name| format!("'{name}'")).collect();
+            format!(
+                "policies of this workload name several providers, but one is possible: {}",
+                names.join(", ")
+            )
+            .into()
         });
-    };
-    if policy.spec.action == Action::Custom {
-        let message = "external authorization is not enforced yet".to_owned();
-        report(Fault { field: "spec.action".to_owned(), message }, "what its rules match is refused");
+        let shared: HashMap<&str, Arc<str>, RandomState> =
+            providers.iter().map(|name| (*name, Arc::from(*name))).collect();
+        let by_policy: HashMap<(&str, &str), &str, RandomState> = self
+            .of(Action::Custom, false)
+            .map(|policy| ((policy.namespace.as_str(), policy.name.as_str()), provider(policy)))
+            .collect();
+        let asked = side.rules.iter().map(|rule| {
+            let provider = by_policy.get(&(&*rule.id.namespace, &*rule.id.name)).copied().unwrap_or_default();
+            let problem = if self.unusable.contains(&rule.id) {
+                Some(format!("rule {} of the policy cannot be compiled", rule.id.rule).into())
+            } else if provider.is_empty() {
+                Some("the policy names no provider".into())
+            } else {
+                several.clone()
+            };
+            Asked { provider: shared.get(provider).cloned().unwrap_or_default(), problem }
+        });
+        asked.collect()
     }
-    let mut trees = Vec::new();
-    let mut first_bad = None;
-    for (index, rule) in policy.spec.rules.iter().enumerate() {
-        match compiler.rule(rule, policy, trust) {
-            Ok(tree) => trees.push((id(index), tree)),
-            Err(fault) => {
-                first_bad.get_or_insert(index);
-                let effect = match policy.spec.action {
-                    Action::Allow => "the policy allows nothing",
-                    _ => "the policy refuses everything",
-                };
-                report(fault.below(&format!("spec.rules[{index}]")), effect);
-            }
-        }
-    }
-    match (first_bad, policy.spec.action) {
-        (None, _) => {
-            rules.append(&mut trees);
-            None
-        }
-        (Some(_), Action::Allow) => None,
-        (Some(index), _) => {
-            rules.push((id(index), RuleTree::default()));
-            Some(id(index))
-        }
+
+    /// The ALLOW policies that have no rule in their side.
+    fn barren(&self, side: &Side) -> Vec<Barren> {
+        let fertile: BTreeSet<(&str, &str)> =
+            side.rules.iter().map(|rule| (&*rule.id.namespace, &*rule.id.name)).collect();
+        let barren = self
+            .of(Action::Allow, false)
+            .filter(|p| !fertile.contains(&(p.namespace.as_str(), p.name.as_str())));
+        let mut barren: Vec<_> = barren
+            .map(|p| Barren {
+                name: format!("{}/{}", p.namespace, p.name),
+                unusable: !p.spec.rules.is_empty(),
+            })
+            .collect();
+        barren.sort_by(|a, b| a.name.cmp(&b.name));
+        barren
     }
 }

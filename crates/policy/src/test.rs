@@ -4,11 +4,13 @@ use std::net::IpAddr;
 
 use maille_core::Identity;
 
+use crate::Claims;
 use crate::address::AddressSet;
 use crate::attributes::{ConnectionAttributes, RequestAttributes};
 use crate::peer::{self, NamespacePattern, TrustDomainSet};
 use crate::template::PathTemplate;
 use crate::text::TextSet;
+use crate::token::{ClaimPath, RequestPrincipals};
 
 /// A field with its values: `principals: […]`, `notPaths: […]` or one half of a `when`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,6 +52,10 @@ pub(crate) enum Check {
     Path(TextSet, Vec<PathTemplate>),
     /// A header.
     Header(Header, TextSet),
+    /// Issuer and subject of the verified token.
+    RequestPrincipal(RequestPrincipals),
+    /// A claim of the verified token.
+    Claim(ClaimPath, TextSet),
 }
 
 /// Which header, and how its values are presented.
@@ -180,7 +186,11 @@ impl<'a> Request<'a> {
 impl Test {
     /// Whether TCP has no such attribute (reference authorization 11).
     pub(crate) fn is_http_only(&self) -> bool {
-        matches!(self.check, Check::Method(_) | Check::Host(_) | Check::Path(..) | Check::Header(..))
+        match self.check {
+            Check::Method(_) | Check::Host(_) | Check::Path(..) | Check::Header(..) => true,
+            Check::RequestPrincipal(_) | Check::Claim(..) => true,
+            _ => false,
+        }
     }
 
     /// Whether its outcome can differ between the requests of one connection.
@@ -192,7 +202,9 @@ impl Test {
     pub(crate) fn keys_are_exact(&self) -> bool {
         match &self.check {
             Check::Path(_, templates) => templates.is_empty(),
-            Check::Method(_) | Check::Host(_) | Check::Header(..) | Check::RemoteIp(_) => true,
+            Check::Method(_) | Check::Host(_) | Check::Header(..) | Check::RemoteIp(_) | Check::Claim(..) => {
+                true
+            }
             // Connection parts are judged once, and whole.
             _ => false,
         }
@@ -230,6 +242,16 @@ impl Check {
             Self::Header(header, set) => request.is_some_and(|r| {
                 let mut found = false;
                 header.visit(r, &mut |value| found = found || set.matches(value));
+                found
+            }),
+            Self::RequestPrincipal(principals) => {
+                let claims = request.and_then(|r| r.attributes.claims);
+                let principal = claims.and_then(Claims::principal);
+                principal.is_some_and(|(issuer, subject)| principals.matches(issuer, subject))
+            }
+            Self::Claim(path, set) => request.is_some_and(|r| {
+                let mut found = false;
+                path.visit(r, &mut |value| found = found || set.matches(value));
                 found
             }),
         }

@@ -6,15 +6,15 @@ use crate::index::key::KeyValue;
 
 /// One value of a string field.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum TextPattern {
+pub(crate) enum TextPattern<T = String> {
     /// `*`: whatever there is.
     Present,
     /// Equal.
-    Exact(String),
+    Exact(T),
     /// `abc*`.
-    Prefix(String),
+    Prefix(T),
     /// `*abc`.
-    Suffix(String),
+    Suffix(T),
 }
 
 impl TextPattern {
@@ -29,6 +29,16 @@ impl TextPattern {
             Self::Prefix(rest.to_owned())
         } else {
             Self::Exact(value.to_owned())
+        }
+    }
+
+    /// Whether a text that is there, though perhaps empty, fits. `*` wants one that is not.
+    pub(crate) fn fits(&self, text: &str) -> bool {
+        match self {
+            Self::Present => !text.is_empty(),
+            Self::Exact(exact) => exact == text,
+            Self::Prefix(start) => text.starts_with(start.as_str()),
+            Self::Suffix(end) => text.ends_with(end.as_str()),
         }
     }
 }
@@ -51,10 +61,10 @@ pub(crate) struct TextSet {
 
 impl TextSet {
     /// The set of these patterns; with `fold`, matching ignores (ASCII) case.
-    pub(crate) fn new(patterns: &[TextPattern], fold: bool) -> Self {
+    pub(crate) fn new<T: AsRef<[u8]>>(patterns: &[TextPattern<T>], fold: bool) -> Self {
         let mut set = Self { fold, ..Self::default() };
-        let bytes = |text: &str| -> Vec<u8> {
-            if fold { text.to_ascii_lowercase().into_bytes() } else { text.as_bytes().to_vec() }
+        let bytes = |text: &T| -> Vec<u8> {
+            if fold { text.as_ref().to_ascii_lowercase() } else { text.as_ref().to_vec() }
         };
         for pattern in patterns {
             match pattern {

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 
 use foldhash::fast::RandomState;
 
+use crate::Claims;
 use crate::address::Block;
 use crate::rule::{TestId, Tests};
 use crate::test::{Check, Connection, Header, Request, Test};
 use crate::text::TextSet;
+use crate::token::{self, ClaimPath};
 
 /// An attribute as the index sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,6 +34,9 @@ pub(crate) enum Attribute {
     Host,
     Path,
     Header(Header),
+    /// Issuer and subject, joined.
+    RequestPrincipal,
+    Claim(ClaimPath),
 }
 
 /// One value, or set of values, of an attribute.
@@ -137,6 +142,8 @@ fn keys_of(test: &Test) -> Option<Vec<Key>> {
             keys
         }
         Check::Header(header, set) => texts(Attribute::Header(header.clone()), set),
+        Check::RequestPrincipal(principals) => texts(Attribute::RequestPrincipal, principals.joined()),
+        Check::Claim(path, set) => texts(Attribute::Claim(path.clone()), set),
     })
 }
 
@@ -195,6 +202,17 @@ impl Attribute {
             Self::Header(header) => {
                 if let Some(request) = request {
                     header.visit(request, visit);
+                }
+            }
+            Self::RequestPrincipal => {
+                let claims = request.and_then(|r| r.attributes.claims);
+                if let Some((issuer, subject)) = claims.and_then(Claims::principal) {
+                    token::with_joined(issuer, subject, visit);
+                }
+            }
+            Self::Claim(path) => {
+                if let Some(request) = request {
+                    path.visit(request, visit);
                 }
             }
             Self::SourceIp | Self::RemoteIp | Self::DestinationIp | Self::Port => {}

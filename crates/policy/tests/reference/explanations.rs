@@ -66,7 +66,7 @@ fn other_outcomes_have_reasons_too() {
     );
     assert_eq!(
         decide(&[policy("foo/none", "{}")], "{}").reason,
-        "no ALLOW rule matches: the ALLOW policies that apply have no usable rule"
+        "no ALLOW rule matches: policy foo/none applies and has no rules, which allows nothing"
     );
 }
 

@@ -202,7 +202,7 @@ fn uncompilable_policies_refuse() {
         root_namespace: "istio-system".to_owned(),
     };
     for (bad, field) in [
-        ("when: [{key: destination.name, values: [x]}]", "spec.rules[0].when[0].values"),
+        ("when: [{key: destination.name, values: [x]}]", "spec.rules[0].when[0].key"),
         ("when: [{key: 'request.headers[]', values: [x]}]", "spec.rules[0].when[0].key"),
         ("when: [{key: source.ip}]", "spec.rules[0].when[0].values"),
         ("to: [{operation: {ports: [http]}}]", "spec.rules[0].to[0].operation.ports"),
@@ -212,8 +212,11 @@ fn uncompilable_policies_refuse() {
         ("from: [{source: {ipBlocks: ['1.2.3']}}]", "spec.rules[0].from[0].source.ipBlocks"),
         ("from: [{source: {serviceAccounts: ['a/b/c']}}]", "spec.rules[0].from[0].source.serviceAccounts"),
         ("from: [{source: {trustDomains: ['a/b']}}]", "spec.rules[0].from[0].source.trustDomains"),
-        ("from: [{source: {requestPrincipals: ['*']}}]", "spec.rules[0].from[0].source.requestPrincipals"),
-        ("when: [{key: 'request.auth.claims[a]', values: [x]}]", "spec.rules[0].when[0].key"),
+        ("from: [{source: {requestPrincipals: ['']}}]", "spec.rules[0].from[0].source.requestPrincipals"),
+        ("when: [{key: 'request.auth.claims[]', values: [x]}]", "spec.rules[0].when[0].key"),
+        ("when: [{key: request.auth.claims, values: [x]}]", "spec.rules[0].when[0].key"),
+        ("when: [{key: 'request.auth.claims[a]', values: ['']}]", "spec.rules[0].when[0].values"),
+        ("when: [{key: 'experimental.envoy.filters.a[b]', values: [x]}]", "spec.rules[0].when[0].key"),
     ] {
         for (action, good) in [(Action::Allow, "{}"), (Action::Deny, "{to: [{operation: {methods: [PUT]}}]}")]
         {
