@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use maille_core::{Identity, NamespacedName};
+use maille_core::{Identity, NamespacedName, TrustDomain};
 use tokio::time::Instant;
 
 use crate::hub::Hub;
@@ -72,6 +72,8 @@ impl fmt::Display for Proof {
 #[derive(Debug, Clone)]
 pub struct Peer {
     identity: Identity,
+    /// The trust domain of the certificate it showed.
+    domain: Option<TrustDomain>,
     pod: Arc<Pod>,
     address: IpAddr,
     proof: Proof,
@@ -98,13 +100,16 @@ impl Peer {
         self.proof
     }
 
-    /// Whether its right still holds: the same Pod, of the same account, at the same address.
+    /// Whether its right still holds: the same Pod, of the same account, at the same address, and its trust domain
+    /// still the mesh's.
     pub fn still_holds(&self, world: &World) -> bool {
-        world.pod_at(self.address).is_some_and(|pod| {
-            pod.name == self.pod.name
-                && pod.uid == self.pod.uid
-                && pod.service_account == self.identity.service_account()
-        })
+        let is_own = self.domain.as_ref().is_none_or(|domain| world.config().is_own(domain));
+        is_own
+            && world.pod_at(self.address).is_some_and(|pod| {
+                pod.name == self.pod.name
+                    && pod.uid == self.pod.uid
+                    && pod.service_account == self.identity.service_account()
+            })
     }
 }
 
@@ -177,12 +182,14 @@ pub async fn attest(
     address: IpAddr,
     shown: Shown<'_>,
 ) -> Result<Peer, AttestError> {
-    let trust_domain = hub.snapshot().world.config().trust_domain.clone();
+    let snapshot = hub.snapshot();
+    let config = snapshot.world.config();
+    let trust_domain = config.trust_domain.clone();
+    let domain = shown.certificate.map(|identity| identity.trust_domain().clone());
     let (identity, bound, proof) = match shown {
         Shown { certificate: Some(identity), .. } => {
             // A certificate of an alias is accepted as the same account; what is issued is of the own domain.
-            let aliases = hub.snapshot().world.config().trust_domain_aliases.clone();
-            if *identity.trust_domain() != trust_domain && !aliases.contains(identity.trust_domain()) {
+            if !config.is_own(identity.trust_domain()) {
                 return Err(AttestError::Domain(identity.clone()));
             }
             (own(&trust_domain, identity.namespace(), identity.service_account())?, None, Proof::Certificate)
@@ -205,7 +212,7 @@ pub async fn attest(
     {
         return Err(AttestError::OtherPod { address, pod: pod.name.clone(), bound: name });
     }
-    Ok(Peer { identity, pod, address, proof })
+    Ok(Peer { identity, domain, pod, address, proof })
 }
 
 fn own(domain: &maille_core::TrustDomain, namespace: &str, account: &str) -> Result<Identity, AttestError> {

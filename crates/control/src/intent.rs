@@ -10,7 +10,9 @@ use maille_config::destination_rule::Client;
 use maille_core::NamespacedName;
 use maille_proto::facts as wire;
 use maille_xds::Resource;
-use maille_xds::type_urls::{AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
+use maille_xds::type_urls::{
+    AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, REQUEST_AUTHENTICATION, TRUST_BUNDLE,
+};
 use prost::Message;
 use serde::Deserialize;
 
@@ -50,12 +52,13 @@ impl FactsQuery {
 
         let mut dump = wire::ConfigDump { workload: self.proxy.clone(), ..Default::default() };
         let mut facts = wire::FactsInForce::default();
-        let namespaces: BTreeSet<&String> = [&own.namespace, &config.root_namespace].into();
-        for policy in namespaces.into_iter().flat_map(|namespace| world.policies_in(namespace)) {
-            if policy.applies_to(pod, &config.root_namespace) {
-                let resource = policy.fact().resource(policy.resource_name());
-                facts.authorizations.push(taken(&mut dump, AUTHORIZATION, &resource)?);
-            }
+        for policy in world.policies_for(&own) {
+            let resource = policy.fact().resource(policy.resource_name());
+            facts.authorizations.push(taken(&mut dump, AUTHORIZATION, &resource)?);
+        }
+        for found in world.authentications_for(&own) {
+            let resource = found.fact().resource(found.resource_name());
+            facts.request_authentications.push(taken(&mut dump, REQUEST_AUTHENTICATION, &resource)?);
         }
         for name in names {
             let client = Client { namespace: &own.namespace, labels: &pod.labels };

@@ -9,6 +9,7 @@
 
 mod attest;
 mod ca;
+pub mod conditions;
 mod connection;
 mod discovery;
 mod exposition;

@@ -39,7 +39,14 @@ pub(crate) struct ByType(Mutex<BTreeMap<&'static str, u64>>);
 impl ByType {
     /// Only types of facts that exist are told apart: a peer may ask for anything.
     pub(crate) fn inc(&self, type_url: &str) {
-        const TYPES: [&str; 5] = ["Authorization", "Destination", "Inbound", "MeshSettings", "TrustBundle"];
+        const TYPES: [&str; 6] = [
+            "Authorization",
+            "Destination",
+            "Inbound",
+            "MeshSettings",
+            "RequestAuthentication",
+            "TrustBundle",
+        ];
         let name = crate::proxies::short(type_url);
         let name = TYPES.into_iter().find(|known| *known == name).unwrap_or("other");
         *self.0.lock().entry(name).or_default() += 1;
@@ -102,6 +109,8 @@ metrics! {
     flows, Gauge, "maille_flows", "Flows remembered.";
     flows_forgotten, Counter, "maille_flows_forgotten_total", "Flows forgotten early because there were too many.";
     tls_refusals, Counter, "maille_tls_refusals_reported_total", "Connections that proxies reported as refused for their TLS or for want of it.";
+    mesh_config_rejected, Gauge, "maille_mesh_config_rejected", "Whether the stored mesh configuration is not in force, or not in full.";
+    mesh_configs_rejected, Counter, "maille_mesh_configs_rejected_total", "Mesh configurations seen that could not be put in force, or not in full.";
     handshake_failures, Counter, "maille_handshake_failures_total", "Connections to the discovery port that failed their TLS handshake.";
 }
 

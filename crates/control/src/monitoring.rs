@@ -1,7 +1,7 @@
 //! The monitoring port: metrics, health, and the flows, proxies and scrape targets known, over plain HTTP.
 //!
 //! Metrics and health are for everyone, as Istio's are. Who talks to whom, who is where, and which namespaces take plaintext, is not
-//! every workload's business: Pods outside of the root namespace are refused it (people reach it through the API server
+//! every workload's business: Pods outside of the control plane's namespace are refused it (people reach it through the API server
 //! or from the node).
 
 use std::collections::BTreeSet;
@@ -138,10 +138,14 @@ fn namespace_modes(world: &World) -> Vec<(String, &'static str)> {
 
 async fn readiness(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     if shared.ready.is_set() {
-        (StatusCode::OK, "ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the world is not complete yet")
+        return (StatusCode::OK, "ready");
     }
+    // What is wrong with it is not every caller's business.
+    let text = match shared.control.mesh_problem.load().is_some() {
+        true => "the mesh configuration (ConfigMap istio) cannot be used; its events and the log say why",
+        false => "the world is not complete yet",
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
 async fn flows(
@@ -165,7 +169,11 @@ async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<
         Some(refusal) => refusal,
         None => {
             let proxies = shared.control.proxies.list();
-            Json(json!({ "version": env!("CARGO_PKG_VERSION"), "proxies": proxies })).into_response()
+            let problem = shared.control.mesh_problem.load();
+            let problem = problem.as_ref().map(|problem| problem.as_str());
+            let version = env!("CARGO_PKG_VERSION");
+            Json(json!({ "version": version, "meshConfigProblem": problem, "proxies": proxies }))
+                .into_response()
         }
     }
 }
@@ -195,15 +203,15 @@ fn refuse_workloads(shared: &Shared, caller: Caller) -> Option<Response> {
     (!is_trusted(&shared.control.hub.snapshot().world, caller)).then(|| {
         (
             StatusCode::FORBIDDEN,
-            "flows, proxies and scrape targets are not shown to workloads outside the root namespace",
+            "flows, proxies and scrape targets are not shown to workloads outside the control plane's namespace",
         )
             .into_response()
     })
 }
 
-/// Pods are, of the root namespace only; what is no Pod comes through the API server or from the node.
+/// Pods are, of the control plane's namespace only; what is no Pod comes through the API server or from the node.
 fn is_trusted(world: &World, caller: Caller) -> bool {
-    world.pod_at(caller.0).is_none_or(|pod| pod.name.namespace == world.config().root_namespace)
+    world.pod_at(caller.0).is_none_or(|pod| pod.name.namespace == world.config().system_namespace)
 }
 
 /// Where a request comes from.

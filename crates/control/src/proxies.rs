@@ -1,6 +1,8 @@
 //! Who is connected, and how far each has acknowledged: what `GET /proxies` of the monitoring port shows.
 //!
-//! The answer is `{"version": "<of this control plane>", "proxies": [PROXY, …]}`, in the order of their connecting, each
+//! The answer is `{"version": "<of this control plane>", "meshConfigProblem": null, "proxies": [PROXY, …]}`, where the
+//! problem is a text while the stored mesh configuration is not in force, or not in full. The proxies come in the order of
+//! their connecting, each
 //!
 //! ```json
 //! {

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::attest::TokenReviewer;
@@ -31,6 +31,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::places::{Place, Places};
 use crate::proxies::Proxies;
+use crate::world::Key;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,6 +81,8 @@ pub struct ControlPlane {
     pub clock: Arc<dyn Clock>,
     /// How certificates are issued.
     pub rules: IssueRules,
+    /// What keeps the stored mesh configuration from being in force, if anything does.
+    pub(crate) mesh_problem: Arc<ArcSwapOption<String>>,
     /// Becomes true when streams are to end.
     stopping: Arc<watch::Sender<bool>>,
 }
@@ -96,16 +99,25 @@ impl ControlPlane {
             reviewer,
             clock,
             rules: IssueRules::default(),
+            mesh_problem: Arc::default(),
             stopping: Arc::new(watch::Sender::new(false)),
         }
     }
 
+    /// Notes what keeps the stored mesh configuration, or a part of it, from being in force; `None`: nothing does.
+    pub fn report_mesh_config(&self, problem: Option<String>) {
+        if problem.is_some() {
+            self.metrics.mesh_configs_rejected.inc();
+        }
+        self.metrics.mesh_config_rejected.set(problem.is_some().into());
+        self.mesh_problem.store(problem.map(Arc::new));
+    }
+
     /// Makes this the authority, and its roots the mesh's.
     pub fn set_authority(&self, authority: Authority) {
-        let domain = self.hub.snapshot().world.config().trust_domain.to_string();
         let roots = authority.roots().iter().map(|root| root.to_vec()).collect();
         self.authority.store(Some(Arc::new(authority)));
-        self.hub.apply([crate::world::Event::Roots(domain, roots)]);
+        self.hub.apply([crate::world::Event::OwnRoots(roots)]);
     }
 
     /// Serves the discovery port until `stop` resolves; then new connections are refused and streams end.
@@ -114,14 +126,22 @@ impl ControlPlane {
         listeners: Vec<TcpListener>,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
-        let (config, mut renewal) = self.serving_config()?;
+        let mut trust = self.hub.subscribe();
+        trust.watch(Key::Settings);
+        let mut domains = self.domains();
+        let (config, renewal) = self.serving_config()?;
+        let mut due = Instant::now() + renewal;
         let config = Arc::new(ArcSwap::new(config));
         let renewing = {
             let (this, config) = (self.clone(), Arc::clone(&config));
             tokio::spawn(async move {
                 loop {
-                    tokio::time::sleep(renewal).await;
-                    renewal = match this.serving_config() {
+                    tokio::select! {
+                        () = sleep_until(due) => {}
+                        _ = trust.changed() => if domains == this.domains() { continue },
+                    }
+                    domains = this.domains();
+                    let renewal = match this.serving_config() {
                         Ok((renewed, next)) => {
                             config.store(renewed);
                             next
@@ -131,6 +151,7 @@ impl ControlPlane {
                             Duration::from_secs(30)
                         }
                     };
+                    due = Instant::now() + renewal;
                 }
             })
         };
@@ -209,11 +230,18 @@ impl ControlPlane {
             .add_service(FlowsServer::new(flows).max_decoding_message_size(crate::flows::MAX_REPORT_BYTES))
     }
 
+    /// The names of the trust domain whose certificates are accepted.
+    fn domains(&self) -> Vec<TrustDomain> {
+        let snapshot = self.hub.snapshot();
+        let config = snapshot.world.config();
+        std::iter::once(&config.trust_domain).chain(&config.trust_domain_aliases).cloned().collect()
+    }
+
     /// A serving configuration with a new certificate, and when to make the next.
     fn serving_config(&self) -> Result<(Arc<ServerConfig>, Duration), ServeError> {
         let authority = self.authority.load_full().ok_or(ServeError::NoAuthority)?;
         let config = self.hub.snapshot().world.config().clone();
-        let names = serving_names(&config.root_namespace, &config.cluster_domain);
+        let names = serving_names(&config.system_namespace, &config.cluster_domain);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let key = generate_key()?;
         let now = self.clock.now();

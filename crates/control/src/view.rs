@@ -6,7 +6,9 @@ use std::sync::Arc;
 use maille_config::destination_rule::Client;
 use maille_core::{Labels, NamespacedName};
 use maille_proto::discovery::DeltaDiscoveryResponse;
-use maille_xds::type_urls::{AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
+use maille_xds::type_urls::{
+    AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, REQUEST_AUTHENTICATION, TRUST_BUNDLE,
+};
 use maille_xds::{Dirty, Request, Resource, ServerState, View};
 use tonic::Status;
 
@@ -28,6 +30,8 @@ pub(crate) struct PeerView {
     subscription: Subscription,
     /// Destinations asked for, by what they depend on.
     asked: BTreeMap<Key, BTreeSet<String>>,
+    /// The root namespace, whose policies are watched beside those of the own namespace.
+    root_namespace: String,
     /// The own labels, which DestinationRules may select.
     labels: Labels,
     end: StreamEnd,
@@ -45,23 +49,31 @@ impl PeerView {
     ) -> Self {
         let own = peer.pod().name.clone();
         let mut subscription = hub.subscribe();
-        let root_namespace = subscription.snapshot().world.config().root_namespace.clone();
-        for key in [
-            Key::Workload(own.clone()),
-            Key::Policies(own.namespace.clone()),
-            Key::Policies(root_namespace),
-            Key::Trust,
-            Key::Settings,
-        ] {
+        let common = [Key::Workload(own.clone()), Key::Trust, Key::Settings];
+        for key in common.into_iter().chain(policies_of(&own.namespace)) {
             subscription.watch(key);
         }
+        // Read once the settings are watched, so that a change of it is heard of.
+        let root_namespace = subscription.snapshot().world.config().root_namespace.clone();
+        policies_of(&root_namespace).into_iter().for_each(|key| subscription.watch(key));
         let uid = own.to_string();
         // As they are now that changes are told; they may have changed since the peer was attested.
         let labels = match subscription.snapshot().world.pod(&own) {
             Some(pod) => pod.labels.clone(),
             None => peer.pod().labels.clone(),
         };
-        Self { peer, own, uid, subscription, asked: BTreeMap::new(), labels, end, record, metrics }
+        Self {
+            peer,
+            own,
+            uid,
+            subscription,
+            asked: BTreeMap::new(),
+            root_namespace,
+            labels,
+            end,
+            record,
+            metrics,
+        }
     }
 
     /// Whether the peer's right still holds.
@@ -80,16 +92,8 @@ impl PeerView {
 
     fn policies(&self) -> Vec<Arc<Resource>> {
         let snapshot = self.subscription.snapshot();
-        let world = &snapshot.world;
-        let Some(pod) = world.pod(&self.own) else { return Vec::new() };
-        let root = &world.config().root_namespace;
-        let namespaces: BTreeSet<&String> = [&self.own.namespace, root].into();
-        namespaces
-            .into_iter()
-            .flat_map(|namespace| world.policies_in(namespace))
-            .filter(|policy| policy.applies_to(pod, root))
-            .map(|policy| policy.fact().resource(policy.resource_name()))
-            .collect()
+        let policies = snapshot.world.policies_for(&self.own);
+        policies.map(|policy| policy.fact().resource(policy.resource_name())).collect()
     }
 
     fn policy(&self, name: &str) -> Option<Arc<Resource>> {
@@ -99,6 +103,21 @@ impl PeerView {
         let policy = world.policy(namespace, policy)?;
         let applies = policy.applies_to(world.pod(&self.own)?, &world.config().root_namespace);
         applies.then(|| policy.fact().resource(name))
+    }
+
+    fn authentications(&self) -> Vec<Arc<Resource>> {
+        let snapshot = self.subscription.snapshot();
+        let found = snapshot.world.authentications_for(&self.own);
+        found.map(|found| found.fact().resource(found.resource_name())).collect()
+    }
+
+    fn authentication(&self, name: &str) -> Option<Arc<Resource>> {
+        let snapshot = self.subscription.snapshot();
+        let world = &snapshot.world;
+        let (namespace, found) = name.split_once('/')?;
+        let found = world.authentication(namespace, found)?;
+        let applies = found.applies_to(world.pod(&self.own)?, &world.config().root_namespace);
+        applies.then(|| found.fact().resource(name))
     }
 
     fn inbound(&self) -> Option<Arc<Resource>> {
@@ -117,6 +136,19 @@ impl PeerView {
         }
     }
 
+    /// Watches the policies of the root namespace as it is called now.
+    fn follow_root_namespace(&mut self) {
+        let now = self.subscription.snapshot().world.config().root_namespace.clone();
+        if now == self.root_namespace {
+            return;
+        }
+        let before = std::mem::replace(&mut self.root_namespace, now);
+        policies_of(&self.root_namespace).into_iter().for_each(|key| self.subscription.watch(key));
+        if before != self.own.namespace {
+            policies_of(&before).iter().for_each(|key| self.subscription.unwatch(key));
+        }
+    }
+
     fn dirty_by(&self, key: &Key) -> Vec<Dirty> {
         let mut dirty = Vec::new();
         match key {
@@ -124,8 +156,10 @@ impl PeerView {
                 dirty.push(Dirty::Name(INBOUND, self.uid.clone()));
                 // Other labels may be selected by other policies.
                 dirty.push(Dirty::Type(AUTHORIZATION));
+                dirty.push(Dirty::Type(REQUEST_AUTHENTICATION));
             }
             Key::Policies(_) => dirty.push(Dirty::Type(AUTHORIZATION)),
+            Key::Authentications(_) => dirty.push(Dirty::Type(REQUEST_AUTHENTICATION)),
             Key::Trust => dirty.push(Dirty::Type(TRUST_BUNDLE)),
             Key::Settings => dirty.push(Dirty::Type(MESH_SETTINGS)),
             Key::Service(_) | Key::Address(_) | Key::Host(_) => {}
@@ -136,11 +170,17 @@ impl PeerView {
     }
 }
 
+/// The keys of the policies of a namespace.
+fn policies_of(namespace: &str) -> [Key; 2] {
+    [Key::Policies(namespace.to_owned()), Key::Authentications(namespace.to_owned())]
+}
+
 impl View for PeerView {
     fn list(&self, type_url: &str) -> Vec<Arc<Resource>> {
         let snapshot = self.subscription.snapshot();
         match type_url {
             AUTHORIZATION => self.policies(),
+            REQUEST_AUTHENTICATION => self.authentications(),
             INBOUND => self.inbound().into_iter().collect(),
             MESH_SETTINGS => vec![snapshot.settings().resource(SETTINGS_NAME)],
             TRUST_BUNDLE => {
@@ -160,6 +200,7 @@ impl View for PeerView {
                 Some(snapshot.destination(&self.asked(name), client).resource(name))
             }
             AUTHORIZATION => self.policy(name),
+            REQUEST_AUTHENTICATION => self.authentication(name),
             INBOUND if name == self.uid => self.inbound(),
             MESH_SETTINGS if name == SETTINGS_NAME => Some(snapshot.settings().resource(name)),
             TRUST_BUNDLE => Some(snapshot.trust_bundle(name)?.resource(name)),
@@ -174,6 +215,7 @@ impl View for PeerView {
         };
         self.check()?;
         self.metrics.woken.inc();
+        self.follow_root_namespace();
         let mut dirty: Vec<_> = keys.iter().flat_map(|key| self.dirty_by(key)).collect();
         if self.note_labels() {
             let all: BTreeSet<&String> = self.asked.values().flatten().collect();

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod bundle;
+mod mesh_config;
 mod objects;
 mod policies;
 mod root;

@@ -80,6 +80,12 @@ kind!(
     { spec: serde_json::Value }
 );
 kind!(
+    /// A RequestAuthentication whose spec is not read yet.
+    RequestAuthentication, "RequestAuthentication", "security.istio.io", "security.istio.io/v1", "v1",
+    "requestauthentications", NamespaceResourceScope,
+    { spec: serde_json::Value }
+);
+kind!(
     /// A DestinationRule whose spec is not read yet.
     DestinationRule, "DestinationRule", "networking.istio.io", "networking.istio.io/v1", "v1",
     "destinationrules", NamespaceResourceScope,

@@ -36,6 +36,20 @@ pub(crate) fn authorization_policy(object: objects::AuthorizationPolicy) -> isti
     istio::AuthorizationPolicy { metadata: lean(object.metadata), spec, status: None }
 }
 
+/// A RequestAuthentication; an unreadable one has no keys, so that every token at the usual places fails, and calls
+/// without a token go on to the authorization policies.
+pub(crate) fn request_authentication(object: objects::RequestAuthentication) -> istio::RequestAuthentication {
+    let spec = read(&object.metadata, "RequestAuthentication", &object.spec).unwrap_or_else(|| {
+        istio::RequestAuthenticationSpec {
+            selector: selector(&object.spec),
+            target_refs: field(&object.spec, "targetRefs"),
+            target_ref: field(&object.spec, "targetRef"),
+            jwt_rules: vec![istio::JwtRule::default()],
+        }
+    });
+    istio::RequestAuthentication { metadata: lean(object.metadata), spec, status: None }
+}
+
 /// A DestinationRule; an unreadable one closes the ports of its host.
 pub(crate) fn destination_rule(object: objects::DestinationRule) -> istio::DestinationRule {
     let metadata = lean(object.metadata);

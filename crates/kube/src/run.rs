@@ -98,7 +98,7 @@ pub(crate) async fn run_with(
     let mut tasks = JoinSet::new();
     let monitored = serve_monitoring(monitoring, control.clone(), ready.clone(), stop(stopped.clone()));
     tasks.spawn(async move { monitored.await.context("monitoring port") });
-    let feeding = feed_world(client.clone(), sender);
+    let feeding = feed_world(client.clone(), sender, control.clone());
     tasks.spawn(async move {
         feeding.await;
         Err(anyhow!("the watches have ended"))

@@ -8,13 +8,14 @@ use futures::StreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::runtime::{WatchStreamExt, utils};
 use kube::{Api, Client, Resource};
+use maille_control::ControlPlane;
 use maille_control::world::{Change, Event};
 use maille_core::NamespacedName;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::objects::{self, name_of};
-use crate::policies;
+use crate::{mesh_config, policies};
 
 /// Waits between attempts to watch: short, since the world ages meanwhile; the API server is one of a kind, and
 /// this is one of its few clients that matter.
@@ -52,7 +53,7 @@ pub(crate) fn config() -> watcher::Config {
 }
 
 /// Watches everything the world is made of, for ever.
-pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>) {
+pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>, control: ControlPlane) {
     tokio::join!(
         feed(client.clone(), &events, Event::Pod, |o: objects::Pod| objects::pod(&o)),
         feed(client.clone(), &events, Event::Service, |o: objects::Service| objects::service(&o)),
@@ -61,6 +62,10 @@ pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>) {
             Some(policies::peer_authentication(o))
         }),
         feed(client.clone(), &events, Event::Authorization, |o| Some(policies::authorization_policy(o))),
+        feed(client.clone(), &events, Event::RequestAuthentication, |o| {
+            Some(policies::request_authentication(o))
+        }),
+        mesh_config::feed(client.clone(), &events, &control),
         feed(client.clone(), &events, Event::DestinationRule, |o| Some(policies::destination_rule(o))),
         feed(client, &events, Event::ServiceEntry, |o| Some(policies::service_entry(o))),
     );

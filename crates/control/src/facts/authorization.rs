@@ -1,9 +1,9 @@
 use maille_config::istio::{self, AuthorizationPolicy};
-use maille_core::Selector;
+use maille_config::scope::Attachment;
 use maille_proto::facts as wire;
 use maille_xds::type_urls::AUTHORIZATION;
 
-use super::Fact;
+use super::{Fact, targets};
 use crate::world::Pod;
 
 /// Annotation that makes a policy a shadow (reference authorization 14).
@@ -14,23 +14,24 @@ const DRY_RUN: &str = "istio.io/dry-run";
 pub struct Policy {
     namespace: String,
     name: String,
-    selector: Selector,
-    attached_elsewhere: bool,
+    attachment: Attachment,
+    targets: String,
+    /// The external authorizer of a CUSTOM policy.
+    provider: Option<String>,
     fact: Fact,
 }
 
 impl Policy {
     /// Reads a policy.
     pub fn of(policy: &AuthorizationPolicy) -> Self {
-        let spec = &policy.spec;
-        let pairs = spec.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
         let message = authorization(policy);
+        let asks = policy.spec.action == istio::Action::Custom;
         Self {
             namespace: message.namespace.clone(),
             name: message.name.clone(),
-            selector: Selector::new(pairs),
-            attached_elsewhere: spec.target_ref.is_some()
-                || spec.target_refs.as_ref().is_some_and(|refs| !refs.is_empty()),
+            attachment: Attachment::from(&policy.spec),
+            targets: targets(policy.spec.target_refs.as_ref(), policy.spec.target_ref.as_ref()),
+            provider: asks.then(|| message.provider.clone()),
             fact: Fact::of(AUTHORIZATION, &message),
         }
     }
@@ -45,12 +46,24 @@ impl Policy {
         &self.fact
     }
 
-    /// Whether the policy applies to a pod (reference authorization 2): it sits in the pod's namespace or in the
-    /// root namespace, selects its labels, and is not attached to gateways or services, which a pod is not.
+    /// Whether the policy applies to a pod (reference authorization 2).
     pub fn applies_to(&self, pod: &Pod, root_namespace: &str) -> bool {
-        (self.namespace == pod.name.namespace || self.namespace == root_namespace)
-            && !self.attached_elsewhere
-            && self.selector.selects(&pod.labels)
+        self.attachment.applies(&self.namespace, root_namespace, (&pod.name.namespace, &pod.labels))
+    }
+
+    /// The gateways and services that it is attached to, for people.
+    pub fn targets(&self) -> &str {
+        &self.targets
+    }
+
+    /// What it is attached to.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// The external authorizer that a CUSTOM policy asks.
+    pub fn provider(&self) -> Option<&str> {
+        self.provider.as_deref()
     }
 }
 

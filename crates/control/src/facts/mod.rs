@@ -4,6 +4,7 @@
 //! (mtls 1.2), how a client reaches an endpoint (mtls 2.1), whose identity it may prove (mtls 3.1),
 //! which policies apply (authorization 2).
 
+mod authentication;
 mod authorization;
 mod destination;
 mod entry;
@@ -18,10 +19,11 @@ use maille_core::{MtlsMode, PortProtocol};
 use maille_proto::facts as wire;
 use maille_xds::Resource;
 
+pub use authentication::Authentication;
 pub use authorization::Policy;
 pub use destination::{destination, direct_workload, service};
 pub use inbound::inbound;
-pub use mesh::{SETTINGS_NAME, mesh_settings, trust_bundle};
+pub use mesh::{SETTINGS_NAME, mesh_settings, provider_problem, trust_bundle};
 
 use crate::world::{MeshConfig, Pod};
 
@@ -130,4 +132,14 @@ fn mtls_mode(mode: MtlsMode) -> i32 {
         MtlsMode::Strict => wire::MtlsMode::Strict,
     }
     .into()
+}
+
+/// What a policy is attached to instead of workloads, for people.
+fn targets(
+    list: Option<&Vec<maille_config::istio::TargetRef>>,
+    single: Option<&maille_config::istio::TargetRef>,
+) -> String {
+    let all = list.into_iter().flatten().chain(single);
+    let named: Vec<String> = all.map(|target| format!("{} '{}'", target.kind, target.name)).collect();
+    named.join(", ")
 }

@@ -19,6 +19,8 @@ pub enum Key {
     Workload(NamespacedName),
     /// The authorization policies of a namespace.
     Policies(String),
+    /// The request authentications of a namespace.
+    Authentications(String),
     /// The roots of trust.
     Trust,
     /// The mesh's settings.
@@ -45,6 +47,7 @@ impl HostKey {
 /// What changed between two worlds. May name more than changed, never less.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChangeSet {
+    everything: bool,
     keys: BTreeSet<Key>,
     /// Hosts by their ending, backwards.
     endings: BTreeSet<HostKey>,
@@ -53,6 +56,11 @@ pub struct ChangeSet {
 }
 
 impl ChangeSet {
+    /// Adds every key there is.
+    pub fn add_everything(&mut self) {
+        self.everything = true;
+    }
+
     /// Adds one key.
     pub fn add(&mut self, key: Key) {
         self.keys.insert(key);
@@ -77,12 +85,13 @@ impl ChangeSet {
 
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.endings.is_empty() && self.networks.is_empty()
+        !self.everything && self.keys.is_empty() && self.endings.is_empty() && self.networks.is_empty()
     }
 
     /// Whether this key changed.
     pub fn contains(&self, key: &Key) -> bool {
-        self.keys.contains(key)
+        self.everything
+            || self.keys.contains(key)
             || match key {
                 Key::Host(host) => self.endings.iter().any(|ending| host.0.starts_with(&ending.0)),
                 Key::Address(address) => self.networks.iter().any(|network| network.contains(address)),
@@ -92,6 +101,9 @@ impl ChangeSet {
 
     /// Those of the watched keys that changed.
     pub fn among<'k, V>(&self, watched: &'k BTreeMap<Key, V>) -> BTreeMap<&'k Key, &'k V> {
+        if self.everything {
+            return watched.iter().collect();
+        }
         let single = self.keys.iter().filter_map(|key| watched.get_key_value(key));
         let hosts = self.endings.iter().flat_map(|ending| {
             watched
@@ -142,5 +154,9 @@ mod tests {
         let mut changes = ChangeSet::default();
         changes.add_hosts(&HostPattern::new("*"));
         assert_eq!(concerned(&changes).len(), 4);
+        let mut changes = ChangeSet::default();
+        changes.add_everything();
+        assert_eq!(concerned(&changes).len(), watched.len());
+        assert!(!changes.is_empty());
     }
 }

@@ -1,10 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use maille_config::istio::{AuthorizationPolicy, DestinationRule, PeerAuthentication, ServiceEntry};
+use maille_config::istio::{
+    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, ServiceEntry,
+};
 use maille_core::NamespacedName;
 
 use super::changes::{ChangeSet, Key};
+use super::keys::KeySource;
 use super::objects::{EndpointSlice, Pod, Service};
 use super::{World, service_of};
 use crate::facts::Policy;
@@ -34,12 +37,20 @@ pub enum Event {
     PeerAuthentication(Change<PeerAuthentication>),
     /// To AuthorizationPolicies.
     Authorization(Change<AuthorizationPolicy>),
+    /// To RequestAuthentications.
+    RequestAuthentication(Change<RequestAuthentication>),
     /// To DestinationRules.
     DestinationRule(Change<DestinationRule>),
     /// To ServiceEntries.
     ServiceEntry(Change<ServiceEntry>),
     /// The roots of a trust domain, DER; an empty list ends trust in it.
     Roots(String, Vec<Vec<u8>>),
+    /// The roots of the mesh's own trust domain, whatever its name is now.
+    OwnRoots(Vec<Vec<u8>>),
+    /// To the mesh's configuration.
+    MeshConfig(maille_config::mesh::MeshConfig),
+    /// What fetching a key set came to: the set as JSON, public keys only, or why there is none.
+    Keys(KeySource, Result<String, String>),
 }
 
 impl World {
@@ -47,6 +58,14 @@ impl World {
     /// nothing.
     pub fn apply(&mut self, event: Event, changes: &mut ChangeSet) {
         self.note_listed(&event);
+        let registered = self.registered_providers();
+        self.apply_one(event, changes);
+        if registered != self.registered_providers() {
+            changes.add(Key::Settings);
+        }
+    }
+
+    fn apply_one(&mut self, event: Event, changes: &mut ChangeSet) {
         match event {
             Event::Pod(change) => {
                 for (name, new) in steps(change, |p| p.name.clone(), self.pods.keys()) {
@@ -75,6 +94,12 @@ impl World {
                     self.set_policy(name, new, changes);
                 }
             }
+            Event::RequestAuthentication(change) => {
+                let known = names_of(&self.authentications);
+                for (name, new) in steps(change, |p| metadata_name(&p.metadata), known.iter()) {
+                    self.set_authentication(name, new, changes);
+                }
+            }
             Event::DestinationRule(change) => {
                 let known = names_of(&self.rules);
                 for (name, new) in steps(change, |r| metadata_name(&r.metadata), known.iter()) {
@@ -86,19 +111,25 @@ impl World {
                     self.set_entry(name, new, changes);
                 }
             }
-            Event::Roots(domain, roots) => {
-                let old = self.roots.get(&domain).map(Vec::as_slice).unwrap_or_default();
-                if old != roots {
-                    let all = Arc::make_mut(&mut self.roots);
-                    if roots.is_empty() {
-                        all.remove(&domain);
-                    } else {
-                        all.insert(domain, roots);
-                    }
-                    changes.add(Key::Trust);
-                }
-            }
+            Event::Roots(domain, roots) => self.set_roots(domain, roots, changes),
+            Event::OwnRoots(roots) => self.set_roots(self.config.trust_domain.to_string(), roots, changes),
+            Event::MeshConfig(mesh) => self.set_config(mesh, changes),
+            Event::Keys(source, fetched) => self.set_keys(&source, fetched, changes),
         }
+    }
+
+    fn set_roots(&mut self, domain: String, roots: Vec<Vec<u8>>, changes: &mut ChangeSet) {
+        let old = self.roots.get(&domain).map(Vec::as_slice).unwrap_or_default();
+        if old == roots {
+            return;
+        }
+        let all = Arc::make_mut(&mut self.roots);
+        if roots.is_empty() {
+            all.remove(&domain);
+        } else {
+            all.insert(domain, roots);
+        }
+        changes.add(Key::Trust);
     }
 
     fn note_listed(&mut self, event: &Event) {
@@ -108,8 +139,10 @@ impl World {
             Event::Slice(Change::Replace(_)) => self.listed.slices = true,
             Event::PeerAuthentication(Change::Replace(_)) => self.listed.peer_authentications = true,
             Event::Authorization(Change::Replace(_)) => self.listed.policies = true,
+            Event::RequestAuthentication(Change::Replace(_)) => self.listed.authentications = true,
             Event::DestinationRule(Change::Replace(_)) => self.listed.rules = true,
             Event::ServiceEntry(Change::Replace(_)) => self.listed.entries = true,
+            Event::MeshConfig(_) => self.listed.config = true,
             _ => {}
         }
     }

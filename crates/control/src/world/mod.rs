@@ -6,6 +6,8 @@
 mod changes;
 mod event;
 mod external;
+mod keys;
+mod mesh;
 mod names;
 mod objects;
 #[cfg(test)]
@@ -23,12 +25,14 @@ pub use changes::{ChangeSet, Key};
 pub use event::{Change, Event};
 pub(crate) use external::single_addresses;
 pub use external::{OwnedHost, Scope};
+pub use keys::{KeySource, Keys};
+pub use mesh::MeshConfig;
 pub use names::{Asked, AskedHost, Claimants};
 pub use objects::{
-    EndpointSlice, MeshConfig, Pod, Scrape, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL, TargetPort,
+    EndpointSlice, Pod, Scrape, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL, TargetPort,
 };
 
-use crate::facts::Policy;
+use crate::facts::{Authentication, Policy};
 
 type Named<T> = Arc<BTreeMap<NamespacedName, Arc<T>>>;
 
@@ -52,6 +56,8 @@ pub struct World {
     /// By namespace, then name.
     peer_authentications: Arc<BTreeMap<String, BTreeMap<String, PeerAuthentication>>>,
     policies: Arc<BTreeMap<String, BTreeMap<String, Arc<Policy>>>>,
+    authentications: Arc<BTreeMap<String, BTreeMap<String, Arc<Authentication>>>>,
+    keys: Arc<keys::KeySets>,
     rules: Arc<BTreeMap<String, BTreeMap<String, Arc<DestinationRule>>>>,
     entries: Named<ServiceEntry>,
     claims: Arc<external::Claims>,
@@ -66,8 +72,10 @@ struct Listed {
     slices: bool,
     peer_authentications: bool,
     policies: bool,
+    authentications: bool,
     rules: bool,
     entries: bool,
+    config: bool,
 }
 
 impl World {
@@ -86,6 +94,8 @@ impl World {
             slices_by_address: Arc::default(),
             peer_authentications: Arc::default(),
             policies: Arc::default(),
+            authentications: Arc::default(),
+            keys: Arc::default(),
             rules: Arc::default(),
             entries: Arc::default(),
             claims: Arc::default(),
@@ -96,8 +106,10 @@ impl World {
     /// Whether all there is has been told, of every kind. Before that, absence means nothing, and nobody may be told
     /// that something does not exist.
     pub fn is_complete(&self) -> bool {
-        let Listed { pods, services, slices, peer_authentications, policies, rules, entries } = self.listed;
-        pods && services && slices && peer_authentications && policies && rules && entries
+        let Listed { pods, services, slices, peer_authentications, .. } = self.listed;
+        let Listed { policies, authentications, rules, entries, config, .. } = self.listed;
+        let registry = pods && services && slices && rules && entries;
+        registry && peer_authentications && policies && authentications && config
     }
 
     /// What holds for the whole mesh.
@@ -189,9 +201,39 @@ impl World {
         all
     }
 
-    /// The authorization policies of one namespace, in the order of their names.
-    pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
-        self.policies.get(namespace).into_iter().flat_map(BTreeMap::values)
+    /// The authorization policies that apply to a pod.
+    pub fn policies_for(&self, pod: &NamespacedName) -> impl Iterator<Item = &Arc<Policy>> {
+        let root = &self.config.root_namespace;
+        let pod = self.pod(pod);
+        let of = |pod: &Arc<Pod>| BTreeSet::from([pod.name.namespace.clone(), root.clone()]);
+        let namespaces = pod.map(of).into_iter().flatten();
+        let all = namespaces.filter_map(|namespace| self.policies.get(&namespace)).flat_map(BTreeMap::values);
+        all.filter(move |policy| pod.is_some_and(|pod| policy.applies_to(pod, root)))
+    }
+
+    /// The request authentications that apply to a pod.
+    pub fn authentications_for(&self, pod: &NamespacedName) -> impl Iterator<Item = &Arc<Authentication>> {
+        let root = &self.config.root_namespace;
+        let pod = self.pod(pod);
+        let of = |pod: &Arc<Pod>| BTreeSet::from([pod.name.namespace.clone(), root.clone()]);
+        let namespaces = pod.map(of).into_iter().flatten();
+        let all = namespaces.filter_map(|ns| self.authentications.get(&ns)).flat_map(BTreeMap::values);
+        all.filter(move |found| pod.is_some_and(|pod| found.applies_to(pod, root)))
+    }
+
+    /// All request authentications.
+    pub fn authentications(&self) -> impl Iterator<Item = &Arc<Authentication>> {
+        self.authentications.values().flat_map(BTreeMap::values)
+    }
+
+    /// One request authentication.
+    pub fn authentication(&self, namespace: &str, name: &str) -> Option<&Arc<Authentication>> {
+        self.authentications.get(namespace)?.get(name)
+    }
+
+    /// All authorization policies.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.values().flat_map(BTreeMap::values)
     }
 
     /// One authorization policy.

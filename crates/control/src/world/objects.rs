@@ -135,31 +135,3 @@ pub struct SliceEndpoint {
     /// The name of the Pod it is, if the slice says so.
     pub pod: Option<String>,
 }
-
-/// What holds for the whole mesh, from the control plane's settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MeshConfig {
-    /// The domain in which this mesh issues identities.
-    pub trust_domain: maille_core::TrustDomain,
-    /// Other names of the same domain (SN-12).
-    pub trust_domain_aliases: Vec<maille_core::TrustDomain>,
-    /// The namespace of mesh-wide policy.
-    pub root_namespace: String,
-    /// `svc` names end in this.
-    pub cluster_domain: String,
-    /// Whether unknown destinations are passed through.
-    pub registry_only: bool,
-}
-
-impl MeshConfig {
-    /// Istio's defaults, in this trust domain.
-    pub fn new(trust_domain: maille_core::TrustDomain) -> Self {
-        Self {
-            trust_domain,
-            trust_domain_aliases: Vec::new(),
-            root_namespace: maille_core::ROOT_NAMESPACE.to_owned(),
-            cluster_domain: maille_core::CLUSTER_DOMAIN.to_owned(),
-            registry_only: false,
-        }
-    }
-}

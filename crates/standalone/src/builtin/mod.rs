@@ -7,16 +7,20 @@
 use std::net::Ipv4Addr;
 
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Resource};
 use maille_config::k8s::api::apps::v1::Deployment;
-use maille_config::k8s::api::core::v1::{Namespace, Service, ServiceAccount};
+use maille_config::k8s::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
 use maille_config::k8s::api::discovery::v1::EndpointSlice;
+use maille_config::mesh::{CONFIG_KEY, CONFIG_MAP};
 use maille_core::{ROOT_NAMESPACE, ports};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::address::BINARY_IN_CONTAINERS;
+
+/// The configuration that a mesh begins with: the defaults, with what they mean.
+const MESH_CONFIGURATION: &str = include_str!("mesh.yaml");
 
 /// Where the parts of the node answer.
 #[derive(Debug, Clone)]
@@ -36,6 +40,8 @@ pub async fn apply(client: &Client, options: &BuiltinOptions) -> Result<(), Buil
     ensure::<Namespace>(Api::all(client.clone()), namespace).await?;
     ensure::<Service>(Api::namespaced(client.clone(), "kube-system"), dns_service(options)).await?;
     ensure::<EndpointSlice>(Api::namespaced(client.clone(), "kube-system"), dns_endpoints(options)).await?;
+    create_missing::<ConfigMap>(Api::namespaced(client.clone(), ROOT_NAMESPACE), mesh_configuration())
+        .await?;
     let account = json!({"metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE}});
     ensure::<ServiceAccount>(Api::namespaced(client.clone(), ROOT_NAMESPACE), account).await?;
     ensure::<Service>(Api::namespaced(client.clone(), ROOT_NAMESPACE), control_service()).await?;
@@ -55,21 +61,43 @@ async fn ensure<K>(api: Api<K>, object: Value) -> Result<(), BuiltinError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let failed =
-        |error| BuiltinError { kind: K::kind(&()).into_owned(), name: name.clone(), source: Box::new(error) };
-    let typed: K =
-        serde_json::from_value(object.clone()).map_err(|error| failed(kube::Error::SerdeError(error)))?;
-    // Asked first: creating a Service again is refused for its address, before its name is looked at.
-    if api.get_opt(&name).await.map_err(&failed)?.is_none() {
-        match api.create(&PostParams::default(), &typed).await {
-            Ok(_) => return Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(failed(error)),
-        }
+    if create_missing(api.clone(), object.clone()).await? {
+        return Ok(());
     }
-    let patch = Patch::Merge(object);
-    api.patch(&typed.name_any(), &PatchParams::default(), &patch).await.map(|_| ()).map_err(failed)
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(object)).await;
+    patched.map(|_| ()).map_err(|error| failed::<K>(&name, error))
+}
+
+/// Creates an object that is not there; whether it was not. One that is there belongs to people.
+async fn create_missing<K>(api: Api<K>, object: Value) -> Result<bool, BuiltinError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+{
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let typed: K =
+        serde_json::from_value(object).map_err(|error| failed::<K>(&name, kube::Error::SerdeError(error)))?;
+    // Asked first: creating a Service again is refused for its address, before its name is looked at.
+    if api.get_opt(&name).await.map_err(|error| failed::<K>(&name, error))?.is_some() {
+        return Ok(false);
+    }
+    match api.create(&PostParams::default(), &typed).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(failed::<K>(&name, error)),
+    }
+}
+
+fn failed<K: Resource<DynamicType = ()>>(name: &str, error: kube::Error) -> BuiltinError {
+    BuiltinError { kind: K::kind(&()).into_owned(), name: name.to_owned(), source: Box::new(error) }
+}
+
+/// The mesh's configuration to begin with, for `kubectl edit configmap istio -n istio-system`.
+fn mesh_configuration() -> Value {
+    json!({
+        "metadata": {"name": CONFIG_MAP, "namespace": ROOT_NAMESPACE},
+        "data": {CONFIG_KEY: MESH_CONFIGURATION}
+    })
 }
 
 fn dns_service(options: &BuiltinOptions) -> Value {
@@ -157,6 +185,22 @@ fn control_plane() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use maille_config::mesh;
+
+    #[test]
+    fn the_first_mesh_configuration_says_the_defaults() {
+        let text = mesh_configuration()["data"][CONFIG_KEY].as_str().expect("text").to_owned();
+        assert_eq!(mesh::check(&text).expect("good"), mesh::MeshConfig::default());
+        // What is commented out is right as well, once the comment's sign is gone.
+        let lines = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(example) if !example.starts_with(' ') || example.starts_with("  ") => example,
+            _ => line,
+        });
+        let all: Vec<&str> = lines.collect();
+        let all = mesh::check(&all.join("\n")).expect("good");
+        assert_eq!(all.extension_providers.len(), 1);
+        assert!(all.trust_domain.is_some());
+    }
 
     #[test]
     fn every_object_is_of_its_kind() {
