@@ -80,8 +80,36 @@ impl Header {
             ":method" => Self::Method,
             ":authority" | "host" => Self::Authority,
             ":path" => Self::Path,
-            "accept" | "authorization" | "content-type" | "referer" | "user-agent" | "via"
-            | "x-forwarded-for" | "x-forwarded-proto" => Self::Folded(name.into()),
+            // Measured with Envoy 1.40: every name that two lines of come as one.
+            "accept"
+            | "accept-encoding"
+            | "access-control-request-headers"
+            | "access-control-request-method"
+            | "access-control-request-private-network"
+            | "authorization"
+            | "cache-control"
+            | "content-encoding"
+            | "content-type"
+            | "expect"
+            | "grpc-accept-encoding"
+            | "grpc-timeout"
+            | "if-match"
+            | "if-modified-since"
+            | "if-none-match"
+            | "if-range"
+            | "if-unmodified-since"
+            | "origin"
+            | "pragma"
+            | "referer"
+            | "user-agent"
+            | "via"
+            | "x-client-trace-id"
+            | "x-envoy-original-path"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+            | "x-request-id" => Self::Folded(name.into()),
             _ => Self::Named(name.into()),
         }
     }
