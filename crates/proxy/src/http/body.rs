@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use maille_telemetry::ResponseFlags;
 
+use crate::authorizer::Reserve;
 use crate::http::exchange::Exchange;
 use crate::pool::Lease;
 
@@ -20,8 +22,18 @@ enum Kind {
     /// Nothing, or nothing left.
     Empty,
     Full(Bytes),
-    Request(Incoming, Rc<Cell<u64>>),
+    Request(Incoming, Option<Rc<Cell<u64>>>),
+    ReadAhead(Box<ReadAhead>),
     Response(Box<FromUpstream>),
+}
+
+/// A request's body of which the beginning has been read: it goes on whole and in order all the same.
+pub(crate) struct ReadAhead {
+    read: Bytes,
+    trailers: Option<HeaderMap>,
+    rest: Option<Incoming>,
+    reserve: Option<Reserve>,
+    count: Option<Rc<Cell<u64>>>,
 }
 
 struct FromUpstream {
@@ -35,13 +47,25 @@ impl Body {
         Self(Kind::Empty)
     }
 
-    pub(crate) fn full(text: String) -> Self {
+    pub(crate) fn full(text: impl Into<Bytes>) -> Self {
         Self(Kind::Full(text.into()))
     }
 
-    /// A request's body; its bytes are added to `count` as they pass.
-    pub(crate) fn request(incoming: Incoming, count: Rc<Cell<u64>>) -> Self {
-        Self(Kind::Request(incoming, count))
+    /// A request's body of which something has been read.
+    pub(crate) fn read_ahead(ahead: ReadAhead) -> Self {
+        if ahead.is_end_stream() {
+            return Self::empty();
+        }
+        Self(Kind::ReadAhead(Box::new(ahead)))
+    }
+
+    /// Adds a request's bytes to `count` as they pass.
+    pub(crate) fn count_into(&mut self, count: Rc<Cell<u64>>) {
+        match &mut self.0 {
+            Kind::Request(_, counter) => *counter = Some(count),
+            Kind::ReadAhead(ahead) => ahead.count = Some(count),
+            Kind::Empty | Kind::Full(_) | Kind::Response(_) => {}
+        }
     }
 
     /// A response's body. At its end the upstream connection goes back to its pool and the exchange is recorded.
@@ -57,6 +81,13 @@ impl Body {
     /// Whether it is empty by construction, so that a request with it can be sent twice.
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self.0, Kind::Empty)
+    }
+}
+
+impl From<Incoming> for Body {
+    /// A request's body as it comes.
+    fn from(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() { Self::empty() } else { Self(Kind::Request(incoming, None)) }
     }
 }
 
@@ -77,9 +108,12 @@ impl http_body::Body for Body {
             }
             Kind::Request(incoming, count) => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                if let Some(data) = frame.as_ref().and_then(|f| f.as_ref().ok()).and_then(Frame::data_ref) {
-                    count.set(count.get() + data.len() as u64);
-                }
+                note(count.as_ref(), frame.as_ref());
+                Poll::Ready(frame)
+            }
+            Kind::ReadAhead(ahead) => {
+                let frame = ready!(ahead.poll_frame(cx));
+                note(ahead.count.as_ref(), frame.as_ref());
                 Poll::Ready(frame)
             }
             Kind::Response(upstream) => upstream.poll_frame(cx),
@@ -91,6 +125,7 @@ impl http_body::Body for Body {
             Kind::Empty => true,
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Request(incoming, _) => incoming.is_end_stream(),
+            Kind::ReadAhead(ahead) => ahead.is_end_stream(),
             Kind::Response(upstream) => upstream.incoming.is_end_stream(),
         }
     }
@@ -100,8 +135,58 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Request(incoming, _) => incoming.size_hint(),
+            Kind::ReadAhead(ahead) => ahead.size_hint(),
             Kind::Response(upstream) => upstream.incoming.size_hint(),
         }
+    }
+}
+
+/// Counts the bytes of a frame.
+fn note(count: Option<&Rc<Cell<u64>>>, frame: Option<&Result<Frame<Bytes>, hyper::Error>>) {
+    let data = frame.and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
+    if let (Some(count), Some(data)) = (count, data) {
+        count.set(count.get() + data.len() as u64);
+    }
+}
+
+impl ReadAhead {
+    /// `rest` is what has not been read, if there may be more; `trailers` were read if there is not. What was read stays on
+    /// the account of `reserve` until it has been passed on.
+    pub(crate) fn new(
+        read: Bytes,
+        trailers: Option<HeaderMap>,
+        rest: Option<Incoming>,
+        reserve: Reserve,
+    ) -> Self {
+        Self { read, trailers, rest, reserve: Some(reserve), count: None }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if !self.read.is_empty() {
+            self.reserve = None;
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))));
+        }
+        if let Some(rest) = &mut self.rest {
+            return Pin::new(rest).poll_frame(cx);
+        }
+        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_read_over = self.read.is_empty() && self.trailers.is_none();
+        is_read_over && self.rest.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    /// What is left, as exact as the rest is: a length that was announced is announced again.
+    fn size_hint(&self) -> SizeHint {
+        let read = self.read.len() as u64;
+        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(read));
+        }
+        hint
     }
 }
 

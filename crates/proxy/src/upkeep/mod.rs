@@ -13,7 +13,7 @@ use files::Files;
 use names::Names;
 
 pub(crate) use follow::Following;
-pub(crate) use lookup::Servers;
+pub(crate) use lookup::{LookUp, Servers, dns};
 
 /// See the module's text.
 pub(crate) struct Upkeep {
