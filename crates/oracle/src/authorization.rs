@@ -1,4 +1,4 @@
-//! AuthorizationPolicy, read literally (reference authorization 3 to 13; without JWT and CUSTOM providers).
+//! AuthorizationPolicy, read literally (reference authorization 3 to 15 and 20).
 
 use maille_config::istio::{Action, Condition, Operation, Rule, Source};
 use maille_policy::{
@@ -6,6 +6,7 @@ use maille_policy::{
 };
 
 use crate::text::{fits, fits_path, fits_text, template};
+use crate::tokens::{claim_path, fits_claim, fits_request_principal};
 use crate::values::{
     block, fits_account, fits_block, fits_namespace, fits_principal, fits_trust_domain, is_account,
     is_trust_domain, port,
@@ -22,40 +23,122 @@ pub struct Answer {
     pub rule: Option<String>,
 }
 
+/// Whom a CUSTOM policy asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The provider's name.
+    pub provider: String,
+    /// The printed id of the rule that matched.
+    pub rule: String,
+    /// Nobody can be asked: refused.
+    pub refused: bool,
+}
+
+/// What the dry-run policies of one action say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadowed {
+    /// Whether they would let it through.
+    pub allowed: bool,
+    /// The printed id of the rule that matched.
+    pub rule: Option<String>,
+}
+
+/// All that policies say about one connection or request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answers {
+    /// DENY and ALLOW.
+    pub decision: Answer,
+    /// CUSTOM, which comes before.
+    pub ask: Option<Asked>,
+    /// AUDIT: the printed id of the rule that matched.
+    pub audit: Option<String>,
+    /// DENY of a dry run; `None`: there is no such policy.
+    pub shadow_deny: Option<Shadowed>,
+    /// ALLOW of a dry run; `None`: there is no such policy.
+    pub shadow_allow: Option<Shadowed>,
+}
+
 /// What one decision is made of.
 struct Case<'a> {
+    policies: &'a [Authorization],
     trust: &'a TrustContext,
     connection: &'a ConnectionAttributes<'a>,
     request: Option<&'a RequestAttributes<'a>>,
 }
 
-/// Decides (section 3). `request`: `None` for TCP.
+/// Answers everything (sections 3, 14 and 15). `request`: `None` for TCP.
+pub fn answer(
+    policies: &[Authorization],
+    trust: &TrustContext,
+    connection: &ConnectionAttributes<'_>,
+    request: Option<&RequestAttributes<'_>>,
+) -> Answers {
+    let case = Case { policies, trust, connection, request };
+    let shadow = |action: Action, allows: bool| {
+        case.any(action, true).then(|| {
+            let rule = case.first(action, true);
+            Shadowed { allowed: rule.is_some() == allows, rule }
+        })
+    };
+    Answers {
+        decision: case.decide(),
+        ask: case.ask(),
+        audit: case.first(Action::Audit, false),
+        shadow_deny: shadow(Action::Deny, false),
+        shadow_allow: shadow(Action::Allow, true),
+    }
+}
+
+/// Decides by DENY and ALLOW alone (section 3). `request`: `None` for TCP.
 pub fn decide(
     policies: &[Authorization],
     trust: &TrustContext,
     connection: &ConnectionAttributes<'_>,
     request: Option<&RequestAttributes<'_>>,
 ) -> Answer {
-    let case = Case { trust, connection, request };
-    let enforced: Vec<&Authorization> = policies.iter().filter(|p| !p.dry_run).collect();
-    // A CUSTOM policy that cannot be asked refuses what its rules match (section 15).
-    let denying = |p: &&&Authorization| matches!(p.spec.action, Action::Deny | Action::Custom);
-    let allowing = |p: &&&Authorization| p.spec.action == Action::Allow;
-    let denied = enforced.iter().filter(denying).flat_map(|p| case.matching(p)).min();
-    if denied.is_some() {
-        return Answer { verdict: Verdict::Deny, action: DecidedBy::DenyRule, rule: denied };
-    }
-    if !enforced.iter().any(|p| allowing(&p)) {
-        return Answer { verdict: Verdict::Allow, action: DecidedBy::NoPolicy, rule: None };
-    }
-    let allowed = enforced.iter().filter(allowing).flat_map(|p| case.matching(p)).min();
-    match allowed.is_some() {
-        true => Answer { verdict: Verdict::Allow, action: DecidedBy::AllowRule, rule: allowed },
-        false => Answer { verdict: Verdict::Deny, action: DecidedBy::NoAllowRule, rule: None },
-    }
+    Case { policies, trust, connection, request }.decide()
 }
 
 impl Case<'_> {
+    fn any(&self, action: Action, dry_run: bool) -> bool {
+        self.policies.iter().any(|p| p.spec.action == action && p.dry_run == dry_run)
+    }
+
+    /// The smallest id of the rules of an action that match.
+    fn first(&self, action: Action, dry_run: bool) -> Option<String> {
+        let policies = self.policies.iter().filter(|p| p.spec.action == action && p.dry_run == dry_run);
+        policies.flat_map(|p| self.matching(p)).min()
+    }
+
+    fn decide(&self) -> Answer {
+        let denied = self.first(Action::Deny, false);
+        if denied.is_some() {
+            return Answer { verdict: Verdict::Deny, action: DecidedBy::DenyRule, rule: denied };
+        }
+        if !self.any(Action::Allow, false) {
+            return Answer { verdict: Verdict::Allow, action: DecidedBy::NoPolicy, rule: None };
+        }
+        let allowed = self.first(Action::Allow, false);
+        match allowed.is_some() {
+            true => Answer { verdict: Verdict::Allow, action: DecidedBy::AllowRule, rule: allowed },
+            false => Answer { verdict: Verdict::Deny, action: DecidedBy::NoAllowRule, rule: None },
+        }
+    }
+
+    /// Section 15: one provider on a workload, and all policies understood, or nobody is asked. A policy that is not
+    /// understood refuses everything, whatever others ask.
+    fn ask(&self) -> Option<Asked> {
+        let custom = || self.policies.iter().filter(|p| p.spec.action == Action::Custom && !p.dry_run);
+        let provider = |p: &Authorization| p.spec.provider.clone().map_or(String::new(), |p| p.name);
+        let bad = |p: &&Authorization| p.spec.rules.iter().any(|rule| !is_usable(rule));
+        let refused = custom().filter(bad).flat_map(|p| self.matching(p)).min();
+        let rule = refused.clone().or_else(|| self.first(Action::Custom, false))?;
+        let asking = custom().find(|p| self.matching(p).contains(&rule))?;
+        let others = custom().any(|p| provider(p) != provider(asking));
+        let provider = provider(asking);
+        Some(Asked { refused: refused.is_some() || others || provider.is_empty(), provider, rule })
+    }
+
     /// Ids of the rules of a policy that match.
     fn matching(&self, policy: &Authorization) -> Vec<String> {
         let id = |index: usize| format!("ns[{}]-policy[{}]-rule[{index}]", policy.namespace, policy.name);
@@ -76,6 +159,10 @@ impl Case<'_> {
             if allow && uses_http(&rule) {
                 return false;
             }
+            for source in rule.from.iter_mut().filter_map(|from| from.source.as_mut()) {
+                source.request_principals.clear();
+                source.not_request_principals.clear();
+            }
             rule.to.iter_mut().filter_map(|to| to.operation.as_mut()).for_each(strip_http);
             rule.when.retain(|condition| !condition.key.starts_with("request."));
         }
@@ -95,7 +182,9 @@ impl Case<'_> {
         let domain = |v: &String| fits_trust_domain(v, peer, self.trust);
         let ip = |v: &String| fits_block(v, self.connection.source_ip);
         let remote = |v: &String| fits_block(v, self.remote_ip());
+        let token = |v: &String| fits_request_principal(v, self.request.and_then(|r| r.claims));
         both(&s.principals, &s.not_principals, principal)
+            && both(&s.request_principals, &s.not_request_principals, token)
             && both(&s.namespaces, &s.not_namespaces, namespace)
             && both(&s.service_accounts, &s.not_service_accounts, account)
             && both(&s.trust_domains, &s.not_trust_domains, domain)
@@ -134,6 +223,10 @@ impl Case<'_> {
             "source.trustDomain" => fits_trust_domain(v, peer, self.trust),
             "destination.port" => port(v) == Some(connection.destination_port.into()),
             "connection.sni" => fits_text(v, &connection.sni.unwrap_or_default().to_ascii_lowercase()),
+            "request.auth.principal" => fits_request_principal(v, self.request.and_then(|r| r.claims)),
+            key if key.starts_with("request.auth.") => {
+                claim_path(key).is_some_and(|path| fits_claim(v, &path, self.request.and_then(|r| r.claims)))
+            }
             key => {
                 self.header_values(&key["request.headers[".len()..key.len() - 1]).iter().any(|h| fits(v, h))
             }
@@ -156,13 +249,34 @@ impl Case<'_> {
         request.headers.values(&name, &mut |value| values.push(value.to_vec()));
         let folded = [
             "accept",
+            "accept-encoding",
+            "access-control-request-headers",
+            "access-control-request-method",
+            "access-control-request-private-network",
             "authorization",
+            "cache-control",
+            "content-encoding",
             "content-type",
+            "expect",
+            "grpc-accept-encoding",
+            "grpc-timeout",
+            "if-match",
+            "if-modified-since",
+            "if-none-match",
+            "if-range",
+            "if-unmodified-since",
+            "origin",
+            "pragma",
             "referer",
             "user-agent",
             "via",
+            "x-client-trace-id",
+            "x-envoy-original-path",
             "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-port",
             "x-forwarded-proto",
+            "x-request-id",
         ];
         if folded.contains(&name.as_str()) && !values.is_empty() {
             values = vec![values.join(&b',')];
@@ -182,7 +296,9 @@ fn both(values: &[String], not_values: &[String], fits: impl Fn(&String) -> bool
 
 fn uses_http(rule: &Rule) -> bool {
     let operations = rule.to.iter().filter_map(|to| to.operation.as_ref());
-    rule.when.iter().any(|c| c.key.starts_with("request."))
+    let mut sources = rule.from.iter().filter_map(|from| from.source.as_ref());
+    sources.any(|s| !s.request_principals.is_empty() || !s.not_request_principals.is_empty())
+        || rule.when.iter().any(|c| c.key.starts_with("request."))
         || operations.into_iter().any(|o| {
             let lists = [&o.hosts, &o.not_hosts, &o.methods, &o.not_methods, &o.paths, &o.not_paths];
             lists.iter().any(|list| !list.is_empty())
@@ -197,7 +313,7 @@ fn strip_http(operation: &mut Operation) {
     };
 }
 
-/// Whether every value of a rule can be understood (section 18), and needs nothing that is not there yet.
+/// Whether every value of a rule can be understood (section 18).
 fn is_usable(rule: &Rule) -> bool {
     let sources = rule.from.iter().filter_map(|f| f.source.as_ref());
     let operations = rule.to.iter().filter_map(|t| t.operation.as_ref());
@@ -210,8 +326,7 @@ fn is_usable(rule: &Rule) -> bool {
             && every(&accounts, is_account)
             && every(&domains, |v| !v.is_empty() && is_trust_domain(v))
             && every(&blocks, |v| block(v).is_some())
-            && s.request_principals.is_empty()
-            && s.not_request_principals.is_empty()
+            && every(&[&s.request_principals, &s.not_request_principals], |v| !v.is_empty())
     }) && operations.into_iter().all(|o| {
         every(&[&o.hosts, &o.not_hosts, &o.methods, &o.not_methods], |v| !v.is_empty())
             && every(&[&o.ports, &o.not_ports], |v| port(v).is_some())
@@ -226,7 +341,8 @@ fn is_usable(rule: &Rule) -> bool {
                 "source.serviceAccount" => every(&lists, is_account),
                 "source.trustDomain" => every(&lists, is_trust_domain),
                 "destination.port" => every(&lists, |v| port(v).is_some()),
-                "source.namespace" | "source.principal" | "connection.sni" => true,
+                "source.namespace" | "source.principal" | "connection.sni" | "request.auth.principal" => true,
+                key if key.starts_with("request.auth.") => claim_path(key).is_some(),
                 key => key.strip_prefix("request.headers").is_some_and(header),
             }
     })

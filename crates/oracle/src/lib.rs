@@ -8,4 +8,5 @@
 pub mod authorization;
 mod glob;
 mod text;
+mod tokens;
 mod values;

@@ -89,8 +89,9 @@ impl ConnectionPolicy {
 
     fn ask(&self, rank: Option<Rank>) -> Option<Ask<'_>> {
         let set = &*self.inner.set;
-        let asked = set.asked.get(rank? as usize)?;
-        let rule = set.custom.as_ref()?.id(rank?)?;
+        let rank = set.never_asked.or(rank)?;
+        let asked = set.asked.get(rank as usize)?;
+        let rule = set.custom.as_ref()?.id(rank)?;
         Some(Ask { provider: &asked.provider, rule, problem: asked.problem.as_deref() })
     }
 

@@ -9,7 +9,7 @@ use maille_config::istio::Action;
 use crate::compile::{Compiler, Fault};
 use crate::connection::ConnectionPolicy;
 use crate::rule::{RuleTree, Tests};
-use crate::side::Side;
+use crate::side::{CompiledRule, Rank, Side};
 use crate::{Authorization, CompileProblem, ConnectionAttributes, Needs, RuleId, TrustContext};
 
 /// The policies of one workload, compiled; immutable and shared by all workers. An action that no policy has is
@@ -22,6 +22,9 @@ pub struct PolicySet {
     pub(crate) custom: Option<Side>,
     /// Whom CUSTOM rules ask, by rank.
     pub(crate) asked: Vec<Asked>,
+    /// The first CUSTOM rule that could not be compiled. It matches everything, and no rule that can ask somebody may
+    /// hide it.
+    pub(crate) never_asked: Option<Rank>,
     pub(crate) audit: Option<Side>,
     /// DENY policies of a dry run.
     pub(crate) shadow_deny: Option<Side>,
@@ -66,9 +69,26 @@ impl PolicySet {
         let shadow_deny = drafts.side(Action::Deny, true, widened);
         let shadow_allow = drafts.side(Action::Allow, true, RuleTree::allow_on_tcp);
         let asked = custom.as_ref().map(|side| drafts.asked(side)).unwrap_or_default();
+        let is_unusable = |rule: &CompiledRule| drafts.unusable.contains(&rule.id);
+        let never_asked = custom.as_ref().and_then(|side| side.rules.iter().position(is_unusable));
         let barren = allow.as_ref().map(|side| drafts.barren(side)).unwrap_or_default();
         let Drafts { problems, unusable, .. } = drafts;
-        (Self { deny, allow, custom, asked, audit, shadow_deny, shadow_allow, unusable, barren }, problems)
+        let never_asked = never_asked.map(|rank| rank as Rank);
+        (
+            Self {
+                deny,
+                allow,
+                custom,
+                asked,
+                never_asked,
+                audit,
+                shadow_deny,
+                shadow_allow,
+                unusable,
+                barren,
+            },
+            problems,
+        )
     }
 
     /// Evaluates once what is fixed for the life of a connection.

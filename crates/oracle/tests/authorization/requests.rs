@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use maille_config::istio::{Condition, Operation, Source};
+use maille_config::istio::{Condition, Operation, Rule, Source};
 use maille_core::Identity;
-use maille_policy::{Authorization, ConnectionAttributes, RequestAttributes};
+use maille_policy::{Authorization, Claims, ConnectionAttributes, RequestAttributes};
 
 use crate::policies::{
     ACCOUNTS, ADDRESSES, DOMAINS, HEADERS, HOSTS, METHODS, NAMES, NAMESPACES, PATHS, PORTS, VALUES,
@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     pub(crate) path: String,
     pub(crate) forwarded: Option<IpAddr>,
     pub(crate) headers: Vec<(String, String)>,
+    /// What a verified token says.
+    pub(crate) claims: Option<Claims>,
 }
 
 impl Facts {
@@ -46,7 +48,7 @@ impl Facts {
             path: &self.path,
             remote_ip: self.forwarded,
             headers: &self.headers,
-            claims: None,
+            claims: self.claims.as_ref(),
         }
     }
 
@@ -64,6 +66,7 @@ impl Facts {
             path: String::new(),
             forwarded: None,
             headers: Vec::new(),
+            claims: None,
         };
         for attribute in 0..ATTRIBUTES {
             facts.change(attribute, random);
@@ -72,11 +75,20 @@ impl Facts {
     }
 
     /// Facts made to fit one rule of the policies, then perhaps changed in one attribute.
+    #[allow(dead_code, reason = "shared with another test")]
     pub(crate) fn near(random: &mut Random, policies: &[Authorization]) -> Self {
+        Self::near_rule(random, policies).0
+    }
+
+    /// As [`Self::near`], with that rule.
+    pub(crate) fn near_rule<'p>(
+        random: &mut Random,
+        policies: &'p [Authorization],
+    ) -> (Self, Option<&'p Rule>) {
         let mut facts = Self::any(random);
         let rules: Vec<_> = policies.iter().flat_map(|p| p.spec.rules.iter().map(move |r| (p, r))).collect();
         if rules.is_empty() || random.once_in(10) {
-            return facts;
+            return (facts, None);
         }
         let (policy, rule) = *random.one(&rules);
         if !rule.from.is_empty()
@@ -95,7 +107,7 @@ impl Facts {
         if random.once_in(2) {
             facts.change(random.below(ATTRIBUTES), random);
         }
-        facts
+        (facts, Some(rule))
     }
 
     /// Gives one attribute another value.
@@ -217,6 +229,8 @@ impl Facts {
                     "host" | ":authority" => self.host = value,
                     ":path" => self.path = value,
                     ":method" => self.method = value,
+                    // Tokens are fitted apart.
+                    name if name.starts_with("request.auth.") => {}
                     name => self.headers.push((name.to_owned(), value)),
                 }
             }
