@@ -303,6 +303,8 @@ fn decode_kubernetes(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) 
 #[cfg(test)]
 mod networking_tests;
 #[cfg(test)]
+mod security_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) use tests::arbitrary_json;

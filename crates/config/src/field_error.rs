@@ -37,20 +37,6 @@ pub enum FieldErrorKind {
 }
 
 impl FieldErrorKind {
-    /// The sort with this code; what is no text of the right shape is an invalid value.
-    pub(crate) fn of_code(code: &str) -> Self {
-        const ALL: [FieldErrorKind; 7] = [
-            FieldErrorKind::Unknown,
-            FieldErrorKind::Type,
-            FieldErrorKind::Enum,
-            FieldErrorKind::Invalid,
-            FieldErrorKind::Required,
-            FieldErrorKind::Duplicate,
-            FieldErrorKind::NotEnforced,
-        ];
-        ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Invalid)
-    }
-
     /// The stable code of this sort of finding in a [`crate::Diagnostic`].
     pub fn code(self) -> &'static str {
         match self {

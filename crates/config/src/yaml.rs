@@ -271,12 +271,19 @@ impl Document {
         diagnostics
     }
 
+    /// The place of a finding within a block of literal text, such as the YAML that a ConfigMap holds.
+    fn position_within(&self, error: &FieldError) -> Option<(u32, u32)> {
+        let (line, column) = error.within?;
+        let origin = self.root.find(&error.path)?.literal?;
+        Some((origin.line.checked_add(line)?.checked_sub(1)?, origin.column.checked_add(column)?))
+    }
+
     fn diagnostic(&self, error: &FieldError, severity: Severity) -> Diagnostic {
         let position = match error.kind {
             FieldErrorKind::Unknown | FieldErrorKind::Duplicate => self.key_position(&error.path),
             _ => self.position(&error.path),
         };
-        let (line, column) = position.unwrap_or((self.line, 1));
+        let (line, column) = self.position_within(error).or(position).unwrap_or((self.line, 1));
         let (problem, help) = error.parts();
         Diagnostic {
             code: error.kind.code(),

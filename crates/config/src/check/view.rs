@@ -110,9 +110,10 @@ impl<'v> View<'v> {
             message.push_str(": ");
         }
         message.push_str(&found.message);
-        self.error(FieldErrorKind::of_code(found.code), message)
-            .maybe_help(found.help.as_ref())
-            .at(found.line, found.column)
+        // The field itself is known and a text: only its content can be unknown, or of another type.
+        let not_enforced = found.code == FieldErrorKind::NotEnforced.code();
+        let kind = if not_enforced { FieldErrorKind::NotEnforced } else { FieldErrorKind::Invalid };
+        self.error(kind, message).maybe_help(found.help.as_ref()).at(found.line, found.column)
     }
 
     /// `what` is known, but nothing acts upon it.

@@ -44,9 +44,7 @@ pub(crate) fn check_object(object: &View<'_>, errors: &mut Vec<FieldError>) {
             );
         } else if !known {
             errors.push(
-                value
-                    .error(FieldErrorKind::Unknown, format!("unknown key '{key}'"))
-                    .help(format!("known here: {CONFIG_KEY}")),
+                value.invalid(format!("unknown key '{key}'")).help(format!("known here: {CONFIG_KEY}")),
             );
         }
     }

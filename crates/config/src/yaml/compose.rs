@@ -123,6 +123,7 @@ impl<'t> Composer<'t> {
         if let Some(id) = anchor {
             self.anchors.insert(id, None);
         }
+        let mut literal = None;
         let content = match event {
             Event::Alias(id) => {
                 return match self.anchors.get(&id) {
@@ -136,6 +137,9 @@ impl<'t> Composer<'t> {
             }
             Event::Scalar(text, style, _, tag) => {
                 let plain = style == ScalarStyle::Plain;
+                if style == ScalarStyle::Literal {
+                    literal = origin(mark, &text);
+                }
                 Content::Scalar(scalar_value(&text, plain, tag.as_deref(), mark)?)
             }
             Event::SequenceStart(..) | Event::MappingStart(..) => {
@@ -165,7 +169,7 @@ impl<'t> Composer<'t> {
         if depth > MAX_DEPTH {
             return Err(too_deep(mark));
         }
-        let node = Arc::new(Node { mark, content, depth });
+        let node = Arc::new(Node { mark, literal, content, depth });
         if let Some(id) = anchor {
             self.anchors.insert(id, Some(Arc::clone(&node)));
         }
@@ -253,6 +257,17 @@ impl<'t> Composer<'t> {
             )),
         }
     }
+}
+
+/// Where a block of literal text begins whose first line with content is at `mark`: its first line, and the column
+/// before its text.
+fn origin(mark: Mark, value: &str) -> Option<Mark> {
+    let (above, first) = (0u32..).zip(value.lines()).find(|(_, line)| !line.trim().is_empty())?;
+    let deeper = u32::try_from(first.len() - first.trim_start_matches(' ').len()).ok()?;
+    Some(Mark {
+        line: mark.line.checked_sub(above)?,
+        column: mark.column.checked_sub(1)?.checked_sub(deeper)?,
+    })
 }
 
 fn too_deep(mark: Mark) -> Problem {

@@ -18,6 +18,8 @@ pub(super) struct Mark {
 pub(super) struct Node {
     pub(super) mark: Mark,
     pub(super) content: Content,
+    /// Where a block of literal text (`|`) begins: its first line, and the last column before its text.
+    pub(super) literal: Option<Mark>,
     /// Levels of values inside, aliases followed. INVARIANT: bounded, since dropping a tree recurses.
     pub(super) depth: usize,
 }
@@ -44,12 +46,18 @@ pub(super) struct Place {
     pub(super) key: Mark,
     /// Of its value.
     pub(super) value: Mark,
+    /// First line, and last column before the text, of a value that is a block of literal text.
+    pub(super) literal: Option<Mark>,
 }
 
 impl Node {
     /// The place of the field at `path`.
     pub(super) fn find(&self, path: &str) -> Option<Place> {
-        self.find_from(path, Place { key: self.mark, value: self.mark }, true)
+        self.find_from(path, self.place(self.mark), true)
+    }
+
+    fn place(&self, key: Mark) -> Place {
+        Place { key, value: self.mark, literal: self.literal }
     }
 
     fn find_from(&self, path: &str, here: Place, is_root: bool) -> Option<Place> {
@@ -67,12 +75,12 @@ impl Node {
             Content::Scalar(_) => None,
             Content::Sequence(elements) => elements.iter().enumerate().find_map(|(index, element)| {
                 let rest = rest_after(&format!("[{index}]"))?;
-                element.find_from(rest, Place { key: element.mark, value: element.mark }, false)
+                element.find_from(rest, element.place(element.mark), false)
             }),
             Content::Mapping(members) => members.iter().find_map(|member| {
                 let step = FieldPath::root().key(&member.key);
                 let rest = rest_after(step.as_str())?;
-                member.value.find_from(rest, Place { key: member.key_mark, value: member.value.mark }, false)
+                member.value.find_from(rest, member.value.place(member.key_mark), false)
             }),
         }
     }
