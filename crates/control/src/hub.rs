@@ -181,6 +181,11 @@ impl Hub {
         }
     }
 
+    /// Tells of publications.
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
     /// Waits until the world is complete ([`World::is_complete`]).
     pub async fn complete(&self) {
         let mut generation = self.generation.subscribe();

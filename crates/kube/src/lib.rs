@@ -12,6 +12,7 @@ mod objects;
 mod policies;
 mod root;
 mod run;
+mod status;
 #[cfg(test)]
 mod tests;
 mod token_review;

@@ -74,16 +74,16 @@ kind!(
     { spec: serde_json::Value }
 );
 kind!(
-    /// An AuthorizationPolicy whose spec is not read yet.
+    /// An AuthorizationPolicy whose spec and status are not read yet.
     AuthorizationPolicy, "AuthorizationPolicy", "security.istio.io", "security.istio.io/v1", "v1",
     "authorizationpolicies", NamespaceResourceScope,
-    { spec: serde_json::Value }
+    { spec: serde_json::Value, status: serde_json::Value }
 );
 kind!(
-    /// A RequestAuthentication whose spec is not read yet.
+    /// A RequestAuthentication whose spec and status are not read yet.
     RequestAuthentication, "RequestAuthentication", "security.istio.io", "security.istio.io/v1", "v1",
     "requestauthentications", NamespaceResourceScope,
-    { spec: serde_json::Value }
+    { spec: serde_json::Value, status: serde_json::Value }
 );
 kind!(
     /// A DestinationRule whose spec is not read yet.

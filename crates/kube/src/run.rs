@@ -14,9 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::status::Book;
 use crate::token_review::ApiTokenReviewer;
 use crate::watch::feed_world;
-use crate::{bundle, root};
+use crate::{bundle, root, status};
 
 /// How the control plane runs.
 #[derive(Debug, Clone)]
@@ -98,7 +99,8 @@ pub(crate) async fn run_with(
     let mut tasks = JoinSet::new();
     let monitored = serve_monitoring(monitoring, control.clone(), ready.clone(), stop(stopped.clone()));
     tasks.spawn(async move { monitored.await.context("monitoring port") });
-    let feeding = feed_world(client.clone(), sender, control.clone());
+    let book = Arc::<Book>::default();
+    let feeding = feed_world(client.clone(), sender, control.clone(), Arc::clone(&book));
     tasks.spawn(async move {
         feeding.await;
         Err(anyhow!("the watches have ended"))
@@ -118,8 +120,13 @@ pub(crate) async fn run_with(
             tracing::info!(port = options.discovery_port, "the world is complete; serving");
             control.serve(vec![discovery], stop(stopped.clone())).await
         };
+        let statuses = async {
+            hub.complete().await;
+            status::write(client.clone(), Arc::clone(&hub), book).await;
+        };
         tokio::select! {
             served = serve => Ok(served?),
+            () = statuses => Err(anyhow!("the writer of statuses has ended")),
             () = bundle::distribute(client.clone(), roots_pem) => Err(anyhow!("the bundle's watches have ended")),
         }
     };

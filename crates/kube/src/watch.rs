@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::objects::{self, name_of};
+use crate::status::{Book, Kind};
 use crate::{mesh_config, policies};
 
 /// Waits between attempts to watch: short, since the world ages meanwhile; the API server is one of a kind, and
@@ -53,7 +55,12 @@ pub(crate) fn config() -> watcher::Config {
 }
 
 /// Watches everything the world is made of, for ever.
-pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>, control: ControlPlane) {
+pub(crate) async fn feed_world(
+    client: Client,
+    events: mpsc::Sender<Event>,
+    control: ControlPlane,
+    book: Arc<Book>,
+) {
     tokio::join!(
         feed(client.clone(), &events, Event::Pod, |o: objects::Pod| objects::pod(&o)),
         feed(client.clone(), &events, Event::Service, |o: objects::Service| objects::service(&o)),
@@ -61,8 +68,12 @@ pub(crate) async fn feed_world(client: Client, events: mpsc::Sender<Event>, cont
         feed(client.clone(), &events, Event::PeerAuthentication, |o| {
             Some(policies::peer_authentication(o))
         }),
-        feed(client.clone(), &events, Event::Authorization, |o| Some(policies::authorization_policy(o))),
-        feed(client.clone(), &events, Event::RequestAuthentication, |o| {
+        feed(client.clone(), &events, Event::Authorization, |o: objects::AuthorizationPolicy| {
+            book.note(Kind::Policy, &o.metadata, &o.status);
+            Some(policies::authorization_policy(o))
+        }),
+        feed(client.clone(), &events, Event::RequestAuthentication, |o: objects::RequestAuthentication| {
+            book.note(Kind::Authentication, &o.metadata, &o.status);
             Some(policies::request_authentication(o))
         }),
         mesh_config::feed(client.clone(), &events, &control),

@@ -1,5 +1,6 @@
 use maille_config::istio::{self, RequestAuthentication};
 use maille_config::scope::Attachment;
+use maille_core::NamespacedName;
 use maille_proto::facts as wire;
 use maille_xds::type_urls::REQUEST_AUTHENTICATION;
 use serde_json::{Map, Value};
@@ -54,6 +55,11 @@ impl Authentication {
     /// The same policy with the keys that are known now.
     pub fn with_keys(&self, known: impl Fn(&KeySource) -> Keys) -> Self {
         Self { fact: fact(&self.namespace, &self.name, &self.rules, known), ..self.clone() }
+    }
+
+    /// Namespace and name.
+    pub fn name(&self) -> NamespacedName {
+        NamespacedName::new(self.namespace.clone(), self.name.clone())
     }
 
     /// The resource's name.

@@ -1,5 +1,6 @@
 use maille_config::istio::{self, AuthorizationPolicy};
 use maille_config::scope::Attachment;
+use maille_core::NamespacedName;
 use maille_proto::facts as wire;
 use maille_xds::type_urls::AUTHORIZATION;
 
@@ -34,6 +35,11 @@ impl Policy {
             provider: asks.then(|| message.provider.clone()),
             fact: Fact::of(AUTHORIZATION, &message),
         }
+    }
+
+    /// Namespace and name.
+    pub fn name(&self) -> NamespacedName {
+        NamespacedName::new(self.namespace.clone(), self.name.clone())
     }
 
     /// The resource's name.

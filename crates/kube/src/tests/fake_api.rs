@@ -1,7 +1,7 @@
 //! A Kubernetes API in memory, behind a `kube::Client` without a socket.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, to_bytes};
@@ -22,6 +22,7 @@ struct Inner {
     state: Mutex<State>,
     events: broadcast::Sender<(String, Value)>,
     away: AtomicBool,
+    status_writes: AtomicUsize,
     /// The next creation finds that someone else was faster with this object.
     race: Mutex<Option<Value>>,
 }
@@ -38,7 +39,13 @@ impl FakeApi {
     pub(super) fn new() -> Self {
         let state = Mutex::default();
         let events = broadcast::Sender::new(256);
-        Self(Arc::new(Inner { state, events, away: AtomicBool::new(false), race: Mutex::default() }))
+        Self(Arc::new(Inner {
+            state,
+            events,
+            away: AtomicBool::new(false),
+            status_writes: AtomicUsize::new(0),
+            race: Mutex::default(),
+        }))
     }
 
     pub(super) fn client(&self) -> Client {
@@ -100,11 +107,16 @@ impl FakeApi {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let rest = if segments[0] == "api" { &segments[2..] } else { &segments[3..] };
         let (namespace, plural, name) = match rest {
-            ["namespaces", namespace, plural, name @ ..] => (*namespace, *plural, name.first().copied()),
-            [plural, name @ ..] => ("", *plural, name.first().copied()),
+            ["namespaces", namespace, plural, name @ ..] => (*namespace, *plural, name),
+            [plural, name @ ..] => ("", *plural, name),
             [] => return status(StatusCode::NOT_FOUND, "path"),
         };
+        let (name, is_status) = (name.first().copied(), name.get(1) == Some(&"status"));
         match (parts.method, name) {
+            (Method::PATCH, Some(name)) if is_status => {
+                let patch = serde_json::from_slice(&body).expect("JSON");
+                self.patch_status((plural.to_owned(), namespace.to_owned(), name.to_owned()), patch)
+            }
             (Method::GET, Some(name)) => match self.get(plural, namespace, name) {
                 Some(object) => reply(StatusCode::OK, &object),
                 None => status(StatusCode::NOT_FOUND, "not found"),
@@ -140,6 +152,39 @@ impl FakeApi {
             }
             (method, _) => status(StatusCode::METHOD_NOT_ALLOWED, method.as_str()),
         }
+    }
+
+    /// A merge patch of the status, which changes nothing else.
+    fn patch_status(&self, (plural, namespace, name): Id, patch: Value) -> Response<Body> {
+        let Some(mut object) = self.get(&plural, &namespace, &name) else {
+            return status(StatusCode::NOT_FOUND, "not found");
+        };
+        let wanted = &patch["metadata"]["resourceVersion"];
+        if !wanted.is_null() && *wanted != object["metadata"]["resourceVersion"] {
+            return status(StatusCode::CONFLICT, "the object has been modified");
+        }
+        match &patch["status"] {
+            Value::Null => drop(object.as_object_mut().expect("object").remove("status")),
+            new => {
+                for (key, value) in new.as_object().expect("status") {
+                    object["status"][key] = value.clone();
+                }
+            }
+        }
+        self.0.status_writes.fetch_add(1, Ordering::SeqCst);
+        self.put(&plural, object.clone());
+        reply(StatusCode::OK, &object)
+    }
+
+    /// How often a status was written.
+    pub(super) fn status_writes(&self) -> usize {
+        self.0.status_writes.load(Ordering::SeqCst)
+    }
+
+    /// All objects of a kind.
+    pub(super) fn all(&self, plural: &str) -> Vec<Value> {
+        let state = self.0.state.lock().expect("lock");
+        state.objects.iter().filter(|(id, _)| id.0 == plural).map(|(_, object)| object.clone()).collect()
     }
 
     fn list(&self, plural: &str, query: &str) -> Response<Body> {

@@ -1,5 +1,7 @@
 mod fake_api;
+mod mesh_config;
 mod objects;
+mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,6 +66,13 @@ impl Running {
     async fn metric(&self, name: &str) -> Option<u64> {
         let (_, text) = self.http("/metrics").await;
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    /// The facts that a proxy should hold.
+    async fn facts(&self, proxy: &str) -> Value {
+        let (_, text) = self.http(&format!("/facts?proxy={proxy}")).await;
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+        serde_json::from_str::<Value>(body).map(|dump| dump["facts"].clone()).unwrap_or_default()
     }
 
     async fn ready(&self) {
