@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use maille_config::destination_rule::Client;
-use maille_config::istio;
+use maille_config::{istio, mesh};
 use maille_core::{NamespacedName, PortProtocol, Selector, TrustDomain};
 use proptest::prelude::*;
 
@@ -148,6 +148,105 @@ fn entry(n: u8, host: &str, address: u8, export: u8, internal: bool) -> istio::S
     entry
 }
 
+fn selector(app: Option<u8>) -> Option<istio::WorkloadSelector> {
+    app.map(|a| istio::WorkloadSelector { match_labels: [("app".to_owned(), format!("a{a}"))].into() })
+}
+
+fn authorization(n: u8, app: Option<u8>, action: istio::Action) -> istio::AuthorizationPolicy {
+    let mut policy = istio::AuthorizationPolicy::default();
+    policy.metadata.namespace = Some(name(n).namespace);
+    policy.metadata.name = Some(name(n).name);
+    policy.spec.action = action;
+    policy.spec.selector = selector(app);
+    policy
+}
+
+/// Where keys can be, and keys in the policy itself.
+fn rule_of(keys: u8) -> istio::JwtRule {
+    let mut rule = istio::JwtRule { issuer: "https://idp".into(), ..Default::default() };
+    match keys {
+        0 => rule.jwks = r#"{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB","d":"AQ"}]}"#.into(),
+        1 => {}
+        n => rule.jwks_uri = format!("https://idp/{n}"),
+    }
+    rule
+}
+
+fn request_authentication(n: u8, app: Option<u8>, keys: &[u8]) -> istio::RequestAuthentication {
+    let mut policy = istio::RequestAuthentication::default();
+    policy.metadata.namespace = Some(name(n).namespace);
+    policy.metadata.name = Some(name(n).name);
+    policy.spec.selector = selector(app);
+    policy.spec.jwt_rules = keys.iter().map(|keys| rule_of(*keys)).collect();
+    policy
+}
+
+fn mesh(root: u8, domain: u8, aliases: &[u8], registry_only: bool, providers: &[u8]) -> mesh::MeshConfig {
+    let domain_of = |n: u8| TrustDomain::parse(&format!("td{n}")).expect("valid");
+    mesh::MeshConfig {
+        root_namespace: ["istio-system", "shop", "empty"][usize::from(root)].to_owned(),
+        trust_domain: (domain > 0).then(|| domain_of(domain)),
+        trust_domain_aliases: aliases.iter().map(|alias| domain_of(*alias)).collect(),
+        registry_only,
+        extension_providers: providers
+            .iter()
+            .map(|n| mesh::ExtensionProvider {
+                name: format!("p{n}"),
+                host: ["o0.shop.svc.cluster.local", "a.corp"][usize::from(*n)].to_owned(),
+                port: 80,
+                timeout: std::time::Duration::from_secs(1),
+                fail_open: false,
+                status_on_error: 403,
+                body: None,
+                kind: mesh::ProviderKind::Grpc,
+            })
+            .collect(),
+        ..mesh::MeshConfig::default()
+    }
+}
+
+/// What concerns policy.
+fn policy_event() -> impl Strategy<Value = Event> {
+    let n = 0..6u8;
+    let action = prop::sample::select(vec![istio::Action::Allow, istio::Action::Deny]);
+    let few = |max: u8| prop::collection::vec(0..max, 0..3);
+    prop_oneof![
+        (n.clone(), prop::option::of(0..3u8), action)
+            .prop_map(|(n, app, a)| Event::Authorization(Change::Put(authorization(n, app, a)))),
+        n.clone().prop_map(|n| Event::Authorization(Change::Delete(name(n)))),
+        (n.clone(), prop::option::of(0..3u8), few(4)).prop_map(|(n, app, keys)| {
+            Event::RequestAuthentication(Change::Put(request_authentication(n, app, &keys)))
+        }),
+        n.clone().prop_map(|n| Event::RequestAuthentication(Change::Delete(name(n)))),
+        prop::collection::vec((n, few(4)), 0..3).prop_map(|all| {
+            let all = all.into_iter().map(|(n, keys)| request_authentication(n, None, &keys));
+            Event::RequestAuthentication(Change::Replace(all.collect()))
+        }),
+        (1..4u8, any::<bool>(), 0..2u8).prop_map(|(keys, good, v)| {
+            let source = KeySource::of(&rule_of(keys)).expect("a source");
+            Event::Keys(source, if good { Ok(format!("keys {v}")) } else { Err(format!("problem {v}")) })
+        }),
+        (0..3u8, 0..3u8, few(3), any::<bool>(), few(2)).prop_map(
+            |(root, domain, aliases, only, mut providers)| {
+                providers.dedup();
+                Event::MeshConfig(mesh(root, domain, &aliases, only, &providers))
+            }
+        ),
+        (0..2u8).prop_map(|v| Event::OwnRoots(vec![vec![v]])),
+    ]
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![event(), policy_event()]
+}
+
+/// What a pod's proxy is told of policy, and by what keys it hears of changes.
+fn told(world: &World, pod: &NamespacedName) -> [(Vec<(String, facts::Fact)>, fn(String) -> Key); 2] {
+    let policies = world.policies_for(pod).map(|found| (found.resource_name(), found.fact().clone()));
+    let tokens = world.authentications_for(pod).map(|found| (found.resource_name(), found.fact().clone()));
+    [(policies.collect(), Key::Policies), (tokens.collect(), Key::Authentications)]
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let n = 0..6u8;
     prop_oneof![
@@ -178,6 +277,40 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// The last of each object that is policy.
+#[derive(Default)]
+struct Last {
+    policies: std::collections::BTreeMap<NamespacedName, istio::AuthorizationPolicy>,
+    authentications: std::collections::BTreeMap<NamespacedName, istio::RequestAuthentication>,
+    mesh: Option<mesh::MeshConfig>,
+    roots: Vec<Vec<u8>>,
+}
+
+impl Last {
+    fn note(&mut self, event: &Event) {
+        let named = |m: &maille_config::k8s::meta::ObjectMeta| {
+            NamespacedName::new(m.namespace.clone().expect("set"), m.name.clone().expect("set"))
+        };
+        match event {
+            Event::Authorization(Change::Put(policy)) => {
+                self.policies.insert(named(&policy.metadata), policy.clone());
+            }
+            Event::Authorization(Change::Delete(name)) => drop(self.policies.remove(name)),
+            Event::RequestAuthentication(Change::Put(found)) => {
+                self.authentications.insert(named(&found.metadata), found.clone());
+            }
+            Event::RequestAuthentication(Change::Delete(name)) => drop(self.authentications.remove(name)),
+            Event::RequestAuthentication(Change::Replace(all)) => {
+                self.authentications =
+                    all.iter().map(|found| (named(&found.metadata), found.clone())).collect();
+            }
+            Event::MeshConfig(mesh) => self.mesh = Some(mesh.clone()),
+            Event::OwnRoots(roots) => self.roots.clone_from(roots),
+            _ => {}
+        }
+    }
+}
+
 fn cases() -> u32 {
     std::env::var("MAILLE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(128)
 }
@@ -187,7 +320,7 @@ proptest! {
 
     /// What a fact says changes only together with a key it is subscribed by.
     #[test]
-    fn no_change_of_a_fact_is_missed(events in prop::collection::vec(event(), 1..40)) {
+    fn no_change_of_a_fact_is_missed(events in prop::collection::vec(any_event(), 1..40)) {
         let mut world = world();
         let mut answers = std::collections::HashMap::new();
         for event in events {
@@ -198,6 +331,19 @@ proptest! {
                 let inbound = |w: &World| w.pod(&name(n)).map(|p| facts::inbound(w, p));
                 if inbound(&before) != inbound(&world) {
                     prop_assert!(changes.contains(&Key::Workload(name(n))), "inbound {} by {:?}", name(n), event);
+                }
+            }
+            prop_assert!(
+                facts::mesh_settings(&before) == facts::mesh_settings(&world) || changes.contains(&Key::Settings),
+                "settings by {event:?}"
+            );
+            prop_assert!(before.roots() == world.roots() || changes.contains(&Key::Trust), "roots by {event:?}");
+            for n in 0..6 {
+                let namespaces = [&name(n).namespace, &before.config().root_namespace, &world.config().root_namespace];
+                for ((old, key), (new, _)) in told(&before, &name(n)).into_iter().zip(told(&world, &name(n))) {
+                    let is_told = namespaces.iter().any(|namespace| changes.contains(&key((*namespace).clone())));
+                    let is_told = is_told || changes.contains(&Key::Workload(name(n)));
+                    prop_assert!(old == new || is_told, "policies of {} by {event:?}", name(n));
                 }
             }
             let hosts = [
@@ -245,13 +391,32 @@ proptest! {
 
     /// Which events led to a world does not matter, only what it holds.
     #[test]
-    fn a_world_reached_in_steps_equals_one_built_at_once(events in prop::collection::vec(event(), 1..40)) {
+    fn a_world_reached_in_steps_equals_one_built_at_once(events in prop::collection::vec(any_event(), 1..40)) {
         let mut world = world();
         let mut changes = ChangeSet::default();
+        let mut last = Last::default();
         for event in events {
+            last.note(&event);
             world.apply(event, &mut changes);
         }
         let mut fresh = self::world();
+        // Policies before the configuration that says where they hold, keys last.
+        fresh.apply(Event::Authorization(Change::Replace(last.policies.into_values().collect())), &mut changes);
+        fresh.apply(
+            Event::RequestAuthentication(Change::Replace(last.authentications.into_values().collect())),
+            &mut changes,
+        );
+        fresh.apply(Event::OwnRoots(last.roots), &mut changes);
+        if let Some(mesh) = last.mesh {
+            fresh.apply(Event::MeshConfig(mesh), &mut changes);
+        }
+        for source in world.key_sources() {
+            match world.keys_of(&source) {
+                Keys::Awaited => {}
+                Keys::Known(keys) => fresh.apply(Event::Keys(source, Ok(keys.to_string())), &mut changes),
+                Keys::Failed(problem) => fresh.apply(Event::Keys(source, Err(problem)), &mut changes),
+            }
+        }
         let owned = |all: Vec<&Arc<Pod>>| all.into_iter().map(|p| (**p).clone()).collect();
         fresh.apply(Event::Pod(Change::Replace(owned(world.pods().collect()))), &mut changes);
         fresh.apply(
@@ -266,6 +431,12 @@ proptest! {
             Event::ServiceEntry(Change::Replace(world.entries().map(|e| (**e).clone()).collect())),
             &mut changes,
         );
+        prop_assert_eq!(&fresh.keys, &world.keys);
+        prop_assert_eq!(&fresh.policies, &world.policies);
+        prop_assert_eq!(&fresh.authentications, &world.authentications);
+        prop_assert_eq!(fresh.config(), world.config());
+        prop_assert_eq!(fresh.roots(), world.roots());
+        prop_assert_eq!(facts::mesh_settings(&fresh), facts::mesh_settings(&world));
         prop_assert_eq!(&fresh.claims, &world.claims);
         prop_assert_eq!(&fresh.pods_by_address, &world.pods_by_address);
         prop_assert_eq!(&fresh.slices_by_pod, &world.slices_by_pod);
