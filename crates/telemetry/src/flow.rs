@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use maille_proto::flows;
+use parking_lot::Mutex;
 
 use crate::histogram::Counter;
 use crate::labels::{ConnectionLabels, Peer, Protocol, Reporter};
@@ -37,6 +38,9 @@ impl Outcome {
     }
 }
 
+/// Dry-run refusals told apart per flow and report; what does not fit is counted under `other`.
+const MAX_WOULD_REFUSE: usize = 16;
+
 /// Running totals of one flow; deltas are made by whoever reads.
 #[derive(Debug, Default)]
 pub(crate) struct FlowCounters {
@@ -47,6 +51,44 @@ pub(crate) struct FlowCounters {
     /// By status class, 1xx … 5xx.
     pub(crate) responses: [Counter; 5],
     pub(crate) duration_us: Counter,
+    pub(crate) would_refuse: WouldRefuse,
+}
+
+/// What dry-run policies would have refused since the last report. Its lock is taken only where such a policy applies, by
+/// the worker and whoever reports.
+#[derive(Debug, Default)]
+pub(crate) struct WouldRefuse(Mutex<Vec<flows::WouldRefuse>>);
+
+impl WouldRefuse {
+    /// Counts one refusal by a DENY rule, or (`None`) for want of an ALLOW rule.
+    pub(crate) fn count(&self, policy: Option<PolicyRef<'_>>) {
+        let mut counts = self.0.lock();
+        let rule = policy.map_or(-1, |policy| i32::try_from(policy.rule).unwrap_or(i32::MAX));
+        let is_same = |known: &flows::WouldRefuse| match policy {
+            None => known.policy.is_empty(),
+            Some(PolicyRef { namespace, name, .. }) => {
+                known.rule == rule && known.policy.split_once('/') == Some((namespace, name))
+            }
+        };
+        if let Some(known) = counts.iter_mut().find(|known| is_same(known)) {
+            known.count += 1;
+            return;
+        }
+        let (policy, rule) = match policy {
+            _ if counts.len() >= MAX_WOULD_REFUSE => ("other".to_owned(), -1),
+            Some(policy) => (format!("{}/{}", policy.namespace, policy.name), rule),
+            None => (String::new(), -1),
+        };
+        match counts.iter_mut().find(|known| known.policy == policy && known.rule == rule) {
+            Some(known) => known.count += 1,
+            None => counts.push(flows::WouldRefuse { policy, rule, count: 1 }),
+        }
+    }
+
+    /// The counts, which begin anew.
+    pub(crate) fn take(&self) -> Vec<flows::WouldRefuse> {
+        std::mem::take(&mut *self.0.lock())
+    }
 }
 
 /// The totals at one moment.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::histogram::{BOUNDS, HistogramReading};
 use crate::labels::{Reporter, ResponseFlags, Security, WorkloadLabels};
-use crate::recorder::{Losses, RefusalKey, RejectionKey, SeriesKey};
+use crate::recorder::{DecisionKey, Losses, RefusalKey, RejectionKey, SeriesKey};
 use crate::registry::{GaugeReading, OwnWorkload};
 use crate::series::{RequestKey, Series};
 
@@ -34,6 +34,7 @@ pub(crate) struct Page {
     refusals: BTreeMap<RefusalKey, u64>,
     /// By what is shown of their key.
     rejections: BTreeMap<String, u64>,
+    decisions: BTreeMap<DecisionKey, u64>,
 }
 
 impl Page {
@@ -51,6 +52,12 @@ impl Page {
         }
         for (key, count) in rejections {
             *self.rejections.entry(rejection_labels(&key)).or_default() += count;
+        }
+    }
+
+    pub(crate) fn add_decisions(&mut self, decisions: impl IntoIterator<Item = (DecisionKey, u64)>) {
+        for (key, count) in decisions {
+            *self.decisions.entry(key).or_default() += count;
         }
     }
 
@@ -93,6 +100,7 @@ impl Page {
         self.tcp_families(&mut out, own);
         self.refusals_family(&mut out);
         self.rejections_family(&mut out);
+        self.decisions_family(&mut out);
         own_families(&mut out, own, gauges, losses, lines_dropped);
         out
     }
@@ -169,6 +177,30 @@ impl Page {
         );
         for (labels, count) in &self.rejections {
             line(out, name, labels, *count);
+        }
+    }
+
+    fn decisions_family(&self, out: &mut String) {
+        if self.decisions.is_empty() {
+            return;
+        }
+        let name = "maille_authz_decisions_total";
+        head(
+            out,
+            name,
+            "counter",
+            "What policies said that do not decide: dry-run ones (would_allow, would_deny), and AUDIT (audit).",
+        );
+        for (key, count) in &self.decisions {
+            let rule = key.rule.map(|r| r.to_string()).unwrap_or_default();
+            let mut labels = String::new();
+            label(&mut labels, "direction", direction(key.reporter));
+            label(&mut labels, "decision", key.decision);
+            label(&mut labels, "action", key.action);
+            label(&mut labels, "policy_namespace", &key.policy_namespace);
+            label(&mut labels, "policy", &key.policy);
+            label(&mut labels, "rule", &rule);
+            line(out, name, &labels, *count);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a worker records with, and the handles it records on.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use maille_proto::flows;
 use parking_lot::Mutex;
 
-use crate::access_log::{AccessLog, RefusalLine, RequestLine};
+use crate::access_log::{AccessLog, Coverage, Entry, Event, Marks, RequestLine, Shadow, Transfer, Way};
 use crate::flow::{self, FlowCounters, FlowReading, Outcome};
 use crate::labels::{
     ConnectionLabels, Peer, Reporter, ResponseFlags, Security, ServiceLabels, WorkloadLabels,
@@ -77,6 +78,37 @@ pub(crate) struct RefusalKey {
     pub(crate) rule: Option<u32>,
 }
 
+/// What `maille_authz_decisions_total` is kept by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct DecisionKey {
+    pub(crate) reporter: Reporter,
+    /// `audit`, `would_allow` or `would_deny`.
+    pub(crate) decision: &'static str,
+    /// `ALLOW`, `DENY` or `AUDIT`.
+    pub(crate) action: &'static str,
+    pub(crate) policy_namespace: String,
+    pub(crate) policy: String,
+    pub(crate) rule: Option<u32>,
+}
+
+impl DecisionKey {
+    fn new(
+        reporter: Reporter,
+        decision: &'static str,
+        action: &'static str,
+        policy: Option<PolicyRef<'_>>,
+    ) -> Self {
+        Self {
+            reporter,
+            decision,
+            action,
+            policy_namespace: policy.map(|p| p.namespace.to_owned()).unwrap_or_default(),
+            policy: policy.map(|p| p.name.to_owned()).unwrap_or_default(),
+            rule: policy.map(|p| p.rule),
+        }
+    }
+}
+
 /// What `maille_mtls_rejected_total` is kept by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RejectionKey {
@@ -108,6 +140,7 @@ pub(crate) struct Tables {
     flows: Map<(ConnectionLabels, Outcome), FlowCell>,
     pub(crate) refusals: Map<RefusalKey, u64>,
     pub(crate) rejections: Map<RejectionKey, u64>,
+    pub(crate) decisions: Map<DecisionKey, u64>,
     pub(crate) unnamed: Unnamed,
 }
 
@@ -184,6 +217,13 @@ impl Tables {
         *self.refusals.entry(key).or_default() += 1;
     }
 
+    fn decision(&mut self, mut key: DecisionKey) {
+        if self.decisions.len() >= MAX_REFUSALS && !self.decisions.contains_key(&key) {
+            key = DecisionKey { policy_namespace: "other".into(), policy: "other".into(), rule: None, ..key };
+        }
+        *self.decisions.entry(key).or_default() += 1;
+    }
+
     fn rejection(&mut self, labels: &ConnectionLabels, reason: TlsReason) {
         let mut key = RejectionKey {
             reporter: labels.reporter,
@@ -211,7 +251,8 @@ impl Tables {
                 return cell.idle_reports < IDLE_REPORTS || Arc::strong_count(&cell.counters) > 1;
             }
             let (labels, outcome, reason) = (labels.clone(), outcome.clone(), cell.reason.clone());
-            out.push(MovedFlow { labels, outcome, reason, delta, since });
+            let would_refuse = cell.counters.would_refuse.take();
+            out.push(MovedFlow { labels, outcome, reason, delta, would_refuse, since });
             cell.reported = reading;
             cell.idle_reports = 0;
             true
@@ -225,12 +266,16 @@ pub(crate) struct MovedFlow {
     outcome: Outcome,
     reason: String,
     delta: FlowReading,
+    would_refuse: Vec<flows::WouldRefuse>,
     since: SystemTime,
 }
 
 impl MovedFlow {
     pub(crate) fn message(self, now: SystemTime) -> flows::Flow {
-        flow::message(&self.labels, &self.outcome, self.reason, &self.delta, self.since, now)
+        let mut message =
+            flow::message(&self.labels, &self.outcome, self.reason, &self.delta, self.since, now);
+        message.would_refuse = self.would_refuse;
+        message
     }
 }
 
@@ -251,10 +296,11 @@ pub struct WorkerRecorder {
     tables: Arc<Mutex<Tables>>,
     losses: Arc<Losses>,
     access_log: AccessLog,
+    coverage: Cell<Coverage>,
 }
 
 /// The size, time and outcome of one finished request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct RequestOutcome {
     /// 0 if no response was sent (the caller went away).
     pub code: u16,
@@ -270,11 +316,70 @@ pub struct RequestOutcome {
     pub request_bytes: u64,
     /// Headers and body, as they went.
     pub response_bytes: u64,
+    /// Headers alone, of `request_bytes`.
+    pub request_head_bytes: u64,
+    /// Headers alone, of `response_bytes`.
+    pub response_head_bytes: u64,
+    /// From the request's way out to the first of the response's way in, if it was sent on.
+    pub upstream_time: Option<Duration>,
 }
 
 impl WorkerRecorder {
     pub(crate) fn new(tables: Arc<Mutex<Tables>>, losses: Arc<Losses>, access_log: AccessLog) -> Self {
-        Self { tables, losses, access_log }
+        Self { tables, losses, access_log, coverage: Cell::default() }
+    }
+
+    /// What is logged from now on by this worker.
+    pub fn cover(&self, coverage: Coverage) {
+        self.coverage.set(coverage);
+    }
+
+    /// Whether every request and connection is to be logged, so that a line is worth preparing.
+    pub fn logs_everything(&self) -> bool {
+        self.access_log.is_read() && matches!(self.coverage.get(), Coverage::Everything(_))
+    }
+
+    /// Logs a request that policy let through, if it is to be logged.
+    pub fn log_request(&self, edge: &Edge, line: &RequestLine<'_>, outcome: &RequestOutcome) {
+        if self.logs_everything() || line.marks.audit.is_some() {
+            self.log(&edge.labels, None, Event::Request(line, outcome));
+        }
+    }
+
+    /// Logs a connection of opaque bytes that policy let through, if it is to be logged.
+    pub fn log_connection(
+        &self,
+        labels: &ConnectionLabels,
+        marks: &Marks<'_>,
+        way: &Way<'_>,
+        transfer: Transfer,
+    ) {
+        if self.logs_everything() || marks.audit.is_some() {
+            self.log(labels, None, Event::Connection(marks, way, transfer));
+        }
+    }
+
+    fn log(&self, labels: &ConnectionLabels, refusal: Option<&Refusal<'_>>, event: Event<'_>) {
+        let entry = Entry { labels, refusal, event, ended: SystemTime::now() };
+        self.access_log.write(&entry, self.coverage.get());
+    }
+
+    /// Counts what policies say that do not decide, in metrics.
+    pub fn marked(&self, reporter: Reporter, marks: &Marks<'_>) {
+        let Marks { audit, shadow_allow, shadow_deny } = marks;
+        if audit.is_none() && shadow_allow.is_none() && shadow_deny.is_none() {
+            return;
+        }
+        let mut tables = self.tables.lock();
+        if let Some(audit) = audit {
+            tables.decision(DecisionKey::new(reporter, "audit", "AUDIT", Some(*audit)));
+        }
+        for (action, shadow) in [("ALLOW", shadow_allow), ("DENY", shadow_deny)] {
+            if let Some(Shadow { allowed, policy }) = *shadow {
+                let decision = if allowed { "would_allow" } else { "would_deny" };
+                tables.decision(DecisionKey::new(reporter, decision, action, policy));
+            }
+        }
     }
 
     /// A handle for requests over these labels, without a connection of its own: what a client's proxy
@@ -315,7 +420,13 @@ impl WorkerRecorder {
 
     /// A connection that was refused: counted as opened and closed, in flows, and logged. `reporter`
     /// destination and no TLS means `connection_security_policy="none"`: set it so in the labels.
-    pub fn refused_connection(&self, labels: &ConnectionLabels, refusal: &Refusal<'_>) {
+    pub fn refused_connection(
+        &self,
+        labels: &ConnectionLabels,
+        refusal: &Refusal<'_>,
+        marks: &Marks<'_>,
+        way: &Way<'_>,
+    ) {
         {
             let mut tables = self.tables.lock();
             let security = security_of(labels, refusal);
@@ -326,12 +437,19 @@ impl WorkerRecorder {
             tables.refusal(labels, refusal);
             tables.flow(labels, outcome_of(refusal), refusal.reason, &self.losses).connections.add(1);
         }
-        self.access_log.refusal(&RefusalLine { labels, refusal, request: None });
+        self.log(labels, Some(refusal), Event::Connection(marks, way, Transfer::default()));
     }
 
     /// An open connection that is cut: what it moved until now is counted already; this adds the refusal, and
     /// closes it with the refusal's flags.
-    pub fn connection_cut(&self, mut connection: Connection, refusal: &Refusal<'_>) {
+    pub fn connection_cut(
+        &self,
+        mut connection: Connection,
+        refusal: &Refusal<'_>,
+        marks: &Marks<'_>,
+        way: &Way<'_>,
+        transfer: Transfer,
+    ) {
         {
             let mut tables = self.tables.lock();
             tables.refusal(&connection.edge.labels, refusal);
@@ -340,8 +458,20 @@ impl WorkerRecorder {
                 .connections
                 .add(1);
         }
-        self.access_log.refusal(&RefusalLine { labels: &connection.edge.labels, refusal, request: None });
+        self.log(&connection.edge.labels, Some(refusal), Event::Connection(marks, way, transfer));
         connection.flags = refusal.flags;
+    }
+
+    /// A stream that a request had turned into was cut: the request is counted already; this adds the refusal.
+    pub fn stream_cut(&self, edge: &Edge, request: &RequestLine<'_>, refusal: &Refusal<'_>) {
+        {
+            let mut tables = self.tables.lock();
+            tables.refusal(&edge.labels, refusal);
+            let outcome = outcome_of(refusal);
+            tables.flow(&edge.labels, outcome, refusal.reason, &self.losses).connections.add(1);
+        }
+        let outcome = RequestOutcome { code: 101, flags: refusal.flags, ..RequestOutcome::default() };
+        self.log(&edge.labels, Some(refusal), Event::Request(request, &outcome));
     }
 
     /// A request that was refused: counted with its code, in flows, and logged.
@@ -361,11 +491,7 @@ impl WorkerRecorder {
             flow.bytes_received.add(outcome.request_bytes);
             flow.bytes_sent.add(outcome.response_bytes);
         }
-        self.access_log.refusal(&RefusalLine {
-            labels: &edge.labels,
-            refusal,
-            request: Some((request, outcome)),
-        });
+        self.log(&edge.labels, Some(refusal), Event::Request(request, outcome));
     }
 }
 
@@ -406,6 +532,12 @@ impl Edge {
         self.flow.request(outcome.code, micros(outcome.duration));
         self.flow.bytes_received.add(outcome.request_bytes);
         self.flow.bytes_sent.add(outcome.response_bytes);
+    }
+
+    /// Counts that dry-run policies would have refused what this was: by a DENY rule, or (`None`) because no ALLOW rule
+    /// matches.
+    pub fn would_refuse(&self, policy: Option<PolicyRef<'_>>) {
+        self.flow.would_refuse.count(policy);
     }
 
     fn count(&self, outcome: &RequestOutcome) {

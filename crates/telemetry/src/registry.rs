@@ -190,13 +190,14 @@ impl Registry {
         let mut page = prometheus::Page::default();
         for worker in self.workers() {
             // Handles are copied and summed afterwards: the worker may wait for this lock.
-            let (series, refusals, rejections) = {
+            let (series, refusals, rejections, decisions) = {
                 let tables = worker.lock();
                 let all = tables.series.iter().chain(tables.unnamed.iter());
                 let series: Vec<_> = all.map(|(k, s)| (k.clone(), s.clone())).collect();
-                (series, tables.refusals.clone(), tables.rejections.clone())
+                (series, tables.refusals.clone(), tables.rejections.clone(), tables.decisions.clone())
             };
             page.add_worker(&series, refusals, rejections);
+            page.add_decisions(decisions);
         }
         page.render(&self.own, &self.gauges.reading(), &self.losses, self.access_log.dropped())
     }

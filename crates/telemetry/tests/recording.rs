@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use maille_core::Identity;
 use maille_proto::flows;
-use maille_telemetry::access_log::Format;
+use maille_telemetry::access_log::{Coverage, Format};
 use maille_telemetry::{
-    AccessLog, ConnectionLabels, Names, Naming, OwnWorkload, Peer, PolicyRef, Protocol, Refusal, RefusalKind,
-    Registry, Reporter, RequestLine, RequestOutcome, ResponseFlags, Security, ServiceLabels, TlsReason,
-    WorkloadLabels,
+    AccessLog, ConnectionLabels, Marks, Names, Naming, OwnWorkload, Peer, PolicyRef, Protocol, Refusal,
+    RefusalKind, Registry, Reporter, RequestLine, RequestOutcome, ResponseFlags, Security, ServiceLabels,
+    Shadow, TlsReason, Transfer, Way, WorkloadLabels,
 };
 use parking_lot::Mutex;
 
@@ -65,6 +65,7 @@ fn outcome(code: u16) -> RequestOutcome {
         duration: Duration::from_micros(700),
         request_bytes: 300,
         response_bytes: 1200,
+        ..RequestOutcome::default()
     }
 }
 
@@ -125,6 +126,8 @@ fn refused_plaintext_shows_up_as_opened_and_closed_without_security() {
     worker.refused_connection(
         &labels(caller),
         &Refusal::new(RefusalKind::Plaintext, None, "plaintext under STRICT"),
+        &Marks::default(),
+        &Way::default(),
     );
     let page = registry.render_prometheus();
     let parts =
@@ -243,8 +246,13 @@ fn a_failed_handshake_is_counted_with_flag_and_reason_and_not_as_plaintext() {
         ..Refusal::new(RefusalKind::TlsHandshake, None, "another mesh's")
     };
     let caller = workload("rogue", "legacy", "");
-    worker.refused_connection(&labels(caller.clone()), &refusal);
-    worker.refused_connection(&labels(caller), &Refusal::new(RefusalKind::Plaintext, None, "plaintext"));
+    worker.refused_connection(&labels(caller.clone()), &refusal, &Marks::default(), &Way::default());
+    worker.refused_connection(
+        &labels(caller),
+        &Refusal::new(RefusalKind::Plaintext, None, "plaintext"),
+        &Marks::default(),
+        &Way::default(),
+    );
     let page = registry.render_prometheus();
     for name in ["istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total"] {
         let failed = ["response_flags=\"TLS_FAILURE\"", "connection_security_policy=\"unknown\""];
@@ -287,7 +295,12 @@ fn a_caller_counted_before_its_name_was_known_is_named_afterwards() {
     let worker = registry.worker();
     let caller = || Peer::of_address([10, 244, 0, 9].into());
     let open = worker.connection_opened(&labels(caller()));
-    worker.refused_connection(&labels(caller()), &Refusal::new(RefusalKind::Plaintext, None, ""));
+    worker.refused_connection(
+        &labels(caller()),
+        &Refusal::new(RefusalKind::Plaintext, None, ""),
+        &Marks::default(),
+        &Way::default(),
+    );
     drop(worker.connection_opened(&labels(Peer::of_address([192, 0, 2, 1].into()))));
     let opened = "istio_tcp_connections_opened_total";
     let page = registry.render_prometheus();
@@ -373,7 +386,7 @@ fn flows_are_deltas_and_refusals_are_flows_of_their_own() {
     connection.edge().request(&outcome(503));
     let policy = PolicyRef { namespace: "production", name: "deny-delete", rule: 3 };
     let refusal = Refusal::new(RefusalKind::DenyRule, Some(policy), "method DELETE is denied");
-    let request = RequestLine { method: "DELETE", authority: "cart", path: "/x" };
+    let request = RequestLine { method: "DELETE", authority: "cart", path: "/x", ..RequestLine::default() };
     worker.refused_request(connection.edge(), &request, &outcome(403), &refusal);
 
     let mut flows = registry.take_flows();
@@ -418,7 +431,7 @@ fn an_open_connection_that_policy_cuts_is_closed_once_and_says_why() {
     let worker = registry.worker();
     let connection = worker.connection_opened(&labels(frontend()));
     let refusal = Refusal::new(RefusalKind::PolicyChanged, None, "no ALLOW rule matches any more");
-    worker.connection_cut(connection, &refusal);
+    worker.connection_cut(connection, &refusal, &Marks::default(), &Way::default(), Transfer::default());
     let page = registry.render_prometheus();
     assert_eq!(value(&page, "istio_tcp_connections_closed_total", &["response_flags=\"LR\""]), 1.0);
     assert_eq!(value(&page, "maille_refusals_total", &["reason=\"policy_changed\""]), 1.0);
@@ -452,6 +465,8 @@ fn the_page_is_what_promtool_expects() {
     worker.refused_connection(
         &labels(frontend()),
         &Refusal::new(RefusalKind::TlsHandshake, None, "no certificate"),
+        &Marks::default(),
+        &Way::default(),
     );
     registry.gauges().identity("cluster.local/ns/production/sa/cart".into());
     registry.gauges().certificate_renewed(std::time::SystemTime::now());
@@ -517,7 +532,12 @@ fn refuse(log: AccessLog) {
     let peer = Peer::of_identity(&caller, Some([10, 244, 0, 9].into()));
     let edge = worker.edge(&labels(peer));
     let reason = "no ALLOW rule matched; nearest production/cart rule 0: method GET, was \"DELETE\"";
-    let request = RequestLine { method: "DELETE", authority: "cart", path: "/a\" forged=\"1?token=secret" };
+    let request = RequestLine {
+        method: "DELETE",
+        authority: "cart",
+        path: "/a\" forged=\"1?token=secret",
+        ..RequestLine::default()
+    };
     worker.refused_request(
         &edge,
         &request,
@@ -585,10 +605,170 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
         worker.refused_connection(
             &labels(frontend()),
             &Refusal::new(RefusalKind::Plaintext, None, "plaintext"),
+            &Marks::default(),
+            &Way::default(),
         );
     }
     assert!(log.dropped() > 1000, "{}", log.dropped());
     let page = registry.render_prometheus();
     assert!(value(&page, "maille_access_log_lines_dropped_total", &[]) > 1000.0);
     drop(release);
+}
+
+fn audit_rule() -> PolicyRef<'static> {
+    PolicyRef { namespace: "production", name: "watch", rule: 2 }
+}
+
+/// One allowed request with everything that a line can hold, and one connection, logged as the mesh says.
+fn everything(coverage: Coverage, marks: Marks<'_>) -> Vec<String> {
+    let lines = Lines::default();
+    let log = AccessLog::to(lines.clone(), Format::Text, "production/cart-1").expect("thread");
+    let registry = registry(log);
+    let worker = registry.worker();
+    worker.cover(coverage);
+    let edge = worker.edge(&labels(frontend()));
+    let at = |last: u8, port: u16| Some(std::net::SocketAddr::from(([10, 244, 0, last], port)));
+    let way = Way {
+        upstream: at(7, 8080),
+        upstream_local: None,
+        downstream_local: at(7, 8080),
+        downstream_remote: at(9, 51000),
+        server_name: "outbound_.80_._.cart.production.svc.cluster.local",
+    };
+    let line = RequestLine {
+        method: "GET",
+        authority: "cart",
+        path: "/items?access_token=secret",
+        protocol: "HTTP/1.1",
+        forwarded_for: "203.0.113.9",
+        user_agent: "curl/8",
+        request_id: "",
+        marks,
+        way,
+    };
+    let outcome = RequestOutcome {
+        request_head_bytes: 280,
+        response_head_bytes: 1000,
+        upstream_time: Some(Duration::from_millis(5)),
+        duration: Duration::from_millis(7),
+        ..outcome(200)
+    };
+    worker.log_request(&edge, &line, &outcome);
+    let transfer =
+        Transfer { received: 11, sent: 22, duration: Duration::from_millis(3), ..Transfer::default() };
+    worker.log_connection(&labels(frontend()), &Marks::default(), &way, transfer);
+    worker.refused_connection(
+        &labels(frontend()),
+        &Refusal::new(RefusalKind::Plaintext, None, "the end"),
+        &Marks::default(),
+        &way,
+    );
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let text = String::from_utf8_lossy(&lines.0.lock()).into_owned();
+        if text.contains("the end") && text.ends_with('\n') {
+            return text.lines().map(str::to_owned).collect();
+        }
+        assert!(Instant::now() < deadline, "the last line was not written: {text}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Reference cli-and-telemetry 4.1: fields and their order; no query string.
+#[test]
+fn what_goes_its_way_is_istios_default_line_and_nothing_else() {
+    let lines = everything(Coverage::Everything(Format::Text), Marks::default());
+    let (time, rest) = lines[0].split_once("] ").expect("a time");
+    assert!(time.starts_with("[20") && time.ends_with('Z') && time.len() == 25, "{time}");
+    assert_eq!(
+        rest,
+        "\"GET /items HTTP/1.1\" 200 - via_upstream - \"-\" 20 200 7 5 \"203.0.113.9\" \"curl/8\" \"-\" \"cart\" \
+         \"10.244.0.7:8080\" inbound|8080|| - 10.244.0.7:8080 10.244.0.9:51000 \
+         outbound_.80_._.cart.production.svc.cluster.local default"
+    );
+    let (_, rest) = lines[1].split_once("] ").expect("a time");
+    assert_eq!(
+        rest,
+        "\"- - -\" 0 - - - \"-\" 11 22 3 - \"-\" \"-\" \"-\" \"-\" \"10.244.0.7:8080\" inbound|8080|| - \
+         10.244.0.7:8080 10.244.0.9:51000 outbound_.80_._.cart.production.svc.cluster.local -"
+    );
+    assert!(lines[2].contains("] \"- - -\" 0 NR - filter_chain_not_found \"-\" 0 0 0 "), "{}", lines[2]);
+    assert!(
+        lines[2].contains(" refusal=\"plaintext\" ") && lines[2].contains("reason=\"the end\""),
+        "{}",
+        lines[2]
+    );
+}
+
+#[test]
+fn json_lines_of_everything_have_istios_keys_with_numbers_as_numbers() {
+    let lines = everything(Coverage::Everything(Format::Json), Marks::default());
+    let line: serde_json::Value = serde_json::from_str(&lines[0]).expect("JSON");
+    let keys = "start_time method path protocol response_code response_flags response_code_details \
+         connection_termination_details upstream_transport_failure_reason bytes_received bytes_sent duration \
+         upstream_service_time x_forwarded_for user_agent request_id authority upstream_host upstream_cluster \
+         upstream_local_address downstream_local_address downstream_remote_address requested_server_name route_name";
+    for key in keys.split_whitespace() {
+        assert!(line.get(key).is_some(), "{key} is missing in {line}");
+    }
+    assert_eq!((&line["response_code"], &line["duration"]), (&200.into(), &7.into()));
+    assert_eq!((&line["bytes_received"], &line["bytes_sent"]), (&20.into(), &200.into()));
+    assert_eq!((&line["path"], &line["event"]), (&"/items".into(), &"request".into()));
+    assert!(line["request_id"].is_null() && line.get("audit_policy").is_none(), "{line}");
+    assert!(!lines.join("").contains("secret"), "query strings carry tokens");
+}
+
+#[test]
+fn quiet_logs_hold_refusals_and_what_an_audit_policy_marks() {
+    assert_eq!(everything(Coverage::Refusals, Marks::default()).len(), 1);
+    let marked = Marks { audit: Some(audit_rule()), ..Marks::default() };
+    let lines = everything(Coverage::Refusals, marked);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains(" audited inbound HTTP \"GET /items\" 200 "), "{}", lines[0]);
+    assert!(lines[0].contains("audit_policy=\"ns[production]-policy[watch]-rule[2]\""), "{}", lines[0]);
+}
+
+/// Reference authorization 14.
+#[test]
+fn dry_run_results_are_logged_counted_and_told_per_pair_within_a_bound() {
+    let denied = PolicyRef { namespace: "production", name: "soon", rule: 0 };
+    let marks = Marks {
+        audit: None,
+        shadow_allow: Some(Shadow { allowed: false, policy: None }),
+        shadow_deny: Some(Shadow { allowed: false, policy: Some(denied) }),
+    };
+    let line = everything(Coverage::Everything(Format::Text), marks).swap_remove(0);
+    for part in [
+        "istio_dry_run_allow_shadow_engine_result=\"denied\"",
+        "istio_dry_run_allow_shadow_effective_policy_id=\"none\"",
+        "istio_dry_run_deny_shadow_engine_result=\"denied\"",
+        "istio_dry_run_deny_shadow_effective_policy_id=\"ns[production]-policy[soon]-rule[0]\"",
+    ] {
+        assert!(line.contains(part), "{part} is missing in {line}");
+    }
+
+    let registry = registry(AccessLog::disabled());
+    let worker = registry.worker();
+    let edge = worker.edge(&labels(frontend()));
+    for _ in 0..3 {
+        worker.marked(Reporter::Destination, &marks);
+        edge.would_refuse(Some(denied));
+        edge.request(&outcome(200));
+    }
+    edge.would_refuse(None);
+    let flows = registry.take_flows();
+    let told: Vec<_> = flows[0].would_refuse.iter().map(|w| (w.policy.as_str(), w.rule, w.count)).collect();
+    assert_eq!(told, [("production/soon", 0, 3), ("", -1, 1)]);
+    let page = registry.render_prometheus();
+    let parts = ["decision=\"would_deny\"", "action=\"DENY\"", "policy=\"soon\"", "rule=\"0\""];
+    assert_eq!(value(&page, "maille_authz_decisions_total", &parts), 3.0);
+
+    for number in 0..100 {
+        edge.would_refuse(Some(PolicyRef { rule: number, ..denied }));
+    }
+    edge.request(&outcome(200));
+    let flows = registry.take_flows();
+    let told = &flows[0].would_refuse;
+    assert!(told.len() <= 17, "{}", told.len());
+    assert_eq!(told.iter().map(|w| w.count).sum::<u64>(), 100);
 }
