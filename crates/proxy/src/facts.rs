@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use maille_config::istio;
 use maille_core::{EndpointTls, Hostname, Identity, MtlsMode, PortProtocol, TrustDomain};
+use maille_policy::authentication::{ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication};
 use maille_policy::path::Normalization as PathNormalization;
 use maille_proto::facts as wire;
 use maille_telemetry::access_log::{Coverage, Format};
@@ -133,6 +134,16 @@ pub fn authorization(message: &wire::Authorization) -> maille_policy::Authorizat
                 .then(|| istio::Provider { name: message.provider.clone() }),
             ..Default::default()
         },
+    }
+}
+
+/// Turns one policy about tokens into what [`maille_policy`] compiles. Never fails: a key set that cannot be read lets no
+/// token pass.
+pub fn request_authentication(message: &wire::RequestAuthentication) -> RequestAuthentication {
+    RequestAuthentication {
+        namespace: message.namespace.clone(),
+        name: message.name.clone(),
+        rules: message.jwt_rules.iter().map(jwt_rule).collect(),
     }
 }
 
@@ -275,6 +286,34 @@ fn workload(field: &str, message: &wire::Workload) -> Checked<Arc<Workload>> {
 
 fn service_name(hostname: &str, name: &str, namespace: &str) -> Arc<ServiceName> {
     Arc::new(ServiceName { hostname: hostname.into(), name: name.into(), namespace: namespace.into() })
+}
+
+fn jwt_rule(message: &wire::JwtRule) -> JwtRule {
+    let jwks = match (message.jwks.as_str(), message.jwks_problem.as_str()) {
+        ("", "") => Err("the control plane sent no key set".to_owned()),
+        ("", problem) => Err(problem.to_owned()),
+        (keys, _) => Ok(keys.to_owned()),
+    };
+    JwtRule {
+        issuer: message.issuer.clone(),
+        audiences: message.audiences.clone(),
+        jwks,
+        from_headers: message
+            .from_headers
+            .iter()
+            .map(|from| JwtHeader { name: from.name.clone(), prefix: from.prefix.clone() })
+            .collect(),
+        from_params: message.from_params.clone(),
+        from_cookies: message.from_cookies.clone(),
+        forward_original_token: message.forward_original_token,
+        output_payload_to_header: message.output_payload_to_header.clone(),
+        output_claim_to_headers: message
+            .output_claim_to_headers
+            .iter()
+            .map(|output| ClaimToHeader { header: output.header.clone(), claim: output.claim.clone() })
+            .collect(),
+        space_delimited_claims: message.space_delimited_claims.clone(),
+    }
 }
 
 fn rule(message: &wire::Rule) -> istio::Rule {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use maille_telemetry::{Protocol, RefusalKind, TlsReason};
+use maille_telemetry::{Marks, Protocol, RefusalKind, TlsReason, Way};
 use maille_tls::{HandshakeError, ServerAlpn};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,15 +14,18 @@ use crate::chain::{self, Chain, Transport};
 use crate::connect::{Security, Upstream, connect};
 use crate::http::inbound::InboundHttp;
 use crate::http::{serve::serve_http, xfcc};
+use crate::marks::Marked;
 use crate::open::{Carries, Entry, Facts, Open, Proof};
 use crate::record::{self, Refused};
 use crate::snapshot::ListenerSpec;
 use crate::sniff::{self, Detected, Prefixed};
 use crate::stream::Stream;
+use crate::tcp::Passage;
 use crate::worker::Worker;
-use crate::{original, tcp};
+use crate::{authorizer, original};
 
-/// Accept → original destination → sniff → TLS → identity → connection decision → protocol → forward → record.
+/// Accept → original destination → sniff → TLS → identity → CUSTOM → AUDIT, dry-run, DENY and ALLOW → protocol → forward
+/// → record.
 pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &ListenerSpec) {
     let Ok(peer) = socket.peer_addr() else { return };
     let Some(destination) = original::destination(&socket, spec) else { return };
@@ -160,34 +163,48 @@ impl Arrival<'_> {
     async fn tcp(&self, mut stream: Stream, facts: Facts) {
         let Some(entry) = self.enter(facts, Carries::Tcp) else { return };
         let labels = self.labels(&entry.open.facts, Protocol::Tcp);
+        let facts = &entry.open.facts;
         // Decided before anything flows either way; Istio waits for the caller's first byte, and a server that speaks
         // first is heard by callers it refuses.
-        let decided = entry.open.with_policy(|policy| {
+        let asked = match entry.open.ask(&self.worker.snapshot()) {
+            Some(ask) => authorizer::ask_tcp(self.worker, ask, facts).await,
+            None => Ok(()),
+        };
+        if let Err(refused) = asked {
+            let (refusal, way) = (refused.refusal(), facts.way());
+            return self.worker.recorder.refused_connection(&labels, &refusal, &Marks::default(), &way);
+        }
+        let (marks, decided) = entry.open.with_policy(|policy| {
             let decision = policy.decide_tcp();
-            match Refused::unless_allowed(policy, None, &decision) {
-                Some(refused) => Err(refused),
-                None => Ok(decision.policy.cloned()),
-            }
+            let refused = Refused::unless_allowed(policy, None, &decision);
+            (Marked::of_tcp(policy), refused.map_or_else(|| Ok(decision.policy.cloned()), Err))
         });
+        let noted = marks.as_ref().map(|marks| marks.borrow()).unwrap_or_default();
+        self.worker.recorder.marked(labels.reporter, &noted);
+        let refuse = |refused: Refused| {
+            let (refusal, way) = (refused.refusal(), facts.way());
+            self.worker.recorder.refused_connection(&labels, &refusal, &noted, &way);
+        };
         let allowed_by = match decided {
             Ok(rule) => rule,
-            Err(refused) => {
-                self.worker.recorder.refused_connection(&labels, &refused.refusal());
-                return;
-            }
+            Err(refused) => return refuse(refused),
         };
         let upstream = Upstream { address: self.destination, security: Security::Deliver };
         match connect(self.worker, &upstream, maille_tls::ClientAlpn::Tcp).await {
             Ok(mut connected) => {
                 let allowed_by = allowed_by.as_ref().map(record::policy_ref);
                 let connection = self.worker.recorder.connection_allowed(&labels, allowed_by);
-                let open = Some(&*entry.open);
-                let explain = |_: &std::io::Error| None;
-                tcp::run(self.worker, &mut stream, &mut connected.stream, connection, open, &explain).await;
+                let passage = Passage {
+                    connection,
+                    open: Some(&*entry.open),
+                    way: Way { upstream: Some(self.destination), ..facts.way() },
+                    marks: marks.as_deref(),
+                    explain: &|_: &std::io::Error| None,
+                };
+                passage.run(self.worker, &mut stream, &mut connected.stream).await;
             }
             Err(error) => {
-                let refused = Refused::new(error.kind(), error.to_string()).with_flags(error.flags());
-                self.worker.recorder.refused_connection(&labels, &refused.refusal());
+                refuse(Refused::new(error.kind(), error.to_string()).with_flags(error.flags()));
             }
         }
     }
@@ -232,8 +249,9 @@ impl Arrival<'_> {
     }
 
     fn refuse(&self, refused: Refused) {
-        let labels = self.labels(&self.facts(), Protocol::Tcp);
-        self.worker.recorder.refused_connection(&labels, &refused.refusal());
+        let facts = self.facts();
+        let labels = self.labels(&facts, Protocol::Tcp);
+        self.worker.recorder.refused_connection(&labels, &refused.refusal(), &Marks::default(), &facts.way());
     }
 
     fn labels(&self, facts: &Facts, protocol: Protocol) -> maille_telemetry::ConnectionLabels {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod authorizer;
 mod chain;
 mod connect;
 mod destinations;
@@ -16,6 +17,7 @@ pub mod facts;
 mod fixed;
 mod http;
 mod inbound;
+mod marks;
 mod open;
 mod order;
 mod original;

@@ -1,26 +1,35 @@
 //! Connections that are open, and their judgement while they live.
 //!
 //! A policy holds for the whole life of a connection. Each worker knows its inbound connections; when the snapshot changes
-//! it asks the new policy about each of them. Opaque and upgraded streams that are no longer allowed are cut; on an
-//! HTTP connection that no request could pass any more, the request under way finishes and the connection closes.
+//! it asks the new policy about each of them. Opaque and upgraded streams that are no longer allowed are cut, those whose
+//! token has expired or is no good any more too, and those that a CUSTOM rule of now concerns are asked about again; on an
+//! HTTP connection that no request could pass any more, requests under way finish and the connection closes (HTTP/2:
+//! GOAWAY).
+
+mod upgraded;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use maille_core::{Identity, MtlsMode};
-use maille_policy::{ConnectionAttributes, ConnectionPolicy, RequestAttributes};
-use maille_telemetry::RefusalKind;
+use maille_policy::{ConnectionAttributes, ConnectionPolicy};
+use maille_telemetry::{RefusalKind, Way};
 use maille_tls::TlsContext;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use crate::http::head::Headers;
+use crate::authorizer::{self, AskedFor};
 use crate::record::Refused;
 use crate::snapshot::Snapshot;
+use crate::worker::Worker;
+
+pub(crate) use upgraded::{Asked, Upgraded};
+
+/// Streams of a worker that external authorizers are asked about again at the same time; others wait for their turn.
+const ASKING_AGAIN: usize = 256;
 
 /// What is fixed when an inbound connection has been accepted.
 #[derive(Debug, Clone)]
@@ -59,6 +68,16 @@ impl Facts {
             sni: self.sni.as_deref(),
         }
     }
+
+    /// What the log says of it.
+    pub(crate) fn way(&self) -> Way<'_> {
+        Way {
+            downstream_local: Some(self.destination),
+            downstream_remote: Some(self.peer),
+            server_name: self.sni.as_deref().unwrap_or_default(),
+            ..Way::default()
+        }
+    }
 }
 
 /// What a connection carries, which is what it is judged by.
@@ -68,16 +87,7 @@ pub(crate) enum Carries {
     /// HTTP requests, each judged by itself as well.
     Http,
     /// The bytes after an upgrade, judged by the request that asked for it.
-    Upgraded(Box<UpgradeRequest>),
-}
-
-/// The request that turned into a stream.
-#[derive(Debug, Clone)]
-pub(crate) struct UpgradeRequest {
-    pub(crate) method: http::Method,
-    pub(crate) host: String,
-    pub(crate) path: String,
-    pub(crate) headers: http::HeaderMap,
+    Upgraded(Box<Upgraded>),
 }
 
 /// What is to become of a connection.
@@ -97,16 +107,23 @@ pub(crate) struct Open {
     pub(crate) facts: Facts,
     carries: Carries,
     policy: RefCell<ConnectionPolicy>,
+    /// Whom a CUSTOM rule wanted asked last; only of streams.
+    asked: RefCell<Option<Asked>>,
     fate: RefCell<Fate>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Open {
     pub(crate) fn new(facts: Facts, carries: Carries, policy: ConnectionPolicy) -> Self {
+        let asked = match &carries {
+            Carries::Upgraded(upgraded) => upgraded.asked.clone(),
+            Carries::Tcp | Carries::Http => None,
+        };
         Self {
             facts,
             carries,
             policy: RefCell::new(policy),
+            asked: RefCell::new(asked),
             fate: RefCell::default(),
             waker: RefCell::default(),
         }
@@ -117,12 +134,71 @@ impl Open {
         decide(&self.policy.borrow())
     }
 
-    /// Judges again by a new snapshot.
-    pub(crate) fn judge(&self, snapshot: &Snapshot) {
+    /// Judges again by a new snapshot. Says whom to ask about it, if a CUSTOM rule now wants somebody asked who has not
+    /// been.
+    fn judge(&self, worker: &Worker, snapshot: &Snapshot) -> Option<AskedFor> {
         let policy = snapshot.policy.on_connection(&self.facts.attributes());
         self.policy.replace(policy);
-        if let Some(refused) = self.refused_mode(snapshot).or_else(|| self.refusal()) {
+        let no_good = || match &self.carries {
+            Carries::Upgraded(upgraded) => upgraded.review(worker, snapshot),
+            Carries::Tcp | Carries::Http => None,
+        };
+        match self.refused_mode(snapshot).or_else(no_good).or_else(|| self.refusal()) {
+            Some(refused) => {
+                self.end(refused);
+                None
+            }
+            None => self.ask(snapshot),
+        }
+    }
+
+    /// Whom a CUSTOM rule wants asked about a stream, unless they have been with the same rule and settings.
+    pub(crate) fn ask(&self, snapshot: &Snapshot) -> Option<AskedFor> {
+        let policy = self.policy.borrow();
+        // Without CUSTOM policies that is all.
+        let asked = if policy.needs().asks {
+            let ask = match &self.carries {
+                Carries::Tcp => policy.ask_tcp().map(AskedFor::from),
+                Carries::Http => None,
+                Carries::Upgraded(upgraded) => {
+                    upgraded.with_attributes(|attributes| policy.ask_http(attributes).map(AskedFor::from))
+                }
+            };
+            ask.map(|ask| Asked::now(snapshot, ask))
+        } else {
+            None
+        };
+        let mut last = self.asked.borrow_mut();
+        if *last == asked {
+            return None;
+        }
+        *last = asked;
+        last.as_ref().map(|asked| asked.ask.clone())
+    }
+
+    /// Asks about an open stream, and cuts it if it is refused.
+    async fn ask_again(&self, worker: &Rc<Worker>, ask: AskedFor) {
+        let Ok(_turn) = worker.open.asking.acquire().await else { return };
+        let answer = match &self.carries {
+            Carries::Tcp => authorizer::ask_tcp(worker, ask.clone(), &self.facts).await,
+            Carries::Http => Ok(()),
+            Carries::Upgraded(upgraded) => {
+                authorizer::ask_about_stream(worker, ask.clone(), &self.facts, upgraded.request()).await
+            }
+        };
+        // What was asked because of a rule that has changed since, another answer decides.
+        let is_current = self.asked.borrow().as_ref().is_some_and(|asked| asked.ask == ask);
+        if let Err(refused) = answer
+            && is_current
+        {
             self.end(refused);
+        }
+    }
+
+    /// Records that it was cut.
+    pub(crate) fn record_cut(&self, worker: &Worker, refused: &Refused) {
+        if let Carries::Upgraded(upgraded) = &self.carries {
+            upgraded.record_cut(worker, refused);
         }
     }
 
@@ -146,18 +222,9 @@ impl Open {
                 let reason = "no request on this connection could be allowed any more";
                 Some(Refused::new(RefusalKind::PolicyChanged, reason.to_owned()))
             }
-            Carries::Upgraded(request) => {
-                let headers = Headers(&request.headers);
-                let attributes = RequestAttributes {
-                    method: request.method.as_str(),
-                    host: &request.host,
-                    path: &request.path,
-                    remote_ip: maille_policy::forwarded_for(&headers),
-                    headers: &headers,
-                    claims: None,
-                };
-                Refused::unless_allowed(&policy, Some(&attributes), &policy.decide_http(&attributes))
-            }
+            Carries::Upgraded(upgraded) => upgraded.with_attributes(|attributes| {
+                Refused::unless_allowed(&policy, Some(attributes), &policy.decide_http(attributes))
+            }),
         }
     }
 
@@ -204,11 +271,22 @@ impl Open {
 }
 
 /// A worker's open inbound connections.
-#[derive(Default)]
 pub(crate) struct OpenConnections {
+    asking: tokio::sync::Semaphore,
     next: Cell<u64>,
     rechecked: Cell<u64>,
     all: RefCell<HashMap<u64, Rc<Open>, foldhash::fast::RandomState>>,
+}
+
+impl Default for OpenConnections {
+    fn default() -> Self {
+        Self {
+            asking: tokio::sync::Semaphore::new(ASKING_AGAIN),
+            next: Cell::default(),
+            rechecked: Cell::default(),
+            all: RefCell::default(),
+        }
+    }
 }
 
 impl OpenConnections {
@@ -222,22 +300,33 @@ impl OpenConnections {
     }
 
     /// Judges every connection by a new snapshot.
-    pub(crate) fn judge(&self, snapshot: &Arc<Snapshot>) {
+    pub(crate) fn judge(&self, worker: &Rc<Worker>) {
         let all: Vec<Rc<Open>> = self.all.borrow().values().cloned().collect();
         for open in all {
-            open.judge(snapshot);
+            self.judge_one(worker, &open);
         }
     }
 
-    /// Ends the connections whose peer's certificate has expired: HTTP finishes its requests, streams are cut.
+    /// Judges one connection by the snapshot of now.
+    pub(crate) fn judge_one(&self, worker: &Rc<Worker>, open: &Rc<Open>) {
+        if let Some(ask) = open.judge(worker, &worker.snapshot()) {
+            let (worker, open) = (worker.clone(), open.clone());
+            tokio::task::spawn_local(async move { open.ask_again(&worker, ask).await });
+        }
+    }
+
+    /// Ends the connections whose peer's certificate has expired: HTTP finishes its requests, streams are cut; and the
+    /// streams whose token has.
     pub(crate) fn expire(&self, now: SystemTime) {
         let all = self.all.borrow();
-        for open in
-            all.values().filter(|open| open.facts.proof.as_ref().is_some_and(|proof| proof.expires <= now))
-        {
-            if matches!(*open.fate.borrow(), Fate::Lives) {
+        for open in all.values().filter(|open| matches!(*open.fate.borrow(), Fate::Lives)) {
+            if open.facts.proof.as_ref().is_some_and(|proof| proof.expires <= now) {
                 let reason = "the peer's certificate has expired; it must connect again with a renewed one";
                 open.end(Refused::new(RefusalKind::CertificateExpired, reason.to_owned()));
+            } else if let Carries::Upgraded(upgraded) = &open.carries
+                && let Some(refused) = upgraded.expiry(now)
+            {
+                open.end(refused);
             }
         }
     }

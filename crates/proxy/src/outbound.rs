@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use maille_core::{Hostname, PortProtocol};
-use maille_telemetry::{Protocol, RefusalKind};
+use maille_telemetry::{Marks, Protocol, RefusalKind, Way};
 use maille_tls::ClientAlpn;
 use tokio::net::TcpStream;
 
 use crate::connect::{Connected, Security, Upstream, connect};
 use crate::http::outbound::OutboundHttp;
 use crate::http::serve::serve_http;
+use crate::original;
 use crate::plan::Plan;
 use crate::record::{self, Called, Proven, Refused};
 use crate::route::{self, Behind};
@@ -21,8 +22,8 @@ use crate::snapshot::{
 };
 use crate::sniff::{self, Detected, Prefixed};
 use crate::stream::Stream;
+use crate::tcp::Passage;
 use crate::worker::Worker;
-use crate::{original, tcp};
 
 /// Accept → original destination → what is behind it → protocol → endpoint → upstream TLS → forward → record.
 pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &ListenerSpec) {
@@ -49,15 +50,28 @@ pub(crate) struct Dialled {
     /// As the registry is asked for it.
     pub(crate) name: Arc<str>,
     pub(crate) port: u16,
+    /// Who dialled.
+    from: Option<SocketAddr>,
 }
 
 impl Dialled {
     fn of(socket: &TcpStream, spec: &ListenerSpec) -> Option<Self> {
+        let from = socket.peer_addr().ok();
         if let Target::Host(name, port) = &spec.target {
-            return Some(Self { address: None, name: name.clone(), port: *port });
+            return Some(Self { address: None, name: name.clone(), port: *port, from });
         }
         let address = original::destination(socket, spec)?;
-        Some(Self { address: Some(address), name: address.ip().to_string().into(), port: address.port() })
+        Some(Self {
+            address: Some(address),
+            name: address.ip().to_string().into(),
+            port: address.port(),
+            from,
+        })
+    }
+
+    /// What the log says of it.
+    pub(crate) fn way(&self) -> Way<'_> {
+        Way { downstream_local: Some(self.somewhere()), downstream_remote: self.from, ..Way::default() }
     }
 
     /// For telemetry, which wants an address.
@@ -287,7 +301,9 @@ impl Departure<'_> {
                     let refusal = upstream.security.refusal_by_peer(upstream.address, error)?;
                     Some(refusal.refused())
                 };
-                tcp::run(self.worker, &mut stream, &mut connected.stream, connection, None, &explain).await;
+                let way = Way { upstream: Some(upstream.address), ..self.dialled.way() };
+                let passage = Passage { connection, open: None, way, marks: None, explain: &explain };
+                passage.run(self.worker, &mut stream, &mut connected.stream).await;
             }
             Err(error) => self.refuse(Some(&called), proven, error.refused()),
         }
@@ -366,7 +382,9 @@ impl Departure<'_> {
     fn refuse(&self, called: Option<&Called>, proven: Proven, refused: Refused) {
         let unknown = || refused_destination(&self.dialled);
         let called = called.cloned().unwrap_or_else(unknown);
-        self.worker.recorder.refused_connection(&self.labels(&called, None, proven), &refused.refusal());
+        let labels = self.labels(&called, None, proven);
+        let (refusal, way) = (refused.refusal(), self.dialled.way());
+        self.worker.recorder.refused_connection(&labels, &refusal, &Marks::default(), &way);
     }
 }
 

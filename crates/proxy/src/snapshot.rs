@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use maille_core::{Identity, MtlsMode, PortProtocol, TrustDomain};
 use maille_policy::PolicySet;
+use maille_policy::authentication::Authentication;
 use maille_policy::path::Normalization as PathNormalization;
 use maille_proto::facts::ExtensionProvider;
 use maille_telemetry::access_log::Coverage;
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub inbound: Arc<Inbound>,
     /// The compiled authorization policies of this workload.
     pub policy: Arc<PolicySet>,
+    /// The compiled rules about tokens of this workload. The same `Arc` for as long as nothing about them changes.
+    pub authentication: Arc<Authentication>,
     /// Set by [`SnapshotCell::replace`]; grows by one with every swap.
     pub generation: u64,
 }

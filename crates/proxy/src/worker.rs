@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use maille_policy::authentication::{Authentication, TokenCache};
 use maille_telemetry::WorkerRecorder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::authorizer::Authorizers;
 use crate::destinations::Destinations;
 use crate::open::OpenConnections;
 use crate::pool::Pools;
@@ -31,6 +33,9 @@ pub(crate) struct Worker {
     pub(crate) pools: Pools,
     pub(crate) destinations: Destinations,
     pub(crate) undetected: Undetected,
+    /// Tokens that were verified lately.
+    pub(crate) tokens: RefCell<TokenCache>,
+    pub(crate) authorizers: Authorizers,
     snapshot: RefCell<Arc<Snapshot>>,
     connections: Cell<usize>,
     random: Cell<u64>,
@@ -44,6 +49,8 @@ impl Worker {
             open: Rc::default(),
             pools: Pools::default(),
             undetected: Undetected::new(config.limits.undetected),
+            tokens: RefCell::new(TokenCache::new()),
+            authorizers: Authorizers::default(),
             snapshot: RefCell::new(shared.snapshot.load()),
             connections: Cell::new(0),
             random: Cell::new(seed | 1),
@@ -60,6 +67,17 @@ impl Worker {
     /// How paths are canonicalised now.
     pub(crate) fn path_normalization(&self) -> maille_policy::path::Normalization {
         self.snapshot.borrow().settings.path_normalization
+    }
+
+    /// The rules about tokens, if there are any.
+    pub(crate) fn authentication(&self) -> Option<Arc<Authentication>> {
+        let snapshot = self.snapshot.borrow();
+        (!snapshot.authentication.is_empty()).then(|| snapshot.authentication.clone())
+    }
+
+    /// Whether refusals are explained to callers.
+    pub(crate) fn explains(&self) -> bool {
+        self.snapshot.borrow().settings.explain_in_response
     }
 
     /// A number below `bound`, for choosing among endpoints (xorshift64).
@@ -117,10 +135,11 @@ impl Worker {
         }
     }
 
-    fn take_snapshot(&self) {
+    fn take_snapshot(self: &Rc<Self>) {
         let next = self.shared.snapshot.load();
-        self.snapshot.replace(next.clone());
-        self.open.judge(&next);
+        self.recorder.cover(next.settings.access_log);
+        self.snapshot.replace(next);
+        self.open.judge(self);
     }
 
     fn keep_house(&self) {

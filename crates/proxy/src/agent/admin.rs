@@ -113,6 +113,9 @@ fn facts_in_force<'a>(
             type_urls::MESH_SETTINGS => facts.mesh_settings = wire::MeshSettings::decode(body).ok(),
             type_urls::INBOUND => facts.inbound = wire::Inbound::decode(body).ok(),
             type_urls::AUTHORIZATION => facts.authorizations.extend(wire::Authorization::decode(body)),
+            type_urls::REQUEST_AUTHENTICATION => {
+                facts.request_authentications.extend(wire::RequestAuthentication::decode(body));
+            }
             type_urls::TRUST_BUNDLE => facts.trust_bundles.extend(wire::TrustBundle::decode(body)),
             type_urls::DESTINATION => {
                 let held = destinations.lookup(name).map(|cell| cell.load().clone());

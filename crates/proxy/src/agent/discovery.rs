@@ -71,9 +71,11 @@ impl Discovery {
                 }),
             }
         }
-        if !updates.is_empty() && !updates.iter().any(|u| u.type_url == type_urls::AUTHORIZATION) {
-            // Only complete sets are stored, so that none means that none applied.
-            updates.push(Update { type_url: type_urls::AUTHORIZATION.to_owned(), ..Update::default() });
+        for set in [type_urls::AUTHORIZATION, type_urls::REQUEST_AUTHENTICATION] {
+            if !updates.is_empty() && !updates.iter().any(|u| u.type_url == set) {
+                // Only complete sets are stored, so that none means that none applied.
+                updates.push(Update { type_url: set.to_owned(), ..Update::default() });
+            }
         }
         let mut unusable = Vec::new();
         for update in updates {
@@ -87,7 +89,12 @@ impl Discovery {
         let in_force =
             stored.iter().filter(|r| !unusable.iter().any(|(t, n)| *t == r.type_url && *n == r.name));
         self.client.resume(in_force.map(|r| (r.type_url.as_str(), r.name.as_str(), r.version.as_str())));
-        for wildcard in [type_urls::MESH_SETTINGS, type_urls::TRUST_BUNDLE, type_urls::AUTHORIZATION] {
+        for wildcard in [
+            type_urls::MESH_SETTINGS,
+            type_urls::TRUST_BUNDLE,
+            type_urls::AUTHORIZATION,
+            type_urls::REQUEST_AUTHENTICATION,
+        ] {
             self.client.subscribe_wildcard(wildcard);
         }
         if let Err(error) = self.client.subscribe(type_urls::INBOUND, &own) {

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use maille_core::TrustDomain;
 use maille_pki::{CertificateDer, TrustBundles};
+use maille_policy::authentication::{Authentication, RequestAuthentication};
 use maille_policy::{Authorization, PolicySet, TrustContext};
 use maille_telemetry::Registry;
 use maille_tls::{TlsContext, Trust};
@@ -42,8 +43,12 @@ pub(crate) struct FactsInForce {
     authorizations: BTreeMap<String, Authorization>,
     /// All parts of the first answer have come: a set of policies is only safe when complete.
     authorization_is_complete: bool,
+    authentications: BTreeMap<String, RequestAuthentication>,
+    /// As with policies: without all rules about tokens, headers that only a token may set could be forged.
+    authentication_is_complete: bool,
     bundles: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
     policy: Option<Arc<PolicySet>>,
+    authentication: Option<Arc<Authentication>>,
     snapshot: Option<Arc<SnapshotCell>>,
     tls: Option<Arc<TlsContext>>,
     /// As received, by type and name, for the next start and the admin port.
@@ -62,6 +67,7 @@ pub(crate) struct Received {
 struct Touched {
     snapshot: bool,
     policy: bool,
+    authentication: bool,
     trust: bool,
 }
 
@@ -83,8 +89,11 @@ impl FactsInForce {
             inbound: None,
             authorizations: BTreeMap::new(),
             authorization_is_complete: false,
+            authentications: BTreeMap::new(),
+            authentication_is_complete: false,
             bundles: BTreeMap::new(),
             policy: None,
+            authentication: None,
             snapshot: None,
             tls: None,
             raw: BTreeMap::new(),
@@ -166,13 +175,21 @@ impl FactsInForce {
             self.authorization_is_complete = true;
             touched.policy = true;
         }
+        if type_url == type_urls::REQUEST_AUTHENTICATION && !more_follows && !self.authentication_is_complete
+        {
+            self.authentication_is_complete = true;
+            touched.authentication = true;
+        }
         if touched.trust {
             self.put_trust_in_force();
         }
         if touched.policy {
             self.policy = None;
         }
-        if touched.snapshot || touched.policy {
+        if touched.authentication {
+            self.authentication = None;
+        }
+        if touched.snapshot || touched.policy || touched.authentication {
             self.put_snapshot_in_force();
         }
         let held = self.destinations.len();
@@ -189,10 +206,16 @@ impl FactsInForce {
                 if name != MESH {
                     return Err(format!("mesh settings are named '{MESH}'"));
                 }
-                let settings = facts::mesh_settings(&decode(body)?).map_err(|e| e.to_string())?;
+                let mut settings = facts::mesh_settings(&decode(body)?).map_err(|e| e.to_string())?;
+                if let Some(known) = &self.settings
+                    && known.extension_providers == settings.extension_providers
+                {
+                    // Who was asked is not asked again because of it.
+                    settings.extension_providers = known.extension_providers.clone();
+                }
                 self.settings = Some(settings);
                 // Aliases are part of whom we trust and of what policies mean.
-                *touched = Touched { snapshot: true, policy: true, trust: true };
+                *touched = Touched { snapshot: true, policy: true, trust: true, ..*touched };
             }
             type_urls::INBOUND => {
                 let inbound = facts::inbound(&decode(body)?).map_err(|e| e.to_string())?;
@@ -204,6 +227,11 @@ impl FactsInForce {
                 let policy = facts::authorization(&decode(body)?);
                 self.authorizations.insert(name.to_owned(), policy);
                 touched.policy = true;
+            }
+            type_urls::REQUEST_AUTHENTICATION => {
+                let rules = facts::request_authentication(&decode(body)?);
+                self.authentications.insert(name.to_owned(), rules);
+                touched.authentication = true;
             }
             type_urls::TRUST_BUNDLE => {
                 let (domain, roots) = facts::trust_bundle(&decode(body)?).map_err(|e| e.to_string())?;
@@ -235,6 +263,10 @@ impl FactsInForce {
             type_urls::AUTHORIZATION => {
                 self.authorizations.remove(name);
                 touched.policy = true;
+            }
+            type_urls::REQUEST_AUTHENTICATION => {
+                self.authentications.remove(name);
+                touched.authentication = true;
             }
             type_urls::TRUST_BUNDLE => {
                 if let Ok(domain) = TrustDomain::parse(name) {
@@ -306,9 +338,11 @@ impl FactsInForce {
         if self.authorization_is_complete {
             self.readiness.met(Need::Authorization);
         }
-        let (Some(settings), Some(inbound), true) =
-            (&self.settings, &self.inbound, self.authorization_is_complete)
-        else {
+        if self.authentication_is_complete {
+            self.readiness.met(Need::Authentication);
+        }
+        let is_complete = self.authorization_is_complete && self.authentication_is_complete;
+        let (Some(settings), Some(inbound), true) = (&self.settings, &self.inbound, is_complete) else {
             return;
         };
         let policy = match &self.policy {
@@ -330,7 +364,27 @@ impl FactsInForce {
                 policy
             }
         };
-        let next = Snapshot { settings: settings.clone(), inbound: inbound.clone(), policy, generation: 0 };
+        let authentication = match &self.authentication {
+            Some(authentication) => authentication.clone(),
+            None => {
+                let rules: Vec<_> = self.authentications.values().cloned().collect();
+                let (authentication, problems) = Authentication::compile(&rules);
+                for problem in problems {
+                    // Not a rejection: the rule is in force, in the way that refuses.
+                    warn!(%problem, "tokens cannot be verified in full");
+                }
+                let authentication = Arc::new(authentication);
+                self.authentication = Some(authentication.clone());
+                authentication
+            }
+        };
+        let next = Snapshot {
+            settings: settings.clone(),
+            inbound: inbound.clone(),
+            policy,
+            authentication,
+            generation: 0,
+        };
         match &self.snapshot {
             Some(cell) => cell.replace(next),
             None => self.snapshot = Some(Arc::new(SnapshotCell::new(next))),
@@ -343,7 +397,7 @@ impl FactsInForce {
     /// Everything held, as it was received: own facts first, destinations last.
     pub(crate) fn stored(&mut self) -> Vec<StoredResource> {
         // An incomplete set of policies must not look complete after a restart.
-        if !self.authorization_is_complete {
+        if !self.authorization_is_complete || !self.authentication_is_complete {
             return Vec::new();
         }
         self.forget_unheld();

@@ -17,17 +17,20 @@ pub(crate) enum Need {
     Inbound,
     /// The complete set of policies.
     Authorization,
+    /// The complete set of rules about tokens.
+    Authentication,
     /// The data path listens.
     Listeners,
 }
 
 impl Need {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Certificate,
         Self::Trust,
         Self::MeshSettings,
         Self::Inbound,
         Self::Authorization,
+        Self::Authentication,
         Self::Listeners,
     ];
 
@@ -44,6 +47,7 @@ impl fmt::Display for Need {
             Self::MeshSettings => "mesh settings",
             Self::Inbound => "the facts of its own workload",
             Self::Authorization => "the authorization policies",
+            Self::Authentication => "the rules about tokens",
             Self::Listeners => "listeners",
         })
     }

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use maille_config::istio::AuthorizationPolicySpec;
 use maille_core::TrustDomain;
 use maille_pki::{KeyPair, Svid, TrustBundles};
+use maille_policy::authentication::RequestAuthentication;
 use maille_proto::facts as wire;
 use maille_tls::Trust;
 use serde::Deserialize;
 
 use super::destination::{DestinationFacts, Protocol};
+use super::request::{Provider, RequestAuthenticationFacts};
 use crate::facts;
 use crate::snapshot::{Destination, Direction, Inbound, Limits, ListenerSpec, MeshSettings, Target};
 use crate::upkeep::Servers;
@@ -64,6 +66,8 @@ pub(super) struct File {
     #[serde(default)]
     authorizations: Vec<Authorization>,
     #[serde(default)]
+    request_authentications: Vec<RequestAuthenticationFacts>,
+    #[serde(default)]
     destinations: BTreeMap<String, DestinationFacts>,
     listeners: Vec<Listener>,
     /// Asked for names of endpoints, in place of those of `/etc/resolv.conf`.
@@ -97,6 +101,9 @@ struct Settings {
     path_normalization: PathNormalization,
     protocol_detection_timeout_ms: u32,
     cluster_domain: String,
+    extension_providers: Vec<Provider>,
+    access_log: Option<AccessLogName>,
+    explain_in_response: bool,
 }
 
 impl Default for Settings {
@@ -109,9 +116,17 @@ impl Default for Settings {
             path_normalization: PathNormalization::Base,
             protocol_detection_timeout_ms: 0,
             cluster_domain: maille_core::CLUSTER_DOMAIN.to_owned(),
+            extension_providers: Vec::new(),
+            access_log: None,
+            explain_in_response: false,
         }
     }
 }
+
+names!(AccessLogName {
+    Text = "TEXT" => wire::mesh_settings::AccessLog::Text,
+    Json = "JSON" => wire::mesh_settings::AccessLog::Json,
+});
 
 names!(OutboundPolicy {
     AllowAny = "ALLOW_ANY" => wire::mesh_settings::OutboundPolicy::AllowAny,
@@ -240,7 +255,9 @@ impl File {
             path_normalization: settings.path_normalization.proto(),
             protocol_detection_timeout_ms: settings.protocol_detection_timeout_ms,
             cluster_domain: settings.cluster_domain.clone(),
-            ..Default::default()
+            extension_providers: settings.extension_providers.iter().map(Provider::message).collect(),
+            access_log: settings.access_log.map_or(0, AccessLogName::proto),
+            explain_in_response: settings.explain_in_response,
         })
     }
 
@@ -268,6 +285,11 @@ impl File {
             spec: a.spec.clone(),
         });
         policies.collect()
+    }
+
+    pub(super) fn request_authentications(&self) -> Vec<RequestAuthentication> {
+        let message = |policy: &RequestAuthenticationFacts| facts::request_authentication(&policy.message());
+        self.request_authentications.iter().map(message).collect()
     }
 
     pub(super) fn destinations(&self) -> Result<HashMap<String, Destination>, facts::FactError> {

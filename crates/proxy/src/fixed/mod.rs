@@ -20,12 +20,14 @@ macro_rules! names {
 
 mod destination;
 mod file;
+mod request;
 mod resolver;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use maille_policy::authentication::Authentication;
 use maille_policy::{PolicySet, TrustContext};
 use maille_telemetry::access_log::Format;
 use maille_telemetry::{AccessLog, OwnWorkload, Registry};
@@ -196,5 +198,16 @@ fn snapshot(file: &File) -> anyhow::Result<Snapshot> {
     if let Some(problem) = problems.first() {
         anyhow::bail!("{problem}");
     }
-    Ok(Snapshot { settings, inbound: Arc::new(file.inbound()?), policy: Arc::new(policy), generation: 0 })
+    let (authentication, problems) = Authentication::compile(&file.request_authentications());
+    for problem in problems {
+        // As in a mesh: the rule is in force, and refuses.
+        tracing::warn!(%problem, "tokens cannot be verified in full");
+    }
+    Ok(Snapshot {
+        settings,
+        inbound: Arc::new(file.inbound()?),
+        policy: Arc::new(policy),
+        authentication: Arc::new(authentication),
+        generation: 0,
+    })
 }

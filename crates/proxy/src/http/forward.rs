@@ -3,8 +3,7 @@
 use std::rc::Rc;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-use maille_telemetry::{RefusalKind, RequestLine, ResponseFlags};
+use maille_telemetry::{RefusalKind, ResponseFlags};
 
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
@@ -17,16 +16,15 @@ use crate::worker::Worker;
 
 /// Makes a checked request ready to be sent with `version`; its body counts into `exchange`.
 pub(crate) fn prepare(
-    request: Request<Incoming>,
+    request: Request<impl Into<Body>>,
     exchange: &mut Exchange,
     version: Version,
 ) -> Result<Request<Body>, Malformed> {
-    let (parts, incoming) = request.into_parts();
-    let body = if http_body::Body::is_end_stream(&incoming) {
-        Body::empty()
-    } else {
-        Body::request(incoming, exchange.request_body())
-    };
+    let (parts, body) = request.into_parts();
+    let mut body: Body = body.into();
+    if !body.is_empty() {
+        body.count_into(exchange.request_body());
+    }
     let is_from_http2 = parts.version == Version::HTTP_2;
     let mut request = Request::from_parts(parts, body);
     request.extensions_mut().clear();
@@ -59,6 +57,7 @@ pub(crate) async fn send(
     switching: Option<Switching>,
     downstream: Version,
 ) -> Result<Response<Body>, Box<Failed>> {
+    exchange.sent(pool.upstream.address);
     let Answer { mut response, lease } = match pool.send(worker, request).await {
         Ok(answer) => answer,
         Err(NotSent { error, request }) => {
@@ -69,9 +68,7 @@ pub(crate) async fn send(
     if let Some(edge) = pool.edge(worker) {
         exchange.set_edge(edge);
     }
-    exchange.code = response.status().as_u16();
-    exchange.response_bytes = head::head_bytes(response.headers());
-    exchange.note_grpc_status(response.headers());
+    exchange.answered(&response);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(switching) = switching else {
             let error = SendError::Protocol("it switched protocols unasked".to_owned());
@@ -90,92 +87,71 @@ pub(crate) async fn send(
 }
 
 /// Answers in place of an upstream that did not, in Envoy's words, and records why.
-pub(crate) fn fail(
-    worker: &Worker,
-    line: &RequestLine<'_>,
-    error: &SendError,
-    mut exchange: Exchange,
-) -> Response<Body> {
+pub(crate) fn fail(error: &SendError, exchange: Exchange) -> Response<Body> {
     let prefix = "upstream connect error or disconnect/reset before headers. reset reason:";
-    let (status, text, kind, flags) = match error {
+    let details = "upstream_reset_before_response_started";
+    let (status, text, kind, flags, details) = match error {
         SendError::Connect(error) => {
-            let text = format!(
-                "{prefix} remote connection failure, transport failure reason: {}",
-                error.for_caller()
-            );
-            (StatusCode::SERVICE_UNAVAILABLE, text, error.kind(), error.flags())
+            let why = error.for_caller();
+            let text = format!("{prefix} remote connection failure, transport failure reason: {why}");
+            let details = format!("{details}{{remote_connection_failure|{why}}}");
+            (StatusCode::SERVICE_UNAVAILABLE, text, error.kind(), error.flags(), details)
         }
-        SendError::Reset(_) => {
-            let text = format!("{prefix} connection termination");
-            (
-                StatusCode::SERVICE_UNAVAILABLE,
-                text,
-                RefusalKind::UpstreamFailed,
-                ResponseFlags::UpstreamClosed,
-            )
-        }
-        SendError::Protocol(_) => {
-            let text = format!("{prefix} protocol error");
-            (StatusCode::BAD_GATEWAY, text, RefusalKind::UpstreamFailed, ResponseFlags::UpstreamProtocolError)
-        }
+        SendError::Reset(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{prefix} connection termination"),
+            RefusalKind::UpstreamFailed,
+            ResponseFlags::UpstreamClosed,
+            format!("{details}{{connection_termination}}"),
+        ),
+        SendError::Protocol(_) => (
+            StatusCode::BAD_GATEWAY,
+            format!("{prefix} protocol error"),
+            RefusalKind::UpstreamFailed,
+            ResponseFlags::UpstreamProtocolError,
+            format!("{details}{{protocol_error}}"),
+        ),
     };
     let tls = match error {
         SendError::Connect(error) => error.tls(),
         SendError::Reset(_) | SendError::Protocol(_) => None,
     };
-    let refused = Refused::new(kind, error.to_string()).with_flags(flags).with_tls(tls);
-    exchange.flags = flags;
-    refuse(worker, line, &refused, exchange, status, &text)
+    let refused = Refused::new(kind, error.to_string()).with_flags(flags).with_tls(tls).with_details(details);
+    refuse(&refused, exchange, status, &text)
 }
 
 /// Refuses a request with an answer of the proxy's own, and records why.
 pub(crate) fn refuse(
-    worker: &Worker,
-    line: &RequestLine<'_>,
     refused: &Refused,
-    mut exchange: Exchange,
+    exchange: Exchange,
     status: StatusCode,
     text: &str,
 ) -> Response<Body> {
-    let mut response = reply::local(exchange.is_grpc, status, text);
+    refuse_with(refusal(exchange.is_grpc, refused, status, text), refused, exchange)
+}
+
+/// An answer of the proxy's own.
+pub(crate) fn refusal(is_grpc: bool, refused: &Refused, status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = reply::local(is_grpc, status, text);
     if refused.kind() == RefusalKind::BadRequest {
         // Who sends one malformed request is not trusted to agree with us where the next begins. hyper leaves the
         // field out of HTTP/2.
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
-    exchange.code = response.status().as_u16();
-    exchange.flags = refused.flags();
-    exchange.note_grpc_status(response.headers());
-    exchange.response_bytes = head::head_bytes(response.headers()) + text.len() as u64;
-    if let Some(edge) = exchange.edge() {
-        worker.recorder.refused_request(edge, line, &exchange.outcome(), &refused.refusal());
-    }
-    exchange.forget();
     response
 }
 
-/// What a log line says of a request, kept until it is answered; made without copying text.
-pub(crate) struct Line {
-    method: http::Method,
-    uri: http::Uri,
-    host: Option<HeaderValue>,
-}
-
-impl Line {
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            host: request.headers().get(http::header::HOST).cloned(),
-        }
+/// Refuses a request with an answer that is there already, and records why.
+pub(crate) fn refuse_with(
+    mut response: Response<Body>,
+    refused: &Refused,
+    mut exchange: Exchange,
+) -> Response<Body> {
+    if exchange.worker().explains() {
+        response.headers_mut().insert(reply::REASON, reply::reason(refused.reason()));
     }
-
-    pub(crate) fn borrow(&self) -> RequestLine<'_> {
-        let host = self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
-        RequestLine {
-            method: self.method.as_str(),
-            authority: self.uri.authority().map_or(host, |authority| authority.as_str()),
-            path: self.uri.path(),
-        }
-    }
+    exchange.answered(&response);
+    exchange.response_bytes = http_body::Body::size_hint(response.body()).lower();
+    exchange.refused(refused);
+    response
 }

@@ -6,13 +6,14 @@ use std::time::Instant;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use maille_core::PortProtocol;
-use maille_telemetry::{Edge, Protocol, RefusalKind};
+use maille_telemetry::{Edge, Protocol, RefusalKind, Way};
 
 use crate::connect::{Security, Upstream};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
-use crate::http::forward::{self, Failed, Line};
+use crate::http::forward::{self, Failed};
 use crate::http::head;
+use crate::http::line::Origin;
 use crate::http::serve::Handler;
 use crate::http::upgrade::Switching;
 use crate::http::xfcc::XFCC;
@@ -193,49 +194,54 @@ impl OutboundHttp {
         }
     }
 
-    fn refuse(&self, line: &Line, refusal: &Refusal, mut exchange: Exchange) -> Response<Body> {
+    fn refuse(&self, refusal: &Refusal, mut exchange: Exchange) -> Response<Body> {
         if exchange.edge().is_none() {
             exchange.set_edge(self.nowhere(refusal.meant.as_deref()));
         }
         let Refusal { refused, status, text, .. } = refusal;
-        forward::refuse(&self.worker, &line.borrow(), refused, exchange, *status, text)
+        forward::refuse(refused, exchange, *status, text)
     }
 
-    /// An exchange that is not on anybody's account yet.
-    fn exchange(&self, request: &Request<Incoming>, started: Instant) -> Exchange {
-        let headers = request.headers();
-        Exchange::new(None, started, head::is_grpc(headers), head::head_bytes(headers))
-    }
-
-    fn malformed(&self, line: &Line, malformed: head::Malformed, exchange: Exchange) -> Response<Body> {
+    fn malformed(&self, malformed: head::Malformed, exchange: Exchange) -> Response<Body> {
         let refused = Refused::new(RefusalKind::BadRequest, malformed.to_string());
         let refusal = Refusal { refused, meant: None, status: malformed.status(), text: "" };
-        self.refuse(line, &refusal, exchange)
+        self.refuse(&refusal, exchange)
+    }
+}
+
+impl Origin for OutboundHttp {
+    fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    fn way(&self) -> Way<'_> {
+        self.dialled.way()
     }
 }
 
 impl Handler for OutboundHttp {
     /// Head → service by Host → endpoint → upstream → record.
     async fn call(self: Rc<Self>, mut request: Request<Incoming>) -> Response<Body> {
-        let mut exchange = self.exchange(&request, Instant::now());
+        let (started, head_bytes) = (Instant::now(), head::head_bytes(request.headers()));
         let checked = head::check(&mut request, self.worker.path_normalization());
-        let line = Line::of(&request);
+        // On nobody's account yet.
+        let mut exchange = Exchange::new(self.clone(), None, &request, started, head_bytes);
         let upgrade = match checked {
             Ok(upgrade) => upgrade,
-            Err(malformed) => return self.malformed(&line, malformed, exchange),
+            Err(malformed) => return self.malformed(malformed, exchange),
         };
         if *request.method() == Method::CONNECT {
             let reason = "CONNECT to a service of the mesh: services are called, not tunnelled through";
             let refused = Refused::new(RefusalKind::BadRequest, reason.to_owned());
             let refusal = Refusal { refused, meant: None, status: StatusCode::NOT_FOUND, text: "" };
-            return self.refuse(&line, &refusal, exchange);
+            return self.refuse(&refusal, exchange);
         }
         // XF-3: the application cannot vouch for anybody.
         request.headers_mut().remove(&XFCC);
         let downstream = request.version();
         let mut pool = match self.pool(head::authority(&request), downstream, &[]).await {
             Ok(pool) => pool,
-            Err(refusal) => return self.refuse(&line, &refusal, exchange),
+            Err(refusal) => return self.refuse(&refusal, exchange),
         };
         let mut switching = upgrade.map(|_| Switching {
             downstream: hyper::upgrade::on(&mut request),
@@ -244,7 +250,7 @@ impl Handler for OutboundHttp {
         });
         let mut request = match forward::prepare(request, &mut exchange, pool.version) {
             Ok(request) => request,
-            Err(malformed) => return self.malformed(&line, malformed, exchange),
+            Err(malformed) => return self.malformed(malformed, exchange),
         };
         let mut tried = Vec::new();
         loop {
@@ -258,14 +264,14 @@ impl Handler for OutboundHttp {
             };
             exchange = same;
             tried.push(pool.upstream.clone());
-            let authority = line.borrow().authority;
-            match (unsent, self.pool(authority, downstream, &tried).await) {
+            let other = self.pool(exchange.authority(), downstream, &tried).await;
+            match (unsent, other) {
                 (Some(unsent), Ok(other)) if tried.len() <= RETRIES && !tried.contains(&other.upstream) => {
                     request = unsent;
                     switching = unswitched;
                     pool = other;
                 }
-                _ => return forward::fail(&self.worker, &line.borrow(), &error, exchange),
+                _ => return forward::fail(&error, exchange),
             }
         }
     }

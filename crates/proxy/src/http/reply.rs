@@ -1,12 +1,24 @@
 //! Answers of the proxy itself.
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::http::body::Body;
 
 /// The body of an authorization refusal; 19 bytes (reference authorization 16).
 pub(crate) const DENIED: &str = "RBAC: access denied";
+
+/// Carries why a request was refused, if the mesh says so.
+pub(crate) const REASON: HeaderName = HeaderName::from_static("x-maille-reason");
+/// Longest reason that a header carries.
+const MAX_REASON: usize = 1024;
+
+/// A reason as a header's value: what is not printable ASCII is `?`.
+pub(crate) fn reason(text: &str) -> HeaderValue {
+    let printable = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
+    let text: String = text.chars().take(MAX_REASON).map(printable).collect();
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("?"))
+}
 
 /// An answer without the upstream. To a gRPC caller it is a response of trailers only, as Envoy makes it.
 pub(crate) fn local(is_grpc: bool, status: StatusCode, text: &str) -> Response<Body> {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use crate::open::{Carries, Facts, Open, UpgradeRequest};
+use crate::open::{Carries, Open, Upgraded};
 use crate::tcp;
 use crate::worker::Worker;
 
@@ -15,7 +15,7 @@ pub(crate) struct Switching {
     /// The caller's side.
     pub(crate) downstream: OnUpgrade,
     /// By what an inbound stream is judged while it lives.
-    pub(crate) judged_by: Option<(Facts, UpgradeRequest)>,
+    pub(crate) judged_by: Option<Box<Upgraded>>,
     /// What must live as long as the stream does.
     pub(crate) keep: Rc<dyn Any>,
 }
@@ -28,16 +28,18 @@ impl Switching {
             else {
                 return;
             };
-            let entry = self.judged_by.map(|(facts, request)| {
+            let entry = self.judged_by.map(|upgraded| {
+                let facts = upgraded.facts();
                 let policy = worker.snapshot().policy.on_connection(&facts.attributes());
-                let open = Open::new(facts, Carries::Upgraded(Box::new(request)), policy);
+                let open = Open::new(facts, Carries::Upgraded(upgraded), policy);
                 let entry = worker.open.enter(open);
                 // Facts may have changed between the request's decision and now.
-                entry.open.judge(&worker.snapshot());
+                worker.open.judge_one(&worker, &entry.open);
                 entry
             });
             let open = entry.as_ref().map(|entry| &*entry.open);
-            tcp::run_upgraded(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream), open).await;
+            let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
+            tcp::run_upgraded(&worker, &mut downstream, &mut upstream, open).await;
             drop(self.keep);
         });
     }

@@ -83,6 +83,7 @@ fn shared(lab: &Lab) -> Shared {
             ports: HashMap::new(),
         }),
         policy: Arc::new(PolicySet::compile(&[], &context).0),
+        authentication: Arc::new(maille_policy::authentication::Authentication::compile(&[]).0),
         generation: 0,
     };
     let own = OwnWorkload { cluster: "Kubernetes".to_owned(), version: "test".to_owned() };

@@ -32,10 +32,11 @@ use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(super) const SERVER_NAME: &str = "istiod.istio-system.svc";
-const TYPES: [&str; 5] = [
+const TYPES: [&str; 6] = [
     type_urls::INBOUND,
     type_urls::DESTINATION,
     type_urls::AUTHORIZATION,
+    type_urls::REQUEST_AUTHENTICATION,
     type_urls::TRUST_BUNDLE,
     type_urls::MESH_SETTINGS,
 ];

@@ -131,7 +131,8 @@ async fn flows_reach_the_control_plane() {
         mtls: true,
     };
     let refusal = Refusal::new(RefusalKind::NoAllowRule, None, "no ALLOW rule matched");
-    telemetry.worker().refused_connection(&labels, &refusal);
+    let (marks, way) = (maille_telemetry::Marks::default(), maille_telemetry::Way::default());
+    telemetry.worker().refused_connection(&labels, &refusal, &marks, &way);
     eventually("the flow is reported", || !lab.script.flows.lock().is_empty()).await;
     let flow = lab.script.flows.lock()[0].clone();
     assert_eq!((flow.connections, flow.port, flow.reason.as_str()), (1, 8080, "no ALLOW rule matched"));
