@@ -214,11 +214,15 @@ impl<'a> Request<'a> {
 impl Test {
     /// Whether TCP has no such attribute (reference authorization 11).
     pub(crate) fn is_http_only(&self) -> bool {
-        match self.check {
-            Check::Method(_) | Check::Host(_) | Check::Path(..) | Check::Header(..) => true,
-            Check::RequestPrincipal(_) | Check::Claim(..) => true,
-            _ => false,
-        }
+        matches!(
+            self.check,
+            Check::Method(_)
+                | Check::Host(_)
+                | Check::Path(..)
+                | Check::Header(..)
+                | Check::RequestPrincipal(_)
+                | Check::Claim(..)
+        )
     }
 
     /// Whether its outcome can differ between the requests of one connection.
