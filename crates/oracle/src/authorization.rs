@@ -279,6 +279,8 @@ impl Case<'_> {
             "x-request-id",
         ];
         if folded.contains(&name.as_str()) && !values.is_empty() {
+            // Empty lines leave no trace.
+            values.retain(|value| !value.is_empty());
             values = vec![values.join(&b',')];
         }
         values

@@ -142,13 +142,12 @@ impl Header {
                     first.get_or_insert(value);
                 });
                 if count > 1 {
-                    // Rare enough that joining may allocate.
+                    // Rare enough that joining may allocate. Empty lines leave no trace, as in Envoy.
                     let mut joined = Vec::new();
                     request.attributes.headers.values(name, &mut |value| {
-                        if !joined.is_empty() || first.is_none() {
+                        if !joined.is_empty() && !value.is_empty() {
                             joined.push(b',');
                         }
-                        first = None;
                         joined.extend_from_slice(value);
                     });
                     visit(&joined);
