@@ -12,6 +12,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, W
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config};
+use maille_config::istio::{AuthorizationPolicy, RequestAuthentication};
 use serde_json::json;
 use support::Server;
 
@@ -292,5 +293,158 @@ fn events_of_both_groups_are_the_same() {
         let old: Api<Event> = Api::namespaced(client, "default");
         let found = old.list(&ListParams::default().fields("involvedObject.name=p")).await.expect("listed");
         assert_eq!(found.items.first().and_then(|e| e.message.as_deref()), Some("hello"));
+    });
+}
+
+fn policy(name: &str) -> AuthorizationPolicy {
+    serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"rules": [{}]}})).expect("valid")
+}
+
+fn unenforced(generation: i64) -> serde_json::Value {
+    json!({
+        "observedGeneration": generation.to_string(),
+        "conditions": [{
+            "type": "Enforced", "status": "False", "reason": "Targets", "message": "nothing enforces it",
+            "observedGeneration": generation, "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }],
+    })
+}
+
+/// The control plane writes the status and nothing else; everybody else the rest, and never the status.
+#[test]
+fn status_and_spec_of_policies_are_written_apart() {
+    on_runtime(|server| async move {
+        let policies: Api<AuthorizationPolicy> = Api::namespaced(client(&server).await, "default");
+        let mut forged = policy("p");
+        forged.status = Some(json!({"conditions": []}));
+        let made = policies.create(&PostParams::default(), &forged).await.expect("created");
+        assert_eq!((made.metadata.generation, &made.status), (Some(1), &None));
+
+        // By merge patch, which may also carry what it must not change.
+        let patch =
+            json!({"status": unenforced(1), "spec": {"action": "DENY"}, "metadata": {"labels": {"a": "b"}}});
+        let patched = policies
+            .patch_status("p", &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .expect("patched");
+        assert_eq!(patched.status, Some(unenforced(1)));
+        assert_eq!((patched.metadata.generation, &patched.spec), (Some(1), &made.spec));
+        assert_eq!(patched.metadata.labels, None);
+        assert_ne!(patched.metadata.resource_version, made.metadata.resource_version);
+
+        // A new spec is a new generation, and keeps the status that was observed of the old one.
+        let mut changed = patched.clone();
+        changed.spec.action = maille_config::istio::Action::Deny;
+        changed.status = None;
+        let changed = policies.replace("p", &PostParams::default(), &changed).await.expect("replaced");
+        assert_eq!((changed.metadata.generation, &changed.status), (Some(2), &Some(unenforced(1))));
+        let labels = json!({"metadata": {"labels": {"a": "b"}}, "status": null});
+        let labelled =
+            policies.patch("p", &PatchParams::default(), &Patch::Merge(&labels)).await.expect("patched");
+        assert_eq!((labelled.metadata.generation, &labelled.status), (Some(2), &Some(unenforced(1))));
+
+        // By replacement, with the whole object as the body; a stale one is a conflict.
+        let stale = policies.replace_status("p", &PostParams::default(), &changed).await;
+        assert!(matches!(&stale, Err(kube::Error::Api(s)) if s.code == 409), "{stale:?}");
+        let mut observed = labelled.clone();
+        observed.status = Some(unenforced(2));
+        observed.spec = Default::default();
+        let observed =
+            policies.replace_status("p", &PostParams::default(), &observed).await.expect("replaced");
+        assert_eq!((observed.metadata.generation, &observed.spec), (Some(2), &labelled.spec));
+        assert_eq!(observed.status, Some(unenforced(2)));
+        // The same again writes nothing, so that nobody is told.
+        let again = policies.replace_status("p", &PostParams::default(), &observed).await.expect("the same");
+        assert_eq!(again.metadata.resource_version, observed.metadata.resource_version);
+
+        // By server-side apply, which owns the status alone, and takes it away when it applies none.
+        let apply = PatchParams::apply("istiod").force();
+        let config = |status: serde_json::Value| {
+            json!({
+                "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+                "metadata": {"name": "p", "labels": {"x": "y"}}, "spec": {"action": "ALLOW"}, "status": status,
+            })
+        };
+        let applied =
+            policies.patch_status("p", &apply, &Patch::Apply(config(unenforced(3)))).await.expect("applied");
+        assert_eq!(applied.status, Some(unenforced(3)));
+        assert_eq!((applied.metadata.generation, &applied.spec), (Some(2), &labelled.spec));
+        assert_eq!(applied.metadata.labels, labelled.metadata.labels);
+        let owned = serde_json::to_string(&applied.metadata.managed_fields).expect("JSON");
+        assert!(owned.contains("f:status") && !owned.contains("f:spec"), "{owned}");
+        // The owner of the spec meets no conflict with the owner of the status.
+        let by_person = PatchParams::apply("kubectl");
+        let spec =
+            policies.patch("p", &by_person, &Patch::Apply(config(unenforced(9)))).await.expect("applied");
+        assert_eq!((spec.metadata.generation, &spec.status), (Some(3), &Some(unenforced(3))));
+        let gone =
+            policies.patch_status("p", &apply, &Patch::Apply(config(json!({})))).await.expect("applied");
+        let empty = gone.status.as_ref().is_none_or(|status| *status == json!({}));
+        assert!(empty, "{:?}", gone.status);
+        let cleared = policies
+            .patch_status("p", &PatchParams::default(), &Patch::Merge(&json!({"status": null})))
+            .await
+            .expect("patched");
+        assert_eq!(cleared.status, None);
+        let shapeless = json!({"status": "fine"});
+        let refused = policies.patch_status("p", &PatchParams::default(), &Patch::Merge(&shapeless)).await;
+        assert!(matches!(&refused, Err(kube::Error::Api(s)) if s.code == 422), "{refused:?}");
+    });
+}
+
+#[test]
+fn tokens_issuers_are_objects_and_bad_ones_are_refused() {
+    on_runtime(|server| async move {
+        let client = client(&server).await;
+        let all: Api<RequestAuthentication> = Api::namespaced(client.clone(), "default");
+        let read = |spec: serde_json::Value| -> RequestAuthentication {
+            serde_json::from_value(json!({"metadata": {"name": "ra"}, "spec": spec})).expect("valid")
+        };
+        let good = read(json!({"jwtRules": [{"issuer": "https://idp", "jwksUri": "https://idp/keys"}]}));
+        let made = all.create(&PostParams::default(), &good).await.expect("created");
+        assert_eq!((made.metadata.generation, made.spec), (Some(1), good.spec));
+        let bad = read(json!({"jwtRules": [{"issuer": "https://idp", "jwksUri": "ftp://idp/keys"}]}));
+        let refused = all.replace("ra", &PostParams::default(), &bad).await.expect_err("refused");
+        assert!(
+            matches!(&refused, kube::Error::Api(s) if s.code == 422 && s.message.contains("spec.jwtRules[0].jwksUri")),
+            "{refused}"
+        );
+        let resources = client.list_api_group_resources("security.istio.io/v1").await.expect("discovery");
+        let found = resources.resources.iter().find(|r| r.name == "requestauthentications").expect("listed");
+        assert_eq!(found.short_names.as_deref(), Some(["ra".to_owned()].as_slice()));
+        assert!(resources.resources.iter().any(|r| r.name == "requestauthentications/status"));
+    });
+}
+
+/// The body names neither its namespace nor, when it is replaced, itself: the path does.
+#[test]
+fn a_bad_mesh_configuration_is_refused_with_its_line() {
+    on_runtime(|server| async move {
+        let client = client(&server).await;
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let root = serde_json::from_value(json!({"metadata": {"name": "istio-system"}})).expect("valid");
+        namespaces.create(&PostParams::default(), &root).await.expect("created");
+        let maps: Api<ConfigMap> = Api::namespaced(client, "istio-system");
+        let mesh = |text: &str| ConfigMap {
+            metadata: kube::api::ObjectMeta { name: Some("istio".into()), ..Default::default() },
+            data: Some(BTreeMap::from([("mesh".to_owned(), text.to_owned())])),
+            ..Default::default()
+        };
+        let line = "data.mesh: Invalid value: line 2: rootNamespac: unknown field";
+        let is_refused = |answer: Result<ConfigMap, kube::Error>| {
+            let refused = answer.expect_err("refused");
+            assert!(
+                matches!(&refused, kube::Error::Api(s) if s.code == 422 && s.message.contains(line)),
+                "{refused}"
+            );
+        };
+        let bad = "# mesh\nrootNamespac: a\n";
+        is_refused(maps.create(&PostParams::default(), &mesh(bad)).await);
+        maps.create(&PostParams::default(), &mesh("rootNamespace: a\n")).await.expect("created");
+        is_refused(maps.replace("istio", &PostParams::default(), &mesh(bad)).await);
+        let patch = json!({"data": {"mesh": bad}});
+        is_refused(maps.patch("istio", &PatchParams::default(), &Patch::Merge(&patch)).await);
+        let kept = maps.get("istio").await.expect("there").data.expect("data");
+        assert_eq!(kept.get("mesh").map(String::as_str), Some("rootNamespace: a\n"));
     });
 }

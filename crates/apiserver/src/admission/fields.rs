@@ -36,6 +36,13 @@ impl FieldValidation {
 /// less than it says.
 pub(crate) fn check(target: &Target, object: &mut Value, mode: FieldValidation) -> ApiResult<Vec<String>> {
     let resource = target.resource;
+    if target.subresource.as_deref() == Some("status") && !resource.is_kubernetes() {
+        // Nothing but the status is taken, which has no schema: a policy that a later version of the schema refuses
+        // must still be able to say so.
+        maille_config::prune_nulls(object);
+        return Ok(Vec::new());
+    }
+    complete(target, object);
     let known = maille_config::kinds::find_plural(resource.group, target.version, resource.plural).is_some();
     let mut warnings = Vec::new();
     if known {
@@ -54,6 +61,16 @@ pub(crate) fn check(target: &Target, object: &mut Value, mode: FieldValidation) 
     }
     maille_config::prune_nulls(object);
     Ok(warnings)
+}
+
+/// Name and namespace may stand in the path alone; some checks depend on them.
+fn complete(target: &Target, object: &mut Value) {
+    let metadata = json::metadata_mut(object);
+    for (key, value) in [("name", &target.name), ("namespace", &target.namespace)] {
+        if let Some(value) = value {
+            json::default_to(metadata, key, value.clone());
+        }
+    }
 }
 
 fn kubernetes(

@@ -259,6 +259,7 @@ fn server_side_apply(
         )));
     }
     json::metadata_mut(&mut config).insert("name".into(), name.clone().into());
+    reset_fields(target, &mut config);
     let mode = FieldValidation::of(query)?;
     let applier = apply::Applier {
         manager,
@@ -286,6 +287,28 @@ fn server_side_apply(
         convert::to_stored(target.resource, &mut new);
         Ok((new, warnings))
     })
+}
+
+/// Takes out of an applied configuration what this path does not write, so that it is not owned either: the status of
+/// an object, and all but the status of a status.
+///
+/// Source: apiextensions-apiserver, `customResourceStrategy.GetResetFields`.
+fn reset_fields(target: &Target, config: &mut Value) {
+    if !target.resource.has_status() {
+        return;
+    }
+    let map = json::map_of(config);
+    match target.subresource.as_deref() {
+        None => drop(map.shift_remove("status")),
+        Some("status") => {
+            map.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
+            let metadata = json::metadata_mut(config);
+            metadata.retain(|key, _| {
+                !matches!(key.as_str(), "labels" | "annotations" | "finalizers" | "ownerReferences")
+            });
+        }
+        Some(_) => {}
+    }
 }
 
 /// Changes one object: `alter` makes the new one of the old one.
