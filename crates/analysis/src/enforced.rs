@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use maille_config::istio::RequestAuthentication;
 use maille_config::mtls::ResolvedMtls;
+use maille_config::scope::Attachment;
 use maille_core::PortProtocol;
 use maille_policy::Authorization;
 
@@ -23,6 +25,8 @@ pub struct Enforced {
     pub ports: BTreeMap<u16, (PortProtocol, String)>,
     /// Policies that select it, by namespace and name.
     pub policies: Vec<Authorization>,
+    /// RequestAuthentications that select it, by namespace and name.
+    pub authentications: Vec<RequestAuthentication>,
 }
 
 /// What is enforced for a Pod among the objects; `None` if it is not there.
@@ -44,11 +48,24 @@ pub fn enforced(resources: &[Resource], settings: Settings, namespace: &str, pod
     let selecting = mesh.policies.iter().filter(|policy| policy.workloads.contains(&index));
     let mut policies: Vec<Authorization> = selecting.map(|policy| authorization(&policy.object)).collect();
     policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let root = &mesh.settings.root_namespace;
+    let mut authentications: Vec<RequestAuthentication> = mesh
+        .request_authentications
+        .iter()
+        .filter(|typed| {
+            let own = typed.resource.namespace().unwrap_or("default");
+            let attachment = Attachment::from(&typed.object.spec);
+            attachment.applies(own, root, (&workload.namespace, &workload.labels))
+        })
+        .map(|typed| typed.object.clone())
+        .collect();
+    authentications.sort_by_key(|one| (one.metadata.namespace.clone(), one.metadata.name.clone()));
     Some(Enforced {
         meshed: workload.meshed,
         account: workload.account.clone(),
         mtls: mesh.modes_of(index)?.clone(),
         ports,
         policies,
+        authentications,
     })
 }

@@ -1,22 +1,19 @@
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use maille_config::istio::{AuthorizationPolicy, AuthorizationPolicySpec};
-use maille_core::{Labels, Selector, TrustDomain};
-use maille_policy::{
-    Authorization, ConnectionAttributes, PolicySet, RequestAttributes, TrustContext, forwarded_for,
-};
+use maille_config::istio::{AuthorizationPolicy, AuthorizationPolicySpec, RequestAuthentication};
+use maille_config::mesh::MeshConfig;
+use maille_config::scope::Attachment;
+use maille_core::{Labels, TrustDomain};
+use maille_policy::{Authorization, TrustContext};
 
-use super::{Answer, Protocol, Question, Request, Workload};
-
-/// An address that nobody named: no IPv4 block has it, and of the IPv6 blocks only `::/0`.
-const UNKNOWN: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+use super::judge::{Judge, WordLists};
+use super::{Answer, Providers, Question, Workload};
 
 /// Annotation that makes a policy a shadow (reference authorization 14).
 const DRY_RUN: &str = "istio.io/dry-run";
 
-/// Names of the mesh that policies refer to.
+/// What policies refer to, and do not say themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The mesh's trust domain.
@@ -25,75 +22,107 @@ pub struct Settings {
     pub aliases: Vec<TrustDomain>,
     /// The namespace of mesh-wide policy.
     pub root_namespace: String,
+    /// Whom CUSTOM policies may ask.
+    pub providers: Providers,
+}
+
+impl Settings {
+    /// What the mesh's configuration says; a trust domain that it does not name is `trust_domain`.
+    pub fn of(config: &MeshConfig, trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain: config.trust_domain.clone().unwrap_or(trust_domain),
+            aliases: config.trust_domain_aliases.clone(),
+            root_namespace: config.root_namespace.clone(),
+            providers: Providers::Known(config.extension_providers.iter().map(Into::into).collect()),
+        }
+    }
 }
 
 /// Policies, ready to be asked.
 #[derive(Debug)]
 pub struct Checker {
-    policies: Vec<Candidate>,
+    policies: Vec<Candidate<Authorization>>,
+    authentications: Vec<Candidate<Vec<WordLists>>>,
     trust: TrustContext,
-    /// Compiled sets by the policies in them: many workloads share one.
-    compiled: HashMap<Vec<usize>, Arc<PolicySet>>,
+    providers: Providers,
+    /// Compiled sets by the policies and RequestAuthentications in them: many workloads share one.
+    compiled: HashMap<[Vec<usize>; 2], Arc<Judge>>,
 }
 
+/// Something that is attached to workloads.
 #[derive(Debug)]
-struct Candidate {
-    selector: Selector,
-    policy: Authorization,
+struct Candidate<T> {
+    namespace: String,
+    attachment: Attachment,
+    what: T,
 }
 
 impl Checker {
-    /// Takes checked policies; those attached to gateways and services by `targetRefs` concern no workload
-    /// (reference authorization 2.3) and are left out.
+    /// Takes checked policies; which of them concern a workload is reference authorization 2.
     pub fn new<'p>(policies: impl IntoIterator<Item = &'p AuthorizationPolicy>, settings: Settings) -> Self {
-        let attached = |p: &&AuthorizationPolicy| {
-            p.spec.target_ref.is_some() || p.spec.target_refs.as_ref().is_some_and(|refs| !refs.is_empty())
-        };
-        let candidates = policies.into_iter().filter(|p| !attached(p)).map(Candidate::of).collect();
-        let Settings { trust_domain, aliases, root_namespace } = settings;
-        let trust = TrustContext { trust_domain, aliases, root_namespace };
-        Self { policies: candidates, trust, compiled: HashMap::new() }
+        let candidates = policies.into_iter().map(|policy| {
+            let what = authorization(policy);
+            let namespace = what.namespace.clone();
+            Candidate { namespace, attachment: Attachment::from(&policy.spec), what }
+        });
+        let Settings { trust_domain, aliases, root_namespace, providers } = settings;
+        Self {
+            policies: candidates.collect(),
+            authentications: Vec::new(),
+            trust: TrustContext { trust_domain, aliases, root_namespace },
+            providers,
+            compiled: HashMap::new(),
+        }
+    }
+
+    /// Takes RequestAuthentications too. A question's claims count as verified; what is left to say of them is which are
+    /// lists of words.
+    pub fn with_authentications<'a>(
+        mut self,
+        all: impl IntoIterator<Item = &'a RequestAuthentication>,
+    ) -> Self {
+        self.authentications.extend(all.into_iter().map(|one| Candidate {
+            namespace: one.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
+            attachment: Attachment::from(&one.spec),
+            what: WordLists::of(&one.spec),
+        }));
+        self.compiled.clear();
+        self
     }
 
     /// Decides one question.
     pub fn decide(&mut self, question: &Question) -> Answer {
-        let set = self.set_for(&question.workload);
-        decide(&set, &question.request)
+        self.judge(&question.workload).decide(&question.request)
     }
 
     /// `namespace/name` of the policies that select a workload.
     pub fn selected(&self, namespace: &str, labels: &Labels) -> Vec<String> {
-        let chosen = self.choose(namespace, labels);
+        let chosen = self.choose(&self.policies, namespace, labels);
         let policies = chosen.iter().filter_map(|index| self.policies.get(*index));
-        policies.map(|c| format!("{}/{}", c.policy.namespace, c.policy.name)).collect()
+        policies.map(|c| format!("{}/{}", c.what.namespace, c.what.name)).collect()
     }
 
-    fn set_for(&mut self, workload: &Workload) -> Arc<PolicySet> {
+    fn judge(&mut self, workload: &Workload) -> Arc<Judge> {
         let none = Labels::new();
-        let chosen = self.choose(workload.namespace(), workload.labels().unwrap_or(&none));
-        let Self { policies, trust, compiled } = self;
-        Arc::clone(compiled.entry(chosen).or_insert_with_key(|chosen| {
-            let selected = chosen.iter().filter_map(|index| policies.get(*index));
-            let selected: Vec<Authorization> = selected.map(|c| c.policy.clone()).collect();
-            // Policies that were checked compile; one that does not refuses, and its answers say so.
-            Arc::new(PolicySet::compile(&selected, trust).0)
+        let (namespace, labels) = (workload.namespace(), workload.labels().unwrap_or(&none));
+        let chosen = [
+            self.choose(&self.policies, namespace, labels),
+            self.choose(&self.authentications, namespace, labels),
+        ];
+        let Self { policies, authentications, trust, providers, compiled } = self;
+        Arc::clone(compiled.entry(chosen).or_insert_with_key(|[selected, verifying]| {
+            let selected = selected.iter().filter_map(|index| policies.get(*index));
+            let selected: Vec<Authorization> = selected.map(|c| c.what.clone()).collect();
+            let words = verifying.iter().filter_map(|index| authentications.get(*index));
+            let words = words.flat_map(|c| c.what.iter().cloned()).collect();
+            Arc::new(Judge::new(&selected, trust, providers.clone(), words))
         }))
     }
 
-    /// Reference authorization 2.1 and 2.2.
-    fn choose(&self, namespace: &str, labels: &Labels) -> Vec<usize> {
-        let applies = |c: &Candidate| {
-            (c.policy.namespace == namespace || c.policy.namespace == self.trust.root_namespace)
-                && c.selector.selects(labels)
-        };
-        self.policies.iter().enumerate().filter(|(_, c)| applies(c)).map(|(index, _)| index).collect()
-    }
-}
-
-impl Candidate {
-    fn of(policy: &AuthorizationPolicy) -> Self {
-        let pairs = policy.spec.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
-        Self { selector: Selector::new(pairs), policy: authorization(policy) }
+    fn choose<T>(&self, among: &[Candidate<T>], namespace: &str, labels: &Labels) -> Vec<usize> {
+        let root = &self.trust.root_namespace;
+        let applies = |c: &Candidate<T>| c.attachment.applies(&c.namespace, root, (namespace, labels));
+        among.iter().enumerate().filter(|(_, c)| applies(c)).map(|(index, _)| index).collect()
     }
 }
 
@@ -109,53 +138,8 @@ pub fn authorization(policy: &AuthorizationPolicy) -> Authorization {
         spec: AuthorizationPolicySpec {
             action: policy.spec.action,
             rules: policy.spec.rules.clone(),
+            provider: policy.spec.provider.clone(),
             ..AuthorizationPolicySpec::default()
         },
-    }
-}
-
-/// What the policies of one workload say to a request.
-pub fn decide_among(policies: &[Authorization], trust: &TrustContext, request: &Request) -> Answer {
-    decide(&Arc::new(PolicySet::compile(policies, trust).0), request)
-}
-
-/// What compiled policies say to one request.
-fn decide(set: &Arc<PolicySet>, request: &Request) -> Answer {
-    let source_ip = request.source_ip().unwrap_or(UNKNOWN);
-    let connection = set.on_connection(&ConnectionAttributes {
-        identity: request.identity(),
-        source_ip,
-        remote_ip: request.remote_ip().unwrap_or(source_ip),
-        destination_ip: request.destination_ip().unwrap_or(UNKNOWN),
-        destination_port: request.destination_port().unwrap_or(0),
-        sni: request.sni(),
-    });
-    match request.protocol() {
-        Protocol::Tcp => {
-            let decision = connection.decide_tcp();
-            Answer::new(&decision, connection.explain(None, &decision))
-        }
-        Protocol::Http => {
-            let attributes = RequestAttributes {
-                method: request.method().unwrap_or_default(),
-                host: request.host().unwrap_or_default(),
-                path: request.path().unwrap_or_default(),
-                // What the question says is right; else what a sidecar would take from the headers.
-                remote_ip: request.remote_ip().or_else(|| forwarded_for(&Lines(request.headers()))),
-                headers: &Lines(request.headers()),
-                claims: None,
-            };
-            let decision = connection.decide_http(&attributes);
-            Answer::new(&decision, connection.explain(Some(&attributes), &decision))
-        }
-    }
-}
-
-/// Headers by name, without case.
-struct Lines<'r>(&'r [(String, String)]);
-
-impl maille_policy::HeaderLookup for Lines<'_> {
-    fn values<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8])) {
-        self.0.values(name, visit);
     }
 }

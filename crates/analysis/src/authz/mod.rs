@@ -6,8 +6,12 @@
 mod answer;
 mod checker;
 mod fields;
+mod judge;
+mod providers;
 mod question;
 
-pub use answer::{Action, Answer};
-pub use checker::{Checker, Settings, authorization, decide_among};
+pub use answer::{Action, Answer, RuleName, ShadowAnswer, ShadowResult};
+pub use checker::{Checker, Settings, authorization};
+pub use judge::{Judge, WordLists};
+pub use providers::{Provider, Providers};
 pub use question::{Protocol, Question, QuestionError, Request, Workload, read_questions};

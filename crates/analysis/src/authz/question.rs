@@ -59,8 +59,7 @@ pub struct Request {
     headers: Option<Headers>,
     #[serde(deserialize_with = "fields::sni")]
     sni: Option<String>,
-    /// Claims, verified already. Policies that could look at them are refused when they are loaded, so that they
-    /// decide nothing.
+    /// Claims of the caller's token, verified already.
     #[serde(deserialize_with = "fields::jwt")]
     jwt: Option<Map<String, Value>>,
 }

@@ -6,7 +6,10 @@ mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use maille_config::istio::{AuthorizationPolicy, DestinationRule, PeerAuthentication, ServiceEntry};
+use maille_config::istio::{
+    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, ServiceEntry,
+};
+use maille_config::mesh::{self, CONFIG_KEY, CONFIG_MAP};
 use maille_config::mtls::{self, ResolvedMtls};
 use maille_core::Labels;
 use serde::de::DeserializeOwned;
@@ -38,6 +41,24 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// With what the mesh's configuration among the objects says, if it is there and right. It lives in the namespace of
+    /// the control plane, which is `root_namespace` as it was given.
+    pub fn configured(mut self, resources: &[Resource]) -> Self {
+        let config = resources.iter().rfind(|r| {
+            r.kind() == "ConfigMap" && r.name() == CONFIG_MAP && r.namespace() == Some(&self.root_namespace)
+        });
+        let text = config.and_then(|r| r.value.get("data")?.get(CONFIG_KEY)?.as_str());
+        if let Some(Ok(config)) = text.map(mesh::check) {
+            self.root_namespace = config.root_namespace;
+            if let Some(trust_domain) = config.trust_domain {
+                self.trust_domain = trust_domain.to_string();
+            }
+        }
+        self
+    }
+}
+
 /// An object with its type.
 #[derive(Debug)]
 pub(crate) struct Typed<'r, T> {
@@ -66,6 +87,8 @@ pub(crate) struct Mesh<'r> {
     pub(crate) peer_authentications: Vec<Typed<'r, PeerAuthentication>>,
     /// AuthorizationPolicies.
     pub(crate) policies: Vec<Policy<'r>>,
+    /// RequestAuthentications.
+    pub(crate) request_authentications: Vec<Typed<'r, RequestAuthentication>>,
     /// DestinationRules.
     pub(crate) destination_rules: Vec<Typed<'r, DestinationRule>>,
     /// ServiceEntries.
@@ -94,6 +117,7 @@ impl<'r> Mesh<'r> {
             services: service::all(resources),
             accounts,
             policies,
+            request_authentications: typed(resources, "security.istio.io", "RequestAuthentication"),
             destination_rules: typed(resources, "networking.istio.io", "DestinationRule"),
             service_entries: typed(resources, "networking.istio.io", "ServiceEntry"),
             peer_authentications,

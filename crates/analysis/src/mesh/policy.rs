@@ -1,4 +1,5 @@
 use maille_config::istio::{Action, AuthorizationPolicy, Operation, Rule, Source};
+use maille_config::scope::Attachment;
 use maille_core::Selector;
 
 use super::{Typed, Workload};
@@ -36,14 +37,10 @@ impl<'r> Policy<'r> {
         let spec = &object.spec;
         let selector =
             Selector::new(spec.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default());
-        let attached_elsewhere =
-            spec.target_ref.is_some() || spec.target_refs.as_ref().is_some_and(|refs| !refs.is_empty());
+        let attachment = Attachment::from(spec);
         let mesh_wide = namespace == root_namespace;
         let selects = |w: &Workload<'_>| {
-            w.meshed
-                && !attached_elsewhere
-                && (mesh_wide || w.namespace == namespace)
-                && selector.selects(&w.labels)
+            w.meshed && attachment.applies(&namespace, root_namespace, (&w.namespace, &w.labels))
         };
         let selected = workloads.iter().enumerate().filter(|(_, w)| selects(w)).map(|(index, _)| index);
         let dry_run = resource
@@ -52,11 +49,11 @@ impl<'r> Policy<'r> {
             .is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True"));
         Self {
             workloads: selected.collect(),
+            attached_elsewhere: attachment.has_targets(),
             resource,
             object,
             namespace,
             mesh_wide,
-            attached_elsewhere,
             dry_run,
             selector,
         }
