@@ -112,7 +112,8 @@ pub(crate) async fn run(mut args: AnalyzeArgs) -> Result<Outcome> {
         root_namespace: args.istio_namespace.clone(),
         complete: args.use_kube,
         ..Settings::default()
-    };
+    }
+    .configured(&subject.resources);
     let mut found = analyze(&subject.resources, settings, &analyzers);
     found.retain(|message| concerns(&args, &subject, message));
     found.retain(|message| !args.suppress.iter().any(|suppression| suppression.covers(message)));
@@ -155,7 +156,7 @@ async fn read(args: &AnalyzeArgs) -> Result<Subject> {
     if args.use_kube {
         let api = Api::connect(&args.api).await?;
         namespace = api.client().default_namespace().to_owned();
-        let live = tokio::time::timeout(args.timeout, live::objects(&api)).await;
+        let live = tokio::time::timeout(args.timeout, live::objects(&api, &args.istio_namespace)).await;
         layers = live.context("reading the live objects took too long; see --timeout")??;
     }
     let namespace = args.namespace.clone().unwrap_or(namespace);

@@ -3,8 +3,9 @@
 use anyhow::{Context, Result};
 use maille_analysis::Resource;
 use maille_config::kinds::{KINDS, Kind};
+use maille_config::mesh::CONFIG_MAP;
 
-use crate::client::{Api, collection_path};
+use crate::client::{Api, ApiError, collection_path};
 
 /// Kinds of Kubernetes that analyzers look at.
 const KUBERNETES: [&str; 6] = ["Namespace", "ServiceAccount", "Service", "Pod", "Deployment", "ReplicaSet"];
@@ -13,14 +14,29 @@ const KUBERNETES: [&str; 6] = ["Namespace", "ServiceAccount", "Service", "Pod", 
 const PAGE: usize = 500;
 
 /// All objects that analyzers look at.
-pub(super) async fn objects(api: &Api) -> Result<Vec<Resource>> {
+pub(super) async fn objects(api: &Api, control_plane: &str) -> Result<Vec<Resource>> {
     let wanted = |kind: &&Kind| {
         let istios = kind.group.ends_with(".istio.io") || kind.group.starts_with("gateway.");
         istios || (KUBERNETES.contains(&kind.kind) && matches!(kind.group, "" | "apps"))
     };
     let lists = KINDS.iter().filter(wanted).map(|kind| list(api, kind));
     let lists = futures::future::try_join_all(lists).await?;
-    Ok(lists.into_iter().flatten().collect())
+    Ok(lists.into_iter().flatten().chain(configuration(api, control_plane).await?).collect())
+}
+
+/// The mesh's own configuration; of all ConfigMaps this one only.
+async fn configuration(api: &Api, control_plane: &str) -> Result<Option<Resource>> {
+    let path = format!("/api/v1/namespaces/{control_plane}/configmaps/{CONFIG_MAP}");
+    match api.get(&path).await {
+        Ok(mut object) => {
+            object["apiVersion"] = "v1".into();
+            object["kind"] = "ConfigMap".into();
+            Ok(Some(Resource::live(object)))
+        }
+        // Nobody need have one, and not everybody may read it.
+        Err(ApiError::Refused { code: 403 | 404, .. }) => Ok(None),
+        Err(error) => Err(error).context("cannot read the mesh's configuration"),
+    }
 }
 
 async fn list(api: &Api, kind: &Kind) -> Result<Vec<Resource>> {

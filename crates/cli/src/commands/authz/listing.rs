@@ -1,14 +1,16 @@
 //! What a workload enforces.
 
 use anyhow::Result;
+use maille_analysis::authz::{Provider, Providers};
 use maille_config::istio::Action;
 use maille_core::PortProtocol;
 use maille_policy::Authorization;
+use maille_policy::authentication::{JwtRule, RequestAuthentication};
 use serde_json::{Value, json};
 
 use super::CheckArgs;
 use super::held::{Held, held};
-use super::rules;
+use super::{rules, token};
 use crate::Outcome;
 use crate::output::{aligned, out, write_out};
 
@@ -29,20 +31,30 @@ fn for_people(held: &Held) -> String {
     }
     text.push_str(&ports(held));
     text.push('\n');
+    text.push_str(&authentications(held));
     if held.policy.policies.is_empty() {
         text.push_str("no AuthorizationPolicy: everything that a port accepts is allowed\n");
         return text;
     }
     let policies = ordered(&held.policy.policies);
-    let header = ["ACTION", "AuthorizationPolicy", "RULES"].map(str::to_owned).to_vec();
+    let header = ["ACTION", "AuthorizationPolicy", "RULES", "NOTE"].map(str::to_owned).to_vec();
     let rows = policies.iter().map(|p| {
-        vec![action(p).to_owned(), format!("{}.{}", p.name, p.namespace), p.spec.rules.len().to_string()]
+        let name = format!("{}.{}", p.name, p.namespace);
+        vec![action(p).to_owned(), name, p.spec.rules.len().to_string(), note(p)]
     });
     text.push_str(&aligned(&std::iter::once(header).chain(rows).collect::<Vec<_>>()));
     for policy in policies {
-        let shadow = if policy.dry_run { ", as a dry run: it decides nothing" } else { "" };
-        text.push_str(&format!("\n{} {}/{}{shadow}\n", action(policy), policy.namespace, policy.name));
+        let said = match policy.spec.action {
+            _ if policy.dry_run => ", as a dry run: it decides nothing".to_owned(),
+            Action::Audit => ": it marks what it matches, and decides nothing".to_owned(),
+            Action::Custom => format!(": {}", asks(policy, held)),
+            Action::Allow | Action::Deny => String::new(),
+        };
+        text.push_str(&format!("\n{} {}/{}{said}\n", action(policy), policy.namespace, policy.name));
         match policy.spec.rules.as_slice() {
+            [] if policy.spec.action == Action::Allow => {
+                text.push_str("  no rule: it matches nothing, and what no other ALLOW policy allows is refused\n");
+            }
             [] => text.push_str("  no rule: it matches nothing\n"),
             all => {
                 for (index, rule) in all.iter().enumerate() {
@@ -52,6 +64,57 @@ fn for_people(held: &Held) -> String {
         }
     }
     text
+}
+
+/// What a reader of the table should know of a policy beside its action.
+fn note(policy: &Authorization) -> String {
+    match (&policy.spec.provider, policy.dry_run) {
+        (_, true) => "dry run".to_owned(),
+        (Some(provider), false) => format!("asks {}", provider.name),
+        (None, false) => "-".to_owned(),
+    }
+}
+
+/// Whom a CUSTOM policy asks, as far as the proxy knows it.
+fn asks(policy: &Authorization, held: &Held) -> String {
+    let name = policy.spec.provider.as_ref().map(|provider| provider.name.as_str()).unwrap_or_default();
+    let custom = held.policy.policies.iter().filter(|policy| policy.spec.action == Action::Custom);
+    let several =
+        custom.filter_map(|policy| policy.spec.provider.as_ref()).any(|other| other.name != name);
+    let found = match &held.providers {
+        Providers::Known(all) => all.iter().find(|provider| provider.name == name),
+        Providers::Unknown => None,
+    };
+    let refuses = "what it matches is refused with 403";
+    match found {
+        _ if several => format!("the policies of the workload ask several providers, so that {refuses}"),
+        None => format!("the mesh has no extension provider {name}, so that {refuses}"),
+        Some(Provider { problem: Some(problem), .. }) => {
+            format!("provider {name} cannot be used ({problem}), so that {refuses}")
+        }
+        Some(provider) => {
+            let form = if provider.asks_tcp { "gRPC" } else { "HTTP, so that TCP passes unasked" };
+            let open = if provider.fail_open { ", and whose failure counts as a yes" } else { "" };
+            format!("it asks provider {name} at {} ({form}){open}", provider.address)
+        }
+    }
+}
+
+/// Who may issue tokens, and whether they can be verified.
+fn authentications(held: &Held) -> String {
+    let rules = held.authentications.iter().flat_map(|one| one.rules.iter().map(move |rule| (one, rule)));
+    let mut lines =
+        vec![["RequestAuthentication", "ISSUER", "AUDIENCES", "KEYS"].map(str::to_owned).to_vec()];
+    for (one, rule) in rules {
+        let or = |text: String, empty: &str| if text.is_empty() { empty.to_owned() } else { text };
+        lines.push(vec![
+            format!("{}.{}", one.name, one.namespace),
+            or(rule.issuer.clone(), "any"),
+            or(rule.audiences.join(","), "any"),
+            token::keys(rule),
+        ]);
+    }
+    if lines.len() == 1 { String::new() } else { aligned(&lines) + "\n" }
 }
 
 /// What each port accepts.
@@ -123,7 +186,22 @@ fn as_json(held: &Held) -> Value {
             "action": action(p),
             "policy": format!("{}/{}", p.namespace, p.name),
             "dryRun": p.dry_run,
+            "provider": p.spec.provider.as_ref().map(|provider| &provider.name),
             "rules": p.spec.rules,
+        })
+    };
+    let rule = |rule: &JwtRule| {
+        json!({
+            "issuer": rule.issuer,
+            "audiences": rule.audiences,
+            "keys": token::key_names(rule).ok(),
+            "problem": token::key_names(rule).err(),
+        })
+    };
+    let authentication = |one: &RequestAuthentication| {
+        json!({
+            "name": format!("{}/{}", one.namespace, one.name),
+            "rules": one.rules.iter().map(rule).collect::<Vec<_>>(),
         })
     };
     let modes = policy.mtls.ports.iter().map(|(port, mode)| (port.to_string(), json!(mode.as_str())));
@@ -135,6 +213,7 @@ fn as_json(held: &Held) -> Value {
         "sidecar": policy.meshed,
         "mtls": {"mode": policy.mtls.mode.as_str(), "ports": modes.collect::<serde_json::Map<_, _>>()},
         "ports": policy.ports.iter().map(port).collect::<Vec<_>>(),
+        "requestAuthentications": held.authentications.iter().map(authentication).collect::<Vec<_>>(),
         "policies": ordered(&policy.policies).iter().map(one).collect::<Vec<_>>(),
     })
 }

@@ -5,12 +5,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use maille_analysis::authz::{Answer, Checker, Question, Settings, read_questions};
-use maille_config::istio::AuthorizationPolicy;
-use maille_config::{Diagnostic, Object, yaml};
-use maille_core::{Labels, TrustDomain};
+use maille_analysis::authz::{Action, Answer, Checker, Providers, Question, read_questions};
+use maille_config::istio::{AuthorizationPolicy, RequestAuthentication};
+use maille_config::k8s::meta::ObjectMeta;
+use maille_config::mesh::{self, CONFIG_KEY, CONFIG_MAP, MeshConfig};
+use maille_config::yaml::{self, Document};
+use maille_config::{Diagnostic, Object};
+use maille_core::{Labels, ROOT_NAMESPACE};
 
 use super::CheckArgs;
+use super::held::settings;
 use crate::Outcome;
 use crate::commands::objects::read_sources;
 use crate::output::{out, write_out};
@@ -21,8 +25,8 @@ pub(super) fn run(args: &CheckArgs, request: &Path) -> Result<Outcome> {
         request != standard_input || !args.files.iter().any(|file| file == standard_input),
         "standard input can be the policies or the requests, not both"
     );
-    let policies = match load(&read_sources(&args.files)?, args.namespace.as_deref().unwrap_or("default")) {
-        Ok(policies) => policies,
+    let loaded = match load(&read_sources(&args.files)?, args.namespace.as_deref().unwrap_or("default")) {
+        Ok(loaded) => loaded,
         Err(diagnostics) => {
             for diagnostic in &diagnostics {
                 eprintln!("{diagnostic}");
@@ -32,7 +36,12 @@ pub(super) fn run(args: &CheckArgs, request: &Path) -> Result<Outcome> {
         }
     };
     let questions = questions(request)?;
-    let mut checker = Checker::new(policies.values(), settings(args)?);
+    let mut settings = settings(args, &loaded.config.clone().unwrap_or_default())?;
+    if loaded.config.is_none() {
+        settings.providers = Providers::Unknown;
+    }
+    let mut checker = Checker::new(loaded.policies.values(), settings)
+        .with_authentications(loaded.authentications.values());
     let answers: Vec<Answer> = questions.iter().map(|question| checker.decide(question)).collect();
     if args.output.is_some() {
         out!("{}", serde_json::to_string_pretty(&answers)?);
@@ -43,22 +52,21 @@ pub(super) fn run(args: &CheckArgs, request: &Path) -> Result<Outcome> {
     Ok(if fine { Outcome::Fine } else { Outcome::NotFine })
 }
 
-pub(super) fn settings(args: &CheckArgs) -> Result<Settings> {
-    let domain = |text: &String| TrustDomain::parse(text).map_err(anyhow::Error::from);
-    Ok(Settings {
-        trust_domain: domain(&args.trust_domain)?,
-        aliases: args.trust_domain_aliases.iter().map(domain).collect::<Result<_>>()?,
-        root_namespace: args.root_namespace.clone(),
-    })
+/// Objects by namespace and name.
+type Named<T> = BTreeMap<(String, String), T>;
+
+/// What decides, of the files.
+#[derive(Default)]
+struct Loaded {
+    policies: Named<AuthorizationPolicy>,
+    authentications: Named<RequestAuthentication>,
+    config: Option<MeshConfig>,
 }
 
-/// The AuthorizationPolicies of the texts by namespace and name; of two with one name the later counts, as if they
-/// had been applied one after the other.
-fn load(
-    sources: &[(String, String)],
-    default_namespace: &str,
-) -> Result<BTreeMap<(String, String), AuthorizationPolicy>, Vec<Diagnostic>> {
-    let (mut policies, mut wrong) = (BTreeMap::new(), Vec::new());
+/// Reads the objects that decide; of two with one name the later counts, as if they had been applied one after the
+/// other.
+fn load(sources: &[(String, String)], default_namespace: &str) -> Result<Loaded, Vec<Diagnostic>> {
+    let (mut loaded, mut wrong) = (Loaded::default(), Vec::new());
     for (file, text) in sources {
         let documents = match yaml::parse(file, text) {
             Ok(documents) => documents,
@@ -67,27 +75,53 @@ fn load(
                 continue;
             }
         };
-        for document in documents.iter().filter(|d| d.value["kind"] == "AuthorizationPolicy") {
+        for document in documents.iter().filter(|document| decides(document)) {
             match document.check() {
-                Ok(Object::AuthorizationPolicy(mut policy)) => {
-                    let metadata = &mut policy.metadata;
-                    let namespace =
-                        metadata.namespace.get_or_insert_with(|| default_namespace.to_owned()).clone();
-                    let key = (namespace, metadata.name.clone().unwrap_or_default());
-                    if policies.contains_key(&key) {
-                        eprintln!(
-                            "{file}:{}: AuthorizationPolicy {}/{} is given again, and replaces the one before",
-                            document.line, key.0, key.1
-                        );
-                    }
-                    policies.insert(key, policy);
-                }
-                Ok(_) => {}
+                Ok(object) => loaded.add(document, object, default_namespace),
                 Err(mut diagnostics) => wrong.append(&mut diagnostics),
             }
         }
     }
-    if wrong.is_empty() { Ok(policies) } else { Err(wrong) }
+    if wrong.is_empty() { Ok(loaded) } else { Err(wrong) }
+}
+
+fn decides(document: &Document) -> bool {
+    let metadata = &document.value["metadata"];
+    match document.value["kind"].as_str() {
+        Some("AuthorizationPolicy" | "RequestAuthentication") => true,
+        Some("ConfigMap") => metadata["name"] == CONFIG_MAP && metadata["namespace"] == ROOT_NAMESPACE,
+        _ => false,
+    }
+}
+
+impl Loaded {
+    fn add(&mut self, document: &Document, object: Object, default_namespace: &str) {
+        let key = |metadata: &mut ObjectMeta| {
+            let namespace = metadata.namespace.get_or_insert_with(|| default_namespace.to_owned()).clone();
+            (namespace, metadata.name.clone().unwrap_or_default())
+        };
+        let before = match object {
+            Object::AuthorizationPolicy(mut policy) => {
+                self.policies.insert(key(&mut policy.metadata), policy).is_some()
+            }
+            Object::RequestAuthentication(mut one) => {
+                self.authentications.insert(key(&mut one.metadata), one).is_some()
+            }
+            // Checked with the object.
+            _ => {
+                let text = document.value["data"][CONFIG_KEY].as_str().unwrap_or_default();
+                self.config.replace(mesh::check(text).unwrap_or_default()).is_some()
+            }
+        };
+        if before {
+            eprintln!(
+                "{}:{}: {} is given again, and replaces the one before",
+                document.file,
+                document.line,
+                document.object_name().unwrap_or_default()
+            );
+        }
+    }
 }
 
 fn questions(path: &Path) -> Result<Vec<Question>> {
@@ -115,13 +149,13 @@ fn for_people(checker: &Checker, questions: &[Question], answers: &[Answer]) -> 
         let labels = question.workload.labels().unwrap_or(&none);
         let selected = checker.selected(question.workload.namespace(), labels);
         let selected = if selected.is_empty() { "none".to_owned() } else { selected.join(", ") };
-        let lines = [
+        let mut lines = vec![
             ("to", to(question)),
             ("from", from(question)),
             ("request", what(question)),
             ("policies", selected),
-            ("because", answer.reason.clone()),
         ];
+        lines.extend(why(answer));
         text.push_str(&format!("{}. {}\n", index + 1, verdict(answer)));
         for (name, value) in lines {
             text.push_str(&format!("   {name:<9} {}\n", one_line(&value)));
@@ -130,6 +164,21 @@ fn for_people(checker: &Checker, questions: &[Question], answers: &[Answer]) -> 
     }
     let refused = answers.iter().filter(|answer| !answer.allowed).count();
     text + &format!("{} allowed, {refused} refused\n", answers.len() - refused)
+}
+
+/// Why it is so, whom else is asked, and what policies would do that decide nothing.
+pub(super) fn why(answer: &Answer) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("because", answer.reason.clone())];
+    if let (Some(provider), true) = (&answer.provider, answer.action != Action::Custom) {
+        lines.push(("asks", format!("provider {provider}, whose yes would change nothing")));
+    }
+    if let Some(audit) = &answer.audit {
+        lines.push(("audit", format!("{} rule {} marks it in the access log", audit.policy, audit.rule)));
+    }
+    if let Some(shadow) = &answer.shadow {
+        lines.push(("dry run", shadow.reason.clone()));
+    }
+    lines
 }
 
 /// `REFUSED by shop/no-debug, rule 0 (DENY)`.
@@ -155,6 +204,10 @@ fn from(question: &Question) -> String {
         Some(identity) => identity.to_string(),
         None => "plaintext, no identity".to_owned(),
     }];
+    if let Some(claims) = request.jwt() {
+        let text = |name: &str| claims.get(name).and_then(|claim| claim.as_str()).unwrap_or("-");
+        parts.push(format!("token of {}/{}", text("iss"), text("sub")));
+    }
     parts.extend(request.source_ip().map(|address| format!("at {address}")));
     parts.extend(request.remote_ip().map(|address| format!("for {address}")));
     parts.extend(request.sni().map(|name| format!("SNI {name}")));
@@ -178,6 +231,6 @@ fn what(question: &Question) -> String {
 }
 
 /// What a file says may hold control characters, which do not belong on a terminal.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,13 +1,13 @@
 //! One decision of a running workload.
 
 use anyhow::{Context, Result, bail};
-use maille_analysis::authz::{Action, Answer, Question, decide_among};
+use maille_analysis::authz::{Answer, Question};
 use maille_core::{Identity, MtlsMode, PortProtocol, TrustDomain};
 use maille_policy::path::normalize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::held::{Held, held};
-use super::{Call, CheckArgs, offline};
+use super::{Call, CheckArgs, offline, token};
 use crate::Outcome;
 use crate::output::{out, write_out};
 
@@ -27,15 +27,17 @@ pub(super) async fn run(args: &CheckArgs, pod: &str) -> Result<Outcome> {
     let port = port(&held, args.call.port)?;
     let mode = held.policy.mtls.for_port(port);
     let answer = if !held.policy.meshed {
-        let reason = "the workload has no sidecar, so that nothing is enforced".to_owned();
-        Answer { allowed: true, action: Action::None, policy: None, rule: None, reason }
+        Answer::without_rule(true, "the workload has no sidecar, so that nothing is enforced".to_owned())
     } else if caller.is_none() && mode == MtlsMode::Strict {
         let reason = format!(
             "PeerAuthentication: port {port} is STRICT and accepts mutual TLS only; a caller in plaintext is cut off"
         );
-        Answer { allowed: false, action: Action::None, policy: None, rule: None, reason }
+        Answer::without_rule(false, reason)
     } else {
-        decide(&held, &args.call, port, caller.as_ref(), mode)?
+        match claims(args, &held, is_tcp(&held, &args.call, port))? {
+            Ok(claims) => decide(&held, &args.call, port, caller.as_ref(), mode, claims)?,
+            Err(refused) => Answer::without_rule(false, refused),
+        }
     };
     if args.output.is_some() {
         let mut value = serde_json::to_value(&answer)?;
@@ -87,11 +89,61 @@ fn port(held: &Held, given: Option<u16>) -> Result<u16> {
     }
 }
 
-fn decide(held: &Held, call: &Call, port: u16, caller: Option<&Identity>, mode: MtlsMode) -> Result<Answer> {
+/// Claims of the call's token; or why the call is refused for it, which comes before any policy.
+fn claims(
+    args: &CheckArgs,
+    held: &Held,
+    tcp: bool,
+) -> Result<std::result::Result<Option<Map<String, Value>>, String>> {
+    if tcp {
+        return Ok(Ok(None));
+    }
+    if let Some(file) = &args.token {
+        let checked = token::check(&token::read(file)?, held);
+        return Ok(match checked.claims {
+            Some(claims) => Ok(Some(claims)),
+            None if held.authentications.is_empty() => Ok(None),
+            None => Err(format!("the token is refused with {}: {}", checked.status, checked.reason)),
+        });
+    }
+    let Some(given) = &args.call.jwt else { return Ok(Ok(None)) };
+    let text = match given.trim_start().starts_with('{') {
+        true => given.clone(),
+        false => std::fs::read_to_string(given).with_context(|| format!("cannot read {given}"))?,
+    };
+    let claims: Map<String, Value> =
+        serde_json::from_str(&text).context("--jwt is no JSON object of claims; a token itself goes to --token")?;
+    let mut rules = held.authentications.iter().flat_map(|one| &one.rules).peekable();
+    if rules.peek().is_none() {
+        eprintln!("no RequestAuthentication applies to the workload: tokens are not looked at, and claims are unknown");
+        return Ok(Ok(None));
+    }
+    let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
+    if !rules.any(|rule| rule.issuer.is_empty() || rule.issuer == issuer) {
+        return Ok(Err(format!(
+            "no RequestAuthentication of the workload takes tokens of issuer '{issuer}': refused with 401, Jwt issuer \
+             is not configured"
+        )));
+    }
+    Ok(Ok(Some(claims)))
+}
+
+fn is_tcp(held: &Held, call: &Call, port: u16) -> bool {
+    let declared = held.policy.ports.get(&port);
+    call.tcp || declared.is_some_and(|(protocol, _)| *protocol == PortProtocol::Tcp)
+}
+
+fn decide(
+    held: &Held,
+    call: &Call,
+    port: u16,
+    caller: Option<&Identity>,
+    mode: MtlsMode,
+    claims: Option<Map<String, Value>>,
+) -> Result<Answer> {
     // A port that takes plaintext only learns of nobody who it is.
     let proven = caller.filter(|_| mode != MtlsMode::Disable);
     let declared = held.policy.ports.get(&port);
-    let tcp = call.tcp || declared.is_some_and(|(protocol, _)| *protocol == PortProtocol::Tcp);
     let path = normalize(held.normalization, &call.path)
         .map_err(|error| anyhow::anyhow!("--path '{}' would be answered with 400: {error}", call.path))?;
     let host = call.host.clone().or_else(|| declared.map(|(_, service)| service.clone()));
@@ -105,14 +157,15 @@ fn decide(held: &Held, call: &Call, port: u16, caller: Option<&Identity>, mode: 
         "source_principal": proven.map(ToString::to_string),
         "source_ip": call.source_ip,
         "destination_port": port,
-        "protocol": if tcp { "tcp" } else { "http" },
+        "protocol": if is_tcp(held, call, port) { "tcp" } else { "http" },
         "method": call.method,
         "path": path,
         "host": host,
         "headers": headers,
+        "jwt": claims,
     }});
     let question: Question = serde_json::from_value(request).context("the request cannot be asked")?;
-    Ok(decide_among(&held.policy.policies, &held.trust, &question.request))
+    Ok(held.judge().decide(&question.request))
 }
 
 fn for_people(
@@ -130,17 +183,18 @@ fn for_people(
         Some(identity) => identity.to_string(),
         None => "plaintext, no identity".to_owned(),
     };
-    let tcp =
-        call.tcp || held.policy.ports.get(&port).is_some_and(|(protocol, _)| *protocol == PortProtocol::Tcp);
-    let what = if tcp { "TCP".to_owned() } else { format!("{} {}", call.method, call.path) };
-    format!(
-        "{}\n   to        Pod {}/{}, port {port} ({})\n   from      {from}\n   request   {what}\n   because   {}\n",
-        offline::verdict(answer),
-        held.pod.namespace,
-        held.pod.name,
-        mode.as_str(),
-        answer.reason
-    )
+    let what = match is_tcp(held, call, port) {
+        true => "TCP".to_owned(),
+        false => format!("{} {}", call.method, call.path),
+    };
+    let mut lines = vec![
+        ("to", format!("Pod {}/{}, port {port} ({})", held.pod.namespace, held.pod.name, mode.as_str())),
+        ("from", from),
+        ("request", what),
+    ];
+    lines.extend(offline::why(answer));
+    let lines = lines.into_iter().map(|(name, text)| format!("   {name:<9} {}\n", offline::one_line(&text)));
+    format!("{}\n{}", offline::verdict(answer), lines.collect::<String>())
 }
 
 #[cfg(test)]
