@@ -16,6 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::lab::Lab;
 use crate::requests::Facts;
+use crate::wire::{Answer, exchange};
 
 pub(crate) struct Client<'a> {
     lab: &'a Lab,
@@ -27,10 +28,10 @@ impl<'a> Client<'a> {
         Self { lab, credentials: RefCell::default() }
     }
 
-    /// Status of the answer.
-    pub(crate) fn ask(&self, set: usize, facts: &Facts) -> u16 {
+    /// Asks by HTTP; `more` are header lines that no policy is about.
+    pub(crate) fn ask(&self, facts: &Facts, more: &str) -> Answer {
         let mut request =
-            format!("{} {} HTTP/1.1\r\nHost: {}\r\nx-set: {set}\r\n", facts.method, facts.path, facts.host);
+            format!("{} {} HTTP/1.1\r\nHost: {}\r\n{more}", facts.method, facts.path, facts.host);
         if let Some(forwarded) = facts.forwarded {
             request.push_str(&format!("X-Forwarded-For: {forwarded}\r\n"));
         }
@@ -38,14 +39,43 @@ impl<'a> Client<'a> {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         request.push_str("Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let answer = self.connected(facts, 0, move |mut stream| exchange(&mut stream, request.as_bytes()));
+        answer.unwrap_or_default()
+    }
+
+    /// Sends bytes from this port and returns what comes back before the other side closes or has sent as many.
+    pub(crate) fn send(&self, facts: &Facts, port: u16, bytes: &'static [u8]) -> Vec<u8> {
+        self.connected(facts, port, move |mut stream| {
+            let mut answer = vec![0; bytes.len()];
+            let mut count = 0;
+            if stream.write_all(bytes).is_err() {
+                return Vec::new();
+            }
+            while count < bytes.len() {
+                match stream.read(&mut answer[count..]) {
+                    Ok(0) | Err(_) => break,
+                    Ok(more) => count += more,
+                }
+            }
+            answer.truncate(count);
+            answer
+        })
+    }
+
+    fn connected<T: Send + 'static>(
+        &self,
+        facts: &Facts,
+        port: u16,
+        speak: impl FnOnce(Box<dyn Stream>) -> T + Send + 'static,
+    ) -> T {
         let config = facts.identity.as_ref().map(|identity| self.config(identity));
         let name = facts.sni.clone();
         let (from, to) = (
-            SocketAddr::new(facts.source_ip, 0),
+            SocketAddr::new(facts.source_ip, port),
             SocketAddr::new(facts.destination_ip, facts.destination_port),
         );
-        let answer = self.lab.namespace.run(move || exchange(from, to, config, name, request.as_bytes()));
-        answer.expect("the namespace is there")
+        let spoken = self.lab.namespace.run(move || speak(connect(from, to, config, name)));
+        spoken.expect("the namespace is there")
     }
 
     fn config(&self, identity: &Identity) -> Arc<ClientConfig> {
@@ -58,38 +88,30 @@ impl<'a> Client<'a> {
     }
 }
 
-fn exchange(
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
+fn connect(
     from: SocketAddr,
     to: SocketAddr,
     config: Option<Arc<ClientConfig>>,
     name: Option<String>,
-    request: &[u8],
-) -> u16 {
+) -> Box<dyn Stream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
+    if from.port() != 0 {
+        // The port is used again at once: it must not wait for the last connection's end.
+        socket.set_reuse_address(true).expect("an option");
+        socket.set_linger(Some(Duration::ZERO)).expect("an option");
+    }
     socket.bind(&from.into()).expect("the address is there");
     socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     socket.set_tcp_nodelay(true).expect("TCP");
     socket.connect(&to.into()).expect("Envoy listens");
-    let Some(config) = config else { return status(socket, request) };
+    let Some(config) = config else { return Box::new(socket) };
     let mut config = ClientConfig::clone(&config);
     config.enable_sni = name.is_some();
     let name = name.unwrap_or_else(|| "unnamed".to_owned());
     let name = ServerName::try_from(name).expect("a host name");
     let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    status(StreamOwned::new(connection, socket), request)
-}
-
-fn status(mut stream: impl Read + Write, request: &[u8]) -> u16 {
-    stream.write_all(request).expect("Envoy reads");
-    let mut answer = Vec::new();
-    let mut part = [0; 512];
-    // The status line is enough, and Envoy closes only a while later.
-    while !answer.contains(&b'\n') {
-        match stream.read(&mut part) {
-            Ok(0) | Err(_) => break,
-            Ok(count) => answer.extend_from_slice(part.get(..count).unwrap_or_default()),
-        }
-    }
-    let text = String::from_utf8_lossy(&answer);
-    text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+    Box::new(StreamOwned::new(connection, socket))
 }

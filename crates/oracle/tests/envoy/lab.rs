@@ -6,19 +6,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use maille_config::istio::Action;
 use maille_net::netns::NetNs;
-use maille_policy::Authorization;
 use maille_testkit::TestAuthority;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::policies::ADDRESSES;
-use crate::translate::rbac;
 
 /// Ports of the generator that can be listened on.
 pub(crate) const PORTS: &[u16] = &[80, 443, 8080, 65535];
-const ADMIN: u16 = 9901;
 
 /// The generator's addresses that a socket can have.
 pub(crate) fn addresses() -> Vec<IpAddr> {
@@ -29,7 +25,7 @@ pub(crate) fn addresses() -> Vec<IpAddr> {
     all
 }
 
-/// Envoy, with one route per policy set, chosen by the header `x-set`.
+/// Envoy, in a namespace of its own.
 pub(crate) struct Lab {
     pub(crate) namespace: NetNs,
     pub(crate) authority: TestAuthority,
@@ -38,8 +34,15 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    pub(crate) fn start(envoy: &Path, sets: &[Vec<Authorization>]) -> Self {
-        let namespace = NetNs::create(format!("maille-envoy-{}", std::process::id())).expect("a namespace");
+    /// Starts Envoy with the configuration, which is told the TLS settings of a server that demands client certificates;
+    /// returns when something listens at `ready` (put that listener last).
+    pub(crate) fn start(
+        envoy: &Path,
+        name: &str,
+        ready: SocketAddr,
+        configuration: &dyn Fn(&Value) -> Value,
+    ) -> Self {
+        let namespace = NetNs::create(format!("maille-{name}-{}", std::process::id())).expect("a namespace");
         let inside = |program: &str| {
             let mut command = Command::new("ip");
             command.args(["netns", "exec", namespace.name(), program]);
@@ -57,12 +60,21 @@ impl Lab {
         let authority = TestAuthority::new();
         let server = authority.write_svid(folder.path(), "server", &authority.svid("a", "server"));
         let tls = json!({
-            "certificate_chain": { "filename": server.chain },
-            "private_key": { "filename": server.key },
+            "name": "tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "require_client_certificate": true,
+                "common_tls_context": {
+                    "tls_certificates": [{
+                        "certificate_chain": { "filename": server.chain },
+                        "private_key": { "filename": server.key },
+                    }],
+                    "validation_context": { "trusted_ca": { "filename": server.roots } },
+                },
+            },
         });
-        let configuration = configuration(sets, &tls, &server.roots);
         let file = folder.path().join("envoy.json");
-        std::fs::write(&file, configuration.to_string()).expect("a file");
+        std::fs::write(&file, configuration(&tls).to_string()).expect("a file");
         let log = std::fs::File::create(folder.path().join("envoy.log")).expect("a file");
         let child = inside(&envoy.display().to_string())
             .arg("--config-path")
@@ -74,7 +86,7 @@ impl Lab {
             .spawn()
             .expect("Envoy starts");
         let mut lab = Self { namespace, authority, envoy: child, _folder: folder };
-        lab.wait(&|| {
+        lab.wait(ready, &|| {
             let mut text = String::new();
             let log = std::fs::File::open(file.with_file_name("envoy.log"));
             log.and_then(|mut log| log.read_to_string(&mut text)).map(|_| text).unwrap_or_default()
@@ -82,15 +94,12 @@ impl Lab {
         lab
     }
 
-    fn wait(&mut self, log: &dyn Fn() -> String) {
+    fn wait(&mut self, ready: SocketAddr, log: &dyn Fn() -> String) {
         let started = Instant::now();
         let limit = Duration::from_secs(60);
         loop {
-            let port = PORTS.first().copied().unwrap_or_default();
-            let to = SocketAddr::new(addresses().first().copied().expect("there are some"), port);
-            let connected =
-                self.namespace.run(|| TcpStream::connect(to).is_ok()).expect("the namespace is there");
-            if connected {
+            let connect = move || TcpStream::connect(ready).is_ok();
+            if self.namespace.run(connect).expect("the namespace is there") {
                 return;
             }
             let ended = self.envoy.try_wait().expect("it is our child");
@@ -108,32 +117,33 @@ impl Drop for Lab {
     }
 }
 
-fn configuration(sets: &[Vec<Authorization>], certificate: &Value, roots: &Path) -> Value {
-    const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
-    const PER_ROUTE: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
-    let routes: Vec<Value> = sets
-        .iter()
-        .enumerate()
-        .map(|(index, policies)| {
-            let mut overrides = serde_json::Map::new();
-            for (name, action) in [("deny", Action::Deny), ("allow", Action::Allow)] {
-                if let Some(rules) = rbac(policies, action) {
-                    let rbac = json!({ "@type": PER_ROUTE, "rbac": { "rules": rules } });
-                    overrides.insert(name.to_owned(), rbac);
-                }
-            }
-            json!({
-                "match": {
-                    "prefix": "/",
-                    "headers": [{ "name": "x-set", "string_match": { "exact": index.to_string() } }],
-                },
-                "direct_response": { "status": 200 },
-                "typed_per_filter_config": overrides,
-            })
-        })
-        .collect();
-    // As on a sidecar's inbound listener (reference authorization 10.3 and 13).
-    let manager = json!({
+/// Envoy's form of a socket address.
+pub(crate) fn tcp_address(address: &str, port: u16) -> Value {
+    json!({ "socket_address": { "address": address, "port_value": port } })
+}
+
+/// A static cluster of one endpoint on loopback.
+pub(crate) fn cluster(name: &str, port: u16) -> Value {
+    json!({
+        "name": name,
+        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [
+            { "endpoint": { "address": tcp_address("127.0.0.1", port) } }
+        ]}]},
+    })
+}
+
+/// The last of the HTTP filters.
+pub(crate) fn router() -> Value {
+    json!({
+        "name": "router",
+        "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
+    })
+}
+
+/// As on a sidecar's inbound listener (reference authorization 10.3 and 13), with one virtual host. `on_reply` names
+/// headers of every answer that Envoy makes itself.
+pub(crate) fn http_manager(routes: Value, filters: Value, on_reply: Value) -> Value {
+    let mut manager = json!({
         "name": "http",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -142,47 +152,16 @@ fn configuration(sets: &[Vec<Authorization>], certificate: &Value, roots: &Path)
             "normalize_path": true,
             "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
             "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": routes }] },
-            "http_filters": [
-                { "name": "deny", "typed_config": { "@type": RBAC } },
-                { "name": "allow", "typed_config": { "@type": RBAC } },
-                {
-                    "name": "router",
-                    "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
-                },
-            ],
+            "http_filters": filters,
         },
     });
-    let tls = json!({
-        "name": "tls",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "require_client_certificate": true,
-            "common_tls_context": {
-                "tls_certificates": [certificate],
-                "validation_context": { "trusted_ca": { "filename": roots } },
-            },
-        },
-    });
-    let listeners: Vec<Value> = PORTS
-        .iter()
-        .flat_map(|port| [("0.0.0.0", port), ("::", port)])
-        .map(|(address, port)| {
-            json!({
-                "name": format!("{address}-{port}"),
-                "address": { "socket_address": { "address": address, "port_value": port } },
-                "listener_filters": [{
-                    "name": "tls",
-                    "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" },
-                }],
-                "filter_chains": [
-                    { "filter_chain_match": { "transport_protocol": "tls" }, "transport_socket": tls, "filters": [manager] },
-                    { "filter_chain_match": { "transport_protocol": "raw_buffer" }, "filters": [manager] },
-                ],
-            })
-        })
-        .collect();
-    json!({
-        "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": ADMIN } } },
-        "static_resources": { "listeners": listeners },
-    })
+    if let Some(headers) = on_reply.as_array() {
+        manager["typed_config"]["local_reply_config"] = json!({ "mappers": [{
+            "filter": { "status_code_filter": { "comparison": {
+                "op": "GE", "value": { "default_value": 100, "runtime_key": "maille.every_status" },
+            }}},
+            "headers_to_add": headers,
+        }]});
+    }
+    manager
 }

@@ -1,25 +1,87 @@
 //! AuthorizationPolicy in Envoy's RBAC configuration, the way Istio generates it (istio
 //! pilot/pkg/security/authz/{builder,model}), with the certificate's SAN in place of Istio's own filter state.
 
+use std::collections::BTreeSet;
+
 use maille_config::istio::{Action, Condition, Operation, Rule, Source};
 use maille_policy::Authorization;
 use serde_json::{Value, json};
 
-/// The rules of all policies of one action; nothing if there is no such policy.
-pub(crate) fn rbac(policies: &[Authorization], action: Action) -> Option<Value> {
-    let chosen: Vec<_> = policies.iter().filter(|policy| policy.spec.action == action).collect();
+/// Which policies become one set of rules.
+#[derive(Clone, Copy)]
+pub(crate) struct Choice<'a> {
+    pub(crate) action: Action,
+    pub(crate) dry_run: bool,
+    /// Of CUSTOM, those of this provider only.
+    pub(crate) provider: Option<&'a str>,
+    /// For a chain of opaque bytes (reference authorization 11).
+    pub(crate) tcp: bool,
+}
+
+/// The rules of all policies chosen; nothing if there is no such policy.
+pub(crate) fn rbac(policies: &[Authorization], choice: Choice<'_>) -> Option<Value> {
+    let is_chosen = |policy: &&Authorization| {
+        let provider = policy.spec.provider.as_ref().map(|provider| provider.name.as_str());
+        policy.spec.action == choice.action && policy.dry_run == choice.dry_run && provider == choice.provider
+    };
+    let chosen: Vec<_> = policies.iter().filter(is_chosen).collect();
     if chosen.is_empty() {
         return None;
     }
     let mut rules = serde_json::Map::new();
     for policy in chosen {
         for (index, rule) in policy.spec.rules.iter().enumerate() {
-            let name = format!("ns[{}]-policy[{}]-rule[{index}]", policy.namespace, policy.name);
-            rules.insert(name, translate(rule, &policy.namespace));
+            let provider = choice.provider.map(|name| format!("istio-ext-authz-{name}-")).unwrap_or_default();
+            let name = format!("{provider}ns[{}]-policy[{}]-rule[{index}]", policy.namespace, policy.name);
+            if let Some(rule) = on_chain(rule, choice) {
+                rules.insert(name, translate(&rule, &policy.namespace));
+            }
         }
     }
-    let action = if action == Action::Deny { "DENY" } else { "ALLOW" };
+    let action = match choice.action {
+        Action::Allow => "ALLOW",
+        Action::Audit => "LOG",
+        Action::Deny | Action::Custom => "DENY",
+    };
     Some(json!({ "action": action, "policies": rules }))
+}
+
+/// Names of the providers of CUSTOM policies.
+pub(crate) fn providers(policies: &[Authorization]) -> BTreeSet<&str> {
+    let custom = policies.iter().filter(|policy| policy.spec.action == Action::Custom);
+    custom.filter_map(|policy| policy.spec.provider.as_ref()).map(|provider| provider.name.as_str()).collect()
+}
+
+/// The rule as Istio generates it for this kind of chain: without what opaque bytes do not have, or not at all.
+fn on_chain(rule: &Rule, choice: Choice<'_>) -> Option<Rule> {
+    let mut rule = rule.clone();
+    if !choice.tcp {
+        return Some(rule);
+    }
+    let mut dropped = false;
+    let mut drop = |values: &mut Vec<String>| {
+        dropped |= !values.is_empty();
+        values.clear();
+    };
+    for source in rule.from.iter_mut().filter_map(|from| from.source.as_mut()) {
+        drop(&mut source.request_principals);
+        drop(&mut source.not_request_principals);
+    }
+    for o in rule.to.iter_mut().filter_map(|to| to.operation.as_mut()) {
+        let lists = [
+            &mut o.hosts,
+            &mut o.not_hosts,
+            &mut o.methods,
+            &mut o.not_methods,
+            &mut o.paths,
+            &mut o.not_paths,
+        ];
+        lists.into_iter().for_each(&mut drop);
+    }
+    let before = rule.when.len();
+    rule.when.retain(|condition| !condition.key.starts_with("request."));
+    dropped |= rule.when.len() < before;
+    (choice.action != Action::Allow || !dropped).then_some(rule)
 }
 
 fn translate(rule: &Rule, namespace: &str) -> Value {
@@ -88,6 +150,7 @@ fn rules(values: &[String], not_values: &[String], one: impl Fn(&str) -> Value) 
 
 fn of(s: &Source, namespace: &str) -> Vec<Value> {
     let mut all = ids(&s.principals, &s.not_principals, principal);
+    all.extend(ids(&s.request_principals, &s.not_request_principals, request_principal));
     all.extend(ids(&s.namespaces, &s.not_namespaces, peer_namespace));
     all.extend(ids(&s.service_accounts, &s.not_service_accounts, |v| account(v, namespace)));
     all.extend(ids(&s.trust_domains, &s.not_trust_domains, trust_domain));
@@ -105,6 +168,13 @@ fn source_condition(c: &Condition, namespace: &str) -> Vec<Value> {
         "source.serviceAccount" => ids(values, not_values, |v| account(v, namespace)),
         "source.principal" => ids(values, not_values, principal),
         "source.trustDomain" => ids(values, not_values, trust_domain),
+        "request.auth.principal" => ids(values, not_values, request_principal),
+        "request.auth.audiences" => claims(&["aud"], c),
+        "request.auth.presenter" => claims(&["azp"], c),
+        key if key.starts_with("request.auth.claims[") => {
+            let names = key["request.auth.claims[".len()..key.len() - 1].split("][");
+            claims(&names.collect::<Vec<_>>(), c)
+        }
         key => {
             let name = key.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']'));
             let name = name.unwrap_or_else(|| panic!("no translation of {key}"));
@@ -177,6 +247,56 @@ fn text(value: &str, before: &str, ignore_case: bool) -> Value {
         matcher["ignore_case"] = true.into();
     }
     matcher
+}
+
+/// Issuer and subject, split at the last slash (reference authorization 20).
+fn request_principal(value: &str) -> Value {
+    let any = || json!({ "safe_regex": { "regex": ".+" } });
+    let exact = |text: &str| json!({ "exact": text });
+    let (issuer, subject) = match (value, value.rsplit_once('/')) {
+        ("*", _) => (any(), any()),
+        (value, Some((issuer, subject))) if value.starts_with('*') => {
+            let ending = issuer.strip_prefix('*').unwrap_or(issuer);
+            (if issuer == "*" { any() } else { json!({ "suffix": ending }) }, exact(subject))
+        }
+        (value, None) if value.starts_with('*') => (any(), json!({ "suffix": &value[1..] })),
+        (value, Some((issuer, subject))) if value.ends_with('*') => {
+            let start = subject.strip_suffix('*').unwrap_or(subject);
+            (exact(issuer), if subject == "*" { any() } else { json!({ "prefix": start }) })
+        }
+        (value, None) if value.ends_with('*') => (json!({ "prefix": &value[..value.len() - 1] }), any()),
+        (_, Some((issuer, subject))) => (exact(issuer), exact(subject)),
+        (value, None) => (exact(value), exact("")),
+    };
+    let claim = |name: &str, matcher: Value| metadata(&[name], json!({ "string_match": matcher }));
+    json!({ "and_ids": { "ids": [claim("iss", issuer), claim("sub", subject)] } })
+}
+
+/// A claim that is the text, or a list that holds it; all values in one matcher, as Istio has it.
+fn claims(names: &[&str], c: &Condition) -> Vec<Value> {
+    let one = |values: &[String]| {
+        let texts: Vec<Value> =
+            values.iter().map(|v| json!({ "string_match": text(v, "", false) })).collect();
+        let texts = match texts.as_slice() {
+            [only] => only.clone(),
+            _ => json!({ "or_match": { "value_matchers": texts } }),
+        };
+        let list = json!({ "list_match": { "one_of": texts } });
+        metadata(names, json!({ "or_match": { "value_matchers": [list, texts] } }))
+    };
+    let mut all = Vec::new();
+    if !c.values.is_empty() {
+        all.push(one(&c.values));
+    }
+    if !c.not_values.is_empty() {
+        all.push(json!({ "not_id": one(&c.not_values) }));
+    }
+    all
+}
+
+fn metadata(names: &[&str], value: Value) -> Value {
+    let path: Vec<Value> = ["payload"].iter().chain(names).map(|name| json!({ "key": name })).collect();
+    json!({ "metadata": { "filter": "envoy.filters.http.jwt_authn", "path": path, "value": value } })
 }
 
 fn authenticated(matcher: Value) -> Value {
