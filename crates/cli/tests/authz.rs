@@ -154,21 +154,137 @@ fn mistakes_in_requests_are_named_with_their_place() {
 fn policies_that_cannot_be_judged_are_refused_with_their_place() {
     let rule = |rule: &str| {
         format!(
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: a}}\nspec:\n  rules:\n  - {rule}\n"
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name}\nspec:\n  rules:\n  - {rule}\n",
+            name = "{name: p, namespace: a}"
         )
     };
     for (policies, message) in [
-        (rule("from: [{source: {requestPrincipals: [\"*\"]}}]"), "policies.yaml:6:"),
         (rule("from: [{source: {princpals: [\"*\"]}}]"), "did you mean 'principals'?"),
         (rule("to: [{operation: {ports: [http]}}]"), "policies.yaml:6:"),
+        (rule("when: [{key: \"experimental.envoy.filters.a[b]\", values: [x]}]"), "policies.yaml:6:"),
         ("a: [".to_owned(), "policies.yaml:"),
     ] {
         let output = check(&policies, "{}", &["-o", "json"]);
         assert_eq!(output.status.code(), Some(2), "{policies}");
         assert!(err(&output).contains(message), "{policies}: {}", err(&output));
     }
-    let jwt = check(&rule("from: [{source: {requestPrincipals: [\"*\"]}}]"), "{}", &[]);
-    assert!(err(&jwt).contains("requestPrincipals"), "{}", err(&jwt));
+}
+
+const TOKENS: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: users, namespace: shop}
+spec:
+  rules:
+  - from: [{source: {requestPrincipals: [\"https://idp/*\"]}}]
+    when: [{key: \"request.auth.claims[roles]\", values: [admin]}]
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: idp, namespace: shop}
+spec: {jwtRules: [{issuer: \"https://idp\", jwksUri: \"https://idp/keys\", spaceDelimitedClaims: [roles]}]}
+";
+
+#[test]
+fn claims_of_a_request_count_as_verified() {
+    let asked = |jwt: Value| json!({"workload": {"namespace": "shop"}, "request": {"jwt": jwt}});
+    let requests = json!([
+        asked(json!({"iss": "https://idp", "sub": "u", "roles": "user admin"})),
+        asked(json!({"iss": "https://other", "sub": "u", "roles": "admin"})),
+        asked(Value::Null),
+    ]);
+    let output = check(TOKENS, &requests.to_string(), &["-o", "json"]);
+    let allowed: Vec<bool> = answers(&output)
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|answer| answer["allowed"].as_bool())
+        .collect();
+    assert_eq!(allowed, [true, false, false], "{}", err(&output));
+    let people = check(TOKENS, &requests.to_string(), &[]);
+    let text = String::from_utf8_lossy(&people.stdout).into_owned();
+    assert!(text.contains("token of https://idp/u"), "{text}");
+    // The nearest rule, and what of it failed first.
+    assert!(text.contains("shop/users"), "{text}");
+}
+
+/// A mesh with another trust domain, and one extension provider.
+const MESH: &str = "---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    trustDomain: td-new
+    trustDomainAliases: [td-old]
+    rootNamespace: policies
+    extensionProviders:
+    - name: opa
+      envoyExtAuthzGrpc: {service: opa.auth.svc.cluster.local, port: 9191}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: base, namespace: policies}
+spec: {rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: admin, namespace: shop}
+spec: {action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [\"/admin*\"]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: try, namespace: shop, annotations: {istio.io/dry-run: \"true\"}}
+spec: {action: DENY, rules: [{to: [{operation: {methods: [DELETE]}}]}]}
+";
+
+#[test]
+fn the_meshs_configuration_among_the_files_counts() {
+    let asked = |domain: &str, method: &str, path: &str| {
+        json!({"workload": {"namespace": "shop"}, "request": {
+            "source_principal": format!("{domain}/ns/shop/sa/web"), "method": method, "path": path}})
+    };
+    let requests = json!([
+        asked("td-old", "GET", "/"),
+        asked("cluster.local", "GET", "/"),
+        asked("td-new", "GET", "/admin/x"),
+        asked("td-new", "DELETE", "/"),
+    ]);
+    let output = check(MESH, &requests.to_string(), &["-o", "json"]);
+    let answers = answers(&output);
+    let short = |index: usize| {
+        let answer = &answers[index];
+        json!([answer["allowed"], answer["action"], answer["policy"]])
+    };
+    assert_eq!(short(0), json!([true, "ALLOW", "policies/base"]), "{}", err(&output));
+    assert_eq!(short(1), json!([false, "NONE", null]), "cluster.local stands for the mesh's own domain");
+    assert_eq!(short(2), json!([false, "CUSTOM", "shop/admin"]));
+    assert_eq!(answers[2]["provider"], "opa");
+    assert!(answers[2]["reason"].as_str().is_some_and(|r| r.contains("offline nobody can be asked")));
+    assert_eq!(short(3), json!([true, "ALLOW", "policies/base"]));
+    assert_eq!(answers[3]["shadow"]["allowed"], false);
+    assert_eq!(answers[3]["shadow"]["deny"], json!({"allowed": false, "policy": "shop/try", "rule": 0}));
+
+    let people = check(MESH, &requests.to_string(), &[]);
+    let text = String::from_utf8_lossy(&people.stdout).into_owned();
+    for part in [
+        "REFUSED by shop/admin, rule 0 (CUSTOM)",
+        "asks provider opa (opa.auth.svc.cluster.local:9191)",
+        "dry run   dry-run shop/try rule 0 (DENY) would refuse it",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // A flag goes before the configuration.
+    let flag = check(MESH, &asked("a.b", "GET", "/").to_string(), &["--trust-domain", "a.b", "-o", "json"]);
+    assert_eq!(flag.status.code(), Some(0), "{}", err(&flag));
+}
+
+#[test]
+fn a_wrong_configuration_is_named_with_its_line() {
+    let wrong = MESH.replace("port: 9191", "port: 91910");
+    let output = check(&wrong, "{}", &["-o", "json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("policies.yaml:12:"), "{}", err(&output));
 }
 
 #[test]
