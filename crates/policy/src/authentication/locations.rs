@@ -74,12 +74,16 @@ impl Locations {
     pub(super) fn find<'r>(&'r self, request: &TokenRequest<'r>) -> Vec<Found<'r>> {
         let mut found = Vec::new();
         for header in &self.headers {
-            request.headers.values(&header.name, &mut |value| {
-                if let Some(text) = after_prefix(value, header.prefix.as_bytes()) {
-                    let location = Location::Header(header.name.clone());
-                    found.push(Found { text: Cow::Borrowed(text), location });
-                }
-            });
+            for value in values(request, &header.name) {
+                let text = match value {
+                    Cow::Borrowed(value) => after_prefix(value, &header.prefix).map(Cow::Borrowed),
+                    Cow::Owned(value) => {
+                        after_prefix(&value, &header.prefix).map(|text| Cow::Owned(text.to_owned()))
+                    }
+                };
+                let location = || Location::Header(header.name.clone());
+                found.extend(text.map(|text| Found { text, location: location() }));
+            }
         }
         for name in &self.params {
             let value = parameters(request.path).find(|(key, _)| decoded(key) == name.as_bytes());
@@ -112,9 +116,21 @@ impl Found<'_> {
     }
 }
 
+/// The values of a header. Those of `authorization` are one, joined by commas: a message has one at most (RFC 9110
+/// 11.6.2), Envoy joins them on arrival, and so no second one slips past.
+fn values<'r>(request: &TokenRequest<'r>, name: &str) -> Vec<Cow<'r, [u8]>> {
+    let mut all: Vec<&[u8]> = Vec::new();
+    request.headers.values(name, &mut |value| all.push(value));
+    if name == "authorization" && all.len() > 1 {
+        return vec![Cow::Owned(all.join(&b',').to_vec())];
+    }
+    all.into_iter().map(Cow::Borrowed).collect()
+}
+
 /// The token of a header's value: what follows the first occurrence of the prefix, wherever that is, from the first
 /// character on that a token can begin with; without any, the value itself (which is no token then).
-fn after_prefix<'v>(value: &'v [u8], prefix: &[u8]) -> Option<&'v [u8]> {
+fn after_prefix<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
+    let prefix = prefix.as_bytes();
     if prefix.is_empty() {
         return Some(value);
     }

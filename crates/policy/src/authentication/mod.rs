@@ -79,8 +79,7 @@ impl Authentication {
     ///
     /// With one rule: it accepts, or there is no token at its locations. With several: one accepts, or there is no token
     /// at the locations of any. A CORS preflight carries no credentials and is not checked. Headers that rules write are
-    /// always removed as they came, also from preflights and from requests that another rule accepts, where Envoy lets
-    /// them through.
+    /// always removed as they came.
     pub fn verify(
         &self,
         request: &TokenRequest<'_>,
