@@ -18,6 +18,7 @@ use prost::Message;
 use tracing::{error, warn};
 
 use super::destinations::Destinations;
+use super::identity::is_same_account;
 use super::options::ProxyOptions;
 use super::state::{Credential, StoredResource};
 use super::status::{Need, Readiness};
@@ -114,6 +115,11 @@ impl FactsInForce {
     /// up may still be among it.
     pub(crate) fn received(&self) -> impl Iterator<Item = (&str, &str, &Received)> {
         self.raw.iter().map(|((type_url, name), received)| (type_url.as_str(), name.as_str(), received))
+    }
+
+    /// The mesh's trust domain, once it is known.
+    pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
+        self.settings.as_ref().map(|settings| &settings.trust_domain)
     }
 
     /// The certificate in use.
@@ -292,7 +298,7 @@ impl FactsInForce {
             return Err(format!("it is of {}, but this proxy is of {own}", inbound.workload.uid));
         }
         match &inbound.workload.identity {
-            Some(identity) if *identity != self.options.identity => {
+            Some(identity) if !is_same_account(identity, &self.options.identity) => {
                 Err(format!("its identity is {identity}, but this workload is {}", self.options.identity))
             }
             _ => Ok(()),

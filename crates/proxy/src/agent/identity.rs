@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use maille_core::Identity;
 use maille_pki::{Svid, create_csr, generate_key, leaf_facts, renew_at};
 use maille_proto::ca::IstioCertificateRequest;
 use maille_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use maille_telemetry::Registry;
 use maille_xds::BoxError;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Code, Request, Status};
@@ -18,6 +20,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::channel::{connect, read_bounded};
+use super::facts_in_force::FactsInForce;
 use super::options::ProxyOptions;
 use super::state::{Credential, StateStore};
 
@@ -29,6 +32,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait between attempts without a certificate, and with one (reference mtls 5.7).
 const MAX_WAIT_WITHOUT: Duration = Duration::from_secs(3);
 const MAX_WAIT_WITH: Duration = Duration::from_secs(150);
+/// How often a proxy that waits for its renewal looks whether there is another reason for it.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A ServiceAccount token has about a kilobyte.
 const MAX_TOKEN: u64 = 64 << 10;
 
@@ -76,19 +81,24 @@ pub(crate) async fn run(
     options: Arc<ProxyOptions>,
     store: Option<Arc<StateStore>>,
     telemetry: Arc<Registry>,
+    facts: Arc<Mutex<FactsInForce>>,
     sender: watch::Sender<Option<Arc<Credential>>>,
 ) {
     let mut wait = Duration::from_secs(1);
     loop {
         let held = sender.borrow().clone();
         if let Some(held) = &held {
-            sleep_until(renewal_time(held)).await;
+            sleep_until(renewal_time(held), || {
+                facts.lock().trust_domain().is_some_and(|domain| domain != held.svid.identity().trust_domain())
+            })
+            .await;
         }
         match obtain(&options, held.as_ref().map(|c| &c.svid)).await {
             Ok(credential) => {
                 wait = Duration::from_secs(1);
                 let svid = &credential.svid;
                 info!(identity = %svid.identity(), serial = svid.serial(), "workload certificate obtained");
+                telemetry.gauges().identity(svid.identity().to_string());
                 telemetry.gauges().certificate_renewed(svid.not_after());
                 note_roots(&telemetry, &credential);
                 if let Some(store) = &store
@@ -132,14 +142,25 @@ fn renewal_time(held: &Credential) -> SystemTime {
     due.max(held.obtained + Duration::from_millis(500))
 }
 
-/// Sleeps in short pieces, since a machine that was suspended or whose clock was set must notice.
-async fn sleep_until(time: SystemTime) {
+/// Sleeps until the time, or until the mesh has another trust domain (SN-12): each piece ends at a moment of the
+/// proxy's own, so that not all proxies of a mesh ask at once. Pieces are short also because a machine that was suspended
+/// or whose clock was set must notice.
+async fn sleep_until(time: SystemTime, has_new_domain: impl Fn() -> bool) {
     while let Ok(left) = time.duration_since(SystemTime::now()) {
         if left.is_zero() {
             break;
         }
-        tokio::time::sleep(left.min(Duration::from_secs(60))).await;
+        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        if has_new_domain() {
+            break;
+        }
     }
+}
+
+/// Whether two identities are of one account. Its trust domain is the authority's to say, and may change while a
+/// workload runs (SN-12).
+pub(crate) fn is_same_account(one: &Identity, other: &Identity) -> bool {
+    one.namespace() == other.namespace() && one.service_account() == other.service_account()
 }
 
 /// One attempt with its retries. Each builds its connection anew, so that a changed root file is seen.
@@ -193,7 +214,7 @@ async fn call(options: &ProxyOptions, held: Option<&Svid>) -> Result<Credential,
 
     let (svid, roots) =
         Svid::from_ca_response(&answer.cert_chain, key).map_err(|e| IssueError::Answer(e.to_string()))?;
-    if *svid.identity() != options.identity {
+    if !is_same_account(svid.identity(), &options.identity) {
         let text = format!("it certifies {}, but this workload is {}", svid.identity(), options.identity);
         return Err(IssueError::Answer(text));
     }

@@ -17,6 +17,8 @@ use prost_types::Any;
 use rustix::fs::{OFlags, statfs};
 use zeroize::Zeroizing;
 
+use super::identity::is_same_account;
+
 /// Where the volume is mounted (contract with injection).
 pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/maille";
 
@@ -128,7 +130,7 @@ impl StateStore {
             .map(certificate_pem)
             .collect();
         let svid = Svid::from_pem(&chain, key).map_err(|e| content(e.to_string()))?;
-        if svid.identity() != own {
+        if !is_same_account(svid.identity(), own) {
             return Err(content(format!("it is the certificate of {}, not of {own}", svid.identity())));
         }
         if svid.is_expired(now) {

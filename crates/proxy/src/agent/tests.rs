@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use maille_core::Identity;
+use maille_core::{Identity, TrustDomain};
 use maille_proto::facts as wire;
 use maille_telemetry::{AccessLog, OwnWorkload, Registry};
 use maille_xds::type_urls;
@@ -337,6 +337,41 @@ async fn a_certificate_of_somebody_else_is_not_used_and_a_rotated_token_is_read_
     lab.script.tokens.lock().insert("token-rotated".to_owned(), identity("cart"));
     std::fs::write(lab.file("token"), "token-rotated\n").expect("token written");
     assert_eq!(shared(&agent).await.tls.current().svid().identity(), &identity("cart"));
+}
+
+/// SN-12.
+#[tokio::test]
+async fn a_new_trust_domain_is_followed_soon_and_without_a_gap() {
+    let lab = Lab::new().await;
+    let (agent, _) = lab.agent();
+    let shared = shared(&agent).await;
+    assert_eq!(shared.tls.current().svid().identity(), &identity("cart"));
+    let domain = TrustDomain::parse("new.td").expect("valid");
+    let renamed = Identity::new(domain.clone(), "shop", "cart").expect("valid");
+    lab.script.tokens.lock().insert(TOKEN.to_owned(), renamed.clone());
+    let mut inbound = inbound(wire::MtlsMode::Permissive);
+    if let Some(own) = inbound.workload.as_mut().and_then(|workload| workload.identity.as_mut()) {
+        own.trust_domain = domain.to_string();
+    }
+    let roots = lab.script.authority.roots().iter().map(|root| root.to_vec().into()).collect();
+    let bundle = wire::TrustBundle { trust_domain: domain.to_string(), roots };
+    lab.script.set(type_urls::TRUST_BUNDLE, domain.as_str(), &bundle);
+    lab.script.set(type_urls::INBOUND, OWN, &inbound);
+    let settings = wire::MeshSettings {
+        trust_domain: domain.to_string(),
+        trust_domain_aliases: vec!["cluster.local".to_owned()],
+        root_namespace: "istio-system".to_owned(),
+        outbound_policy: wire::mesh_settings::OutboundPolicy::AllowAny.into(),
+        path_normalization: wire::mesh_settings::PathNormalization::Base.into(),
+        cluster_domain: "cluster.local".to_owned(),
+        ..Default::default()
+    };
+    lab.script.set(type_urls::MESH_SETTINGS, "mesh", &settings);
+    within(eventually("the new identity", || *shared.tls.current().svid().identity() == renamed)).await;
+    let accepted = shared.tls.current().trust().accepted_domains.clone();
+    assert_eq!(accepted, [domain, identity("cart").trust_domain().clone()].into_iter().collect());
+    assert_eq!(shared.snapshot.load().inbound.mode, maille_core::MtlsMode::Permissive);
+    assert!(lab.script.nacks.lock().is_empty(), "{:?}", lab.script.nacks.lock());
 }
 
 #[tokio::test]
