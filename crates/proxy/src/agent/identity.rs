@@ -89,7 +89,10 @@ pub(crate) async fn run(
         let held = sender.borrow().clone();
         if let Some(held) = &held {
             sleep_until(renewal_time(held), || {
-                facts.lock().trust_domain().is_some_and(|domain| domain != held.svid.identity().trust_domain())
+                facts
+                    .lock()
+                    .trust_domain()
+                    .is_some_and(|domain| domain != held.svid.identity().trust_domain())
             })
             .await;
         }
