@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::facts::{self, Fact};
-use crate::world::{Asked, ChangeSet, Event, Key, Scope, World};
+use crate::world::{Asked, ChangeSet, Event, Key, KeySource, Scope, World};
 
 /// Longest that a change waits for others to travel with it. A policy must be in force everywhere within
 /// a second; a burst (a Deployment's pods, a relist) should not be derived object by object.
@@ -108,6 +108,8 @@ pub struct Hub {
     writing: Mutex<()>,
     /// Counts publications, for those who wait for the world to learn something.
     generation: watch::Sender<u64>,
+    /// The sources of keys that the world names.
+    key_sources: watch::Sender<BTreeMap<KeySource, Duration>>,
     subscribers: Mutex<Subscribers>,
 }
 
@@ -130,6 +132,7 @@ impl Hub {
     /// A hub over a first world.
     pub fn new(world: World) -> Arc<Self> {
         Arc::new(Self {
+            key_sources: watch::Sender::new(world.key_sources()),
             current: ArcSwap::from_pointee(Snapshot::new(world)),
             writing: Mutex::default(),
             generation: watch::Sender::new(0),
@@ -150,6 +153,15 @@ impl Hub {
         let mut changes = ChangeSet::default();
         for event in events {
             world.apply(event, &mut changes);
+        }
+        if !world.shares_key_sources(&before.world) {
+            let sources = world.key_sources();
+            self.key_sources.send_if_modified(|known| {
+                *known != sources && {
+                    *known = sources;
+                    true
+                }
+            });
         }
         // Kept even if nothing changes for anybody: a policy may come before the first Pod that it is about.
         self.current.store(Arc::new(before.next(world, &changes)));
@@ -184,6 +196,11 @@ impl Hub {
     /// Tells of publications.
     pub fn generations(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
+    }
+
+    /// The sources of keys that the world names, each with how long a fetch may take.
+    pub fn key_sources(&self) -> watch::Receiver<BTreeMap<KeySource, Duration>> {
+        self.key_sources.subscribe()
     }
 
     /// Waits until the world is complete ([`World::is_complete`]).

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use maille_config::istio::JwtRule;
 use maille_core::NamespacedName;
@@ -14,6 +15,17 @@ pub enum KeySource {
     Url(String),
     /// OpenID discovery at an issuer.
     Issuer(String),
+}
+
+/// Istio's default of `timeout` (reference authorization 19).
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest patience with one fetch, whatever a rule says: a fetch holds memory and a place.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn timeout(rule: &JwtRule) -> Duration {
+    let said = rule.timeout.as_deref().and_then(maille_config::duration::parse);
+    said.filter(|said| !said.is_zero()).map_or(DEFAULT_TIMEOUT, |said| said.min(MAX_TIMEOUT))
 }
 
 impl KeySource {
@@ -57,7 +69,8 @@ pub(super) struct KeySets {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Used {
     keys: Keys,
-    by: BTreeSet<NamespacedName>,
+    /// Who names it, and how long each gives a fetch.
+    by: BTreeMap<NamespacedName, Duration>,
 }
 
 impl KeySets {
@@ -66,9 +79,9 @@ impl KeySets {
         self.sources.get(source).map_or(Keys::Awaited, |used| used.keys.clone())
     }
 
-    fn enter(&mut self, source: KeySource, name: &NamespacedName) {
-        let used = self.sources.entry(source).or_insert(Used { keys: Keys::Awaited, by: BTreeSet::new() });
-        used.by.insert(name.clone());
+    fn enter(&mut self, source: KeySource, name: &NamespacedName, timeout: Duration) {
+        let used = self.sources.entry(source).or_insert(Used { keys: Keys::Awaited, by: BTreeMap::new() });
+        used.by.insert(name.clone(), timeout);
     }
 
     fn leave(&mut self, source: &KeySource, name: &NamespacedName) {
@@ -82,9 +95,16 @@ impl KeySets {
 }
 
 impl World {
-    /// The sources of keys that RequestAuthentications name.
-    pub fn key_sources(&self) -> BTreeSet<KeySource> {
-        self.keys.sources.keys().cloned().collect()
+    /// The sources of keys that RequestAuthentications name, and how long a fetch may take: as long as the most
+    /// patient of those who share it says.
+    pub fn key_sources(&self) -> BTreeMap<KeySource, Duration> {
+        let patience = |used: &Used| used.by.values().max().copied().unwrap_or(DEFAULT_TIMEOUT);
+        self.keys.sources.iter().map(|(source, used)| (source.clone(), patience(used))).collect()
+    }
+
+    /// Whether both worlds name the same sources: cheap, and false at times where they do.
+    pub(crate) fn shares_key_sources(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.keys, &other.keys)
     }
 
     /// What is known of the keys of a source.
@@ -109,7 +129,7 @@ impl World {
         };
         // Of a source that nobody names any more.
         let Some(used) = self.keys.sources.get(source).filter(|used| used.keys != new) else { return };
-        let concerned = used.by.clone();
+        let concerned: Vec<NamespacedName> = used.by.keys().cloned().collect();
         if let Some(used) = Arc::make_mut(&mut self.keys).sources.get_mut(source) {
             used.keys = new;
         }
@@ -130,15 +150,21 @@ impl World {
         changes: &mut ChangeSet,
     ) {
         let old = self.authentication(&name.namespace, &name.name).cloned();
-        let keys = Arc::make_mut(&mut self.keys);
         let before: BTreeSet<KeySource> = old.iter().flat_map(|found| found.sources()).cloned().collect();
-        let after: BTreeSet<KeySource> =
-            new.iter().flat_map(|found| &found.spec.jwt_rules).filter_map(KeySource::of).collect();
-        for source in &after {
-            keys.enter(source.clone(), &name);
+        let mut after = BTreeMap::new();
+        for rule in new.iter().flat_map(|found| &found.spec.jwt_rules) {
+            let Some(source) = KeySource::of(rule) else { continue };
+            let patience: &mut Duration = after.entry(source).or_default();
+            *patience = timeout(rule).max(*patience);
         }
-        for source in before.difference(&after) {
-            keys.leave(source, &name);
+        if !before.is_empty() || !after.is_empty() {
+            let keys = Arc::make_mut(&mut self.keys);
+            for source in before.iter().filter(|source| !after.contains_key(source)) {
+                keys.leave(source, &name);
+            }
+            for (source, patience) in after {
+                keys.enter(source, &name, patience);
+            }
         }
         let new = new.map(|found| Arc::new(crate::facts::Authentication::of(&found, |s| self.keys.of(s))));
         if old != new {

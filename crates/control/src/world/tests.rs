@@ -410,7 +410,7 @@ proptest! {
         if let Some(mesh) = last.mesh {
             fresh.apply(Event::MeshConfig(mesh), &mut changes);
         }
-        for source in world.key_sources() {
+        for source in world.key_sources().into_keys() {
             match world.keys_of(&source) {
                 Keys::Awaited => {}
                 Keys::Known(keys) => fresh.apply(Event::Keys(source, Ok(keys.to_string())), &mut changes),
