@@ -263,7 +263,7 @@ impl Test {
                 }
                 match values.is_empty() {
                     true => "nothing".to_owned(),
-                    false if is_secret(header.name()) => NOT_SHOWN.to_owned(),
+                    false if is_secret(header.name()) => not_shown(self.negated),
                     false => values.join(", "),
                 }
             }
@@ -276,14 +276,17 @@ impl Test {
             },
             Check::Claim(path, _) => match request.and_then(|r| r.attributes.claims) {
                 None => NO_TOKEN.to_owned(),
-                Some(claims) => claim(path.names(), claims.get(path.names())),
+                Some(claims) => claim(path.names(), claims.get(path.names()), self.negated),
             },
         }
     }
 }
 
-/// Of what a token says, only who issued it, for whom and about whom is shown: the rest is somebody's affair.
-const NOT_SHOWN: &str = "there, but different (not shown)";
+/// Of what a token says, only who issued it, for whom and about whom is shown: the rest is somebody's affair. What a
+/// negative test finds is one of the values that it names.
+fn not_shown(negated: bool) -> String {
+    if negated { "there (not shown)".to_owned() } else { "there, but different (not shown)".to_owned() }
+}
 
 const NO_TOKEN: &str = "nothing (no verified token)";
 
@@ -299,7 +302,7 @@ fn claim_key(path: &[Box<str>]) -> String {
 }
 
 /// What is there of a claim.
-fn claim(path: &[Box<str>], value: Option<&Value>) -> String {
+fn claim(path: &[Box<str>], value: Option<&Value>, negated: bool) -> String {
     let texts = match value {
         None => return "nothing".to_owned(),
         Some(Value::String(text)) => vec![text.as_str()],
@@ -309,7 +312,7 @@ fn claim(path: &[Box<str>], value: Option<&Value>) -> String {
     let public = matches!(path, [name] if ["iss", "sub", "aud"].contains(&&**name));
     match texts.as_slice() {
         [] => "there, but neither a text nor a list of texts".to_owned(),
-        _ if !public => NOT_SHOWN.to_owned(),
+        _ if !public => not_shown(negated),
         texts => {
             let texts = texts.iter().take(SHOWN_VALUES).map(|text| format!("\"{}\"", shown(text)));
             texts.collect::<Vec<_>>().join(", ")

@@ -133,18 +133,24 @@ impl ClaimPath {
         &self.names
     }
 
-    /// Calls `visit` with each text that policy sees: the claim, or the elements of its list. Numbers, truth values
-    /// and objects are nothing that a pattern could match, and neither is the empty text.
+    /// Calls `visit` with each text that policy sees of the claim.
     pub(crate) fn visit(&self, request: &Request<'_>, visit: &mut dyn FnMut(&[u8])) {
-        let mut text = |value: &Value| match value.as_str() {
-            Some("") | None => {}
-            Some(text) => visit(text.as_bytes()),
-        };
-        match request.attributes.claims.and_then(|claims| claims.get(&self.names)) {
-            Some(Value::Array(elements)) => elements.iter().for_each(text),
-            Some(value) => text(value),
-            None => {}
+        if let Some(value) = request.attributes.claims.and_then(|claims| claims.get(&self.names)) {
+            texts(value, visit);
         }
+    }
+}
+
+/// Calls `visit` with each text that policy sees of a claim: itself, or the elements of its list. Numbers, truth values
+/// and objects are nothing that a pattern could match, and neither is the empty text.
+pub(crate) fn texts(value: &Value, visit: &mut dyn FnMut(&[u8])) {
+    let mut text = |value: &Value| match value.as_str() {
+        Some("") | None => {}
+        Some(text) => visit(text.as_bytes()),
+    };
+    match value {
+        Value::Array(elements) => elements.iter().for_each(text),
+        value => text(value),
     }
 }
 

@@ -210,12 +210,8 @@ impl Attribute {
                     token::with_joined(issuer, subject, visit);
                 }
             }
-            Self::Claim(path) => {
-                if let Some(request) = request {
-                    path.visit(request, visit);
-                }
-            }
-            Self::SourceIp | Self::RemoteIp | Self::DestinationIp | Self::Port => {}
+            // Found by other ways than one text.
+            Self::Claim(_) | Self::SourceIp | Self::RemoteIp | Self::DestinationIp | Self::Port => {}
         }
     }
 

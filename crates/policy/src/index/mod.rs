@@ -1,6 +1,7 @@
 //! From attributes to the things (rules, parts of rules) that they could satisfy.
 
 mod affix;
+mod claims;
 pub(crate) mod key;
 pub(crate) mod pairs;
 
@@ -12,6 +13,7 @@ use foldhash::fast::RandomState;
 use crate::address::{self, Block};
 use crate::test::{Connection, Request};
 use affix::{AffixMap, End};
+use claims::ClaimIndex;
 use key::{Attribute, Key, KeyValue};
 
 /// The values of one attribute, each with its list.
@@ -21,6 +23,7 @@ type Values<'k, T> = Vec<(&'k KeyValue, Vec<T>)>;
 #[derive(Debug)]
 pub(crate) struct Index<T> {
     texts: Vec<(Attribute, TextIndex<T>)>,
+    claims: ClaimIndex<T>,
     addresses: Vec<(Attribute, AddressIndex<T>)>,
     ports: HashMap<u16, Box<[T]>, RandomState>,
 }
@@ -39,7 +42,12 @@ impl<T> Index<T> {
                 values.push((value, list));
             }
         }
-        let mut index = Self { texts: Vec::new(), addresses: Vec::new(), ports: HashMap::default() };
+        let mut index = Self {
+            texts: Vec::new(),
+            claims: ClaimIndex::default(),
+            addresses: Vec::new(),
+            ports: HashMap::default(),
+        };
         for (attribute, values) in by_attribute {
             match attribute {
                 Attribute::Port => {
@@ -51,6 +59,7 @@ impl<T> Index<T> {
                 Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
                     index.addresses.push((attribute, AddressIndex::new(values)));
                 }
+                Attribute::Claim(path) => index.claims.insert(&path, values),
                 _ => index.texts.push((attribute, TextIndex::new(values))),
             }
         }
@@ -59,7 +68,7 @@ impl<T> Index<T> {
 
     /// Whether nothing is registered.
     pub(crate) fn is_empty(&self) -> bool {
-        self.texts.is_empty() && self.addresses.is_empty() && self.ports.is_empty()
+        self.texts.is_empty() && self.claims.is_empty() && self.addresses.is_empty() && self.ports.is_empty()
     }
 
     /// Calls `visit` with each list that the facts hit.
@@ -71,6 +80,11 @@ impl<T> Index<T> {
     ) {
         for (attribute, index) in &self.texts {
             attribute.visit_texts(connection, request, &mut |text| index.visit(text, visit));
+        }
+        if !self.claims.is_empty()
+            && let Some(claims) = request.and_then(|r| r.attributes.claims)
+        {
+            self.claims.visit(claims.as_map(), visit);
         }
         for (attribute, index) in &self.addresses {
             if let Some(address) = attribute.address(connection, request) {

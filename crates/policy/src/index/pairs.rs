@@ -53,6 +53,9 @@ impl<T> Pairs<T> {
                 count += 1;
             }
         });
+        // A request may hit one key over and over: a header's lines, the elements of a claim.
+        many.sort_unstable();
+        many.dedup();
         let few = few.get(..count.min(HITS)).unwrap_or_default();
         let hits = || few.iter().chain(&many);
         for (index, first) in hits().enumerate() {
