@@ -71,6 +71,98 @@ fn other_outcomes_have_reasons_too() {
 }
 
 #[test]
+fn policies_that_allow_nothing_are_named() {
+    let unusable = with_rule(Action::Allow, "to: [{operation: {ports: [http]}}]");
+    let empty: Vec<_> = (0..5).map(|i| policy(&format!("foo/e{i}"), "{}")).collect();
+    assert_eq!(
+        decide(&empty[..2], "{}").reason,
+        "no ALLOW rule matches: policies foo/e0, foo/e1 apply and have no rules, which allows nothing"
+    );
+    assert_eq!(
+        decide(&empty, "{}").reason,
+        "no ALLOW rule matches: policies foo/e0, foo/e1, foo/e2 and 2 more apply and have no rules, which allows \
+         nothing"
+    );
+    assert_eq!(
+        decide(std::slice::from_ref(&unusable), "{}").reason,
+        "no ALLOW rule matches: policy foo/p applies and has a rule that cannot be compiled, so that it allows nothing"
+    );
+    assert_eq!(
+        decide(&[unusable, empty[0].clone()], "{}").reason,
+        "no ALLOW rule matches: policy foo/e0 applies and has no rules, which allows nothing; policy foo/p applies and \
+         has a rule that cannot be compiled, so that it allows nothing"
+    );
+}
+
+#[test]
+fn tokens_are_named_and_their_content_is_not_shown() {
+    let token = "{claims: {iss: 'https://idp', sub: u1, aud: [shop, cart], azp: app, groups: [secret-group], mail: a@b, age: 7}}";
+    for (rule, call, reason) in [
+        (
+            "from: [{source: {requestPrincipals: ['https://idp/u2']}}]",
+            token,
+            "request.auth.principal is \"https://idp/u1\", expected \"https://idp/u2\"",
+        ),
+        (
+            "from: [{source: {requestPrincipals: ['*']}}]",
+            "{}",
+            "request.auth.principal is nothing (no verified token), expected \"*\"",
+        ),
+        (
+            "from: [{source: {requestPrincipals: ['*']}}]",
+            "{claims: {iss: i}}",
+            "request.auth.principal is nothing (the token has no issuer or no subject), expected \"*\"",
+        ),
+        (
+            "when: [{key: request.auth.audiences, values: [bank]}]",
+            token,
+            "request.auth.audiences is \"shop\", \"cart\", expected \"bank\"",
+        ),
+        (
+            "when: [{key: 'request.auth.claims[sub]', values: [u2]}]",
+            token,
+            "request.auth.claims[sub] is \"u1\", expected \"u2\"",
+        ),
+        (
+            "when: [{key: request.auth.presenter, values: [x]}]",
+            token,
+            "request.auth.presenter is there, but different (not shown), expected \"x\"",
+        ),
+        (
+            "when: [{key: 'request.auth.claims[groups]', values: [dev, ops]}]",
+            token,
+            "request.auth.claims[groups] is there, but different (not shown), expected one of \"dev\", \"ops\"",
+        ),
+        (
+            "when: [{key: 'request.auth.claims[mail]', notValues: [a@b]}]",
+            token,
+            "request.auth.claims[mail] is there (not shown), expected not \"a@b\"",
+        ),
+        (
+            "when: [{key: 'request.auth.claims[age]', values: ['7']}]",
+            token,
+            "request.auth.claims[age] is there, but neither a text nor a list of texts, expected \"7\"",
+        ),
+        (
+            "when: [{key: 'request.auth.claims[realm][roles]', values: [x]}]",
+            token,
+            "request.auth.claims[realm][roles] is nothing, expected \"x\"",
+        ),
+        (
+            "when: [{key: 'request.auth.claims[a]', values: [x]}]",
+            "{tcp: true}",
+            "request.auth.claims[a] is not there on TCP, expected \"x\"",
+        ),
+    ] {
+        assert_eq!(
+            decide(&[with_rule(Action::Allow, rule)], call).reason,
+            format!("no ALLOW rule matches; nearest is policy foo/p, rule 0: {reason}"),
+            "{rule}"
+        );
+    }
+}
+
+#[test]
 fn secrets_and_long_values_stay_out_of_reasons() {
     let rule = "when: [{key: 'request.headers[authorization]', values: [Basic x]}]";
     let reason = decide(&[with_rule(Action::Allow, rule)], "{headers: {authorization: [hunter2]}}").reason;

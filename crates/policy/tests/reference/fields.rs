@@ -57,6 +57,17 @@ fn section_7_sources() {
 }
 
 #[test]
+fn section_7_request_principals() {
+    let token = "{claims: {iss: 'https://idp', sub: u1}}";
+    check(&[
+        ("from: [{source: {requestPrincipals: ['https://idp/*']}}]", token, true),
+        ("from: [{source: {requestPrincipals: ['https://idp/*']}}]", "{}", false),
+        ("from: [{source: {notRequestPrincipals: ['*']}}]", "{}", true),
+        ("from: [{source: {notRequestPrincipals: ['*']}}]", token, false),
+    ]);
+}
+
+#[test]
 fn section_8_operations() {
     check(&[
         ("to: [{operation: {hosts: [shop.example]}}]", "{host: SHOP.example}", true),
@@ -97,6 +108,47 @@ fn section_9_conditions() {
         ("when: [{key: source.trustDomain, values: [td]}]", "{peer: td/ns/a/sa/b}", true),
         ("when: [{key: source.trustDomain, notValues: [td]}]", "{peer: td/ns/a/sa/b}", false),
     ]);
+}
+
+#[test]
+fn section_9_conditions_about_tokens() {
+    check(&[
+        ("when: [{key: request.auth.principal, values: ['i/*']}]", "{claims: {iss: i, sub: s}}", true),
+        ("when: [{key: request.auth.principal, notValues: ['i/*']}]", "{claims: {iss: i, sub: s}}", false),
+        ("when: [{key: request.auth.audiences, values: [a]}]", "{claims: {aud: [a]}}", true),
+        ("when: [{key: request.auth.presenter, values: [p]}]", "{claims: {azp: p}}", true),
+        ("when: [{key: 'request.auth.claims[a]', values: [x]}]", "{claims: {a: x}}", true),
+        ("when: [{key: 'request.auth.claims[a][b]', values: [x]}]", "{claims: {a: {b: x}}}", true),
+        (
+            "when: [{key: 'request.auth.claims[a]', values: [x, y], notValues: [z]}]",
+            "{claims: {a: [x, z]}}",
+            false,
+        ),
+        (
+            "when: [{key: 'request.auth.claims[a]', values: [x]}, {key: 'request.auth.claims[a]', values: [z]}]",
+            "{claims: {a: [x, z]}}",
+            true,
+        ),
+    ]);
+}
+
+/// Unlike Istio, which skips the rule, a policy with a key that means nothing refuses: nobody widens by a typing error.
+#[test]
+fn section_9_unknown_keys_refuse() {
+    for key in [
+        "destination.namespace",
+        "destination.labels[app]",
+        "destination.name",
+        "destination.user",
+        "source.name",
+        "request.auth.other",
+        "experimental.envoy.filters.a[b]",
+    ] {
+        for action in [maille_config::istio::Action::Allow, maille_config::istio::Action::Deny] {
+            let rule = format!("when: [{{key: '{key}', values: [x]}}]");
+            assert!(!decide(&[crate::support::with_rule(action, &rule)], "{}").allowed, "{key} {action:?}");
+        }
+    }
 }
 
 #[test]

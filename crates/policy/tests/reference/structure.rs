@@ -107,6 +107,20 @@ fn section_16_ids_are_those_of_the_access_log() {
 }
 
 #[test]
+fn section_16_details_name_the_rule_that_denied() {
+    let deny = policy("foo/no-post", "{action: DENY, rules: [{}, {to: [{operation: {methods: [POST]}}]}]}");
+    for (policies, expected) in [
+        (vec![deny], "rbac_access_denied_matched_policy[ns[foo]-policy[no-post]-rule[0]]"),
+        (vec![policy("foo/get", POST)], "rbac_access_denied_matched_policy[none]"),
+        (vec![policy("foo/none", "{}")], "rbac_access_denied_matched_policy[none]"),
+    ] {
+        for call in ["{method: GET}", "{method: GET, tcp: true}"] {
+            assert_eq!(decide(&policies, call).details, expected, "{call}");
+        }
+    }
+}
+
+#[test]
 fn section_16_the_smallest_id_in_byte_order_is_reported() {
     let rules = ["{to: [{operation: {methods: [GET]}}]}"; 11].join(", ");
     let mut late = policy("foo/p", &format!("{{action: DENY, rules: [{rules}]}}"));
@@ -181,6 +195,15 @@ fn section_21_c_an_http_only_deny_refuses_all_tcp() {
         [policy("istio-system/mesh", "{action: DENY, rules: [{to: [{operation: {methods: [DELETE]}}]}]}")];
     assert!(!decide(&policies, "{tcp: true}").allowed);
     assert!(decide(&policies, "{method: GET}").allowed);
+}
+
+#[test]
+fn section_21_d_a_dry_run_of_deny_all() {
+    let mut only = policy("shop/p1", "{}");
+    only.dry_run = true;
+    assert!(decide(std::slice::from_ref(&only), "{}").allowed);
+    only.dry_run = false;
+    assert!(!decide(&[only], "{}").allowed);
 }
 
 #[test]

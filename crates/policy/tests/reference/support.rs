@@ -7,9 +7,11 @@ use std::sync::Arc;
 use maille_config::istio::{Action, AuthorizationPolicySpec};
 use maille_core::{Identity, TrustDomain};
 use maille_policy::{
-    Authorization, ConnectionAttributes, PolicySet, RequestAttributes, TrustContext, forwarded_for,
+    Authorization, Claims, ConnectionAttributes, ConnectionPolicy, PolicySet, RequestAttributes,
+    ShadowResult, TrustContext, forwarded_for,
 };
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// One request; `tcp: true` makes it opaque bytes.
 #[derive(Debug, Deserialize)]
@@ -25,6 +27,8 @@ pub(crate) struct Call {
     pub(crate) host: String,
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<String, Vec<String>>,
+    /// The payload of a verified token.
+    pub(crate) claims: Option<Map<String, Value>>,
 }
 
 impl Default for Call {
@@ -40,6 +44,7 @@ impl Default for Call {
             host: "shop.example".to_owned(),
             path: "/".to_owned(),
             headers: BTreeMap::new(),
+            claims: None,
         }
     }
 }
@@ -51,6 +56,8 @@ pub(crate) struct Outcome {
     /// Printed id of the rule that decided.
     pub(crate) rule: Option<String>,
     pub(crate) reason: String,
+    /// As access logs have it.
+    pub(crate) details: String,
 }
 
 pub(crate) fn mesh(domain: &str, aliases: &[&str]) -> TrustContext {
@@ -76,7 +83,13 @@ pub(crate) fn with_rule(action: Action, rule: &str) -> Authorization {
     Authorization { namespace: "foo".to_owned(), name: "p".to_owned(), dry_run: false, spec }
 }
 
-pub(crate) fn decide_in(trust: &TrustContext, policies: &[Authorization], call: &str) -> Outcome {
+/// Hands the connection and, unless the call is TCP, the request to `look`.
+fn open<T>(
+    trust: &TrustContext,
+    policies: &[Authorization],
+    call: &str,
+    look: impl FnOnce(&ConnectionPolicy, Option<&RequestAttributes<'_>>) -> T,
+) -> T {
     let call: Call = serde_saphyr::from_str(call).expect(call);
     let peer = call.peer.as_deref().map(|p| Identity::parse_principal(p).expect("a principal"));
     let headers: Vec<(String, String)> = call
@@ -84,6 +97,7 @@ pub(crate) fn decide_in(trust: &TrustContext, policies: &[Authorization], call: 
         .iter()
         .flat_map(|(name, values)| values.iter().map(|v| (name.clone(), v.clone())))
         .collect();
+    let claims = call.claims.map(|claims| Claims::new(claims, &["tags".to_owned()]));
     let (set, _) = PolicySet::compile(policies, trust);
     let connection = Arc::new(set).on_connection(&ConnectionAttributes {
         identity: peer.as_ref(),
@@ -99,18 +113,52 @@ pub(crate) fn decide_in(trust: &TrustContext, policies: &[Authorization], call: 
         path: &call.path,
         remote_ip: forwarded_for(&headers),
         headers: &headers,
-        claims: None,
+        claims: claims.as_ref(),
     };
-    let request = (!call.tcp).then_some(&request);
-    let decision = match request {
-        Some(request) => connection.decide_http(request),
-        None => connection.decide_tcp(),
-    };
-    Outcome {
-        allowed: decision.is_allowed(),
-        rule: decision.policy.map(ToString::to_string),
-        reason: connection.explain(request, &decision),
-    }
+    look(&connection, (!call.tcp).then_some(&request))
+}
+
+pub(crate) fn decide_in(trust: &TrustContext, policies: &[Authorization], call: &str) -> Outcome {
+    open(trust, policies, call, |connection, request| {
+        let decision = match request {
+            Some(request) => connection.decide_http(request),
+            None => connection.decide_tcp(),
+        };
+        Outcome {
+            allowed: decision.is_allowed(),
+            rule: decision.policy.map(ToString::to_string),
+            reason: connection.explain(request, &decision),
+            details: decision.details(),
+        }
+    })
+}
+
+/// What policies say beside the decision; rules by their printed ids.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beside {
+    /// Provider, rule and problem.
+    pub(crate) ask: Option<(String, String, Option<String>)>,
+    pub(crate) audit: Option<String>,
+    /// Allowed, and by which rule.
+    pub(crate) shadow_deny: Option<(bool, Option<String>)>,
+    pub(crate) shadow_allow: Option<(bool, Option<String>)>,
+}
+
+pub(crate) fn beside(policies: &[Authorization], call: &str) -> Beside {
+    open(&mesh("cluster.local", &[]), policies, call, |connection, request| {
+        let (ask, audit, shadow) = match request {
+            Some(r) => (connection.ask_http(r), connection.audit_http(r), connection.shadow_http(r)),
+            None => (connection.ask_tcp(), connection.audit_tcp(), connection.shadow_tcp()),
+        };
+        let shadowed = |result: ShadowResult<'_>| (result.allowed, result.rule.map(ToString::to_string));
+        Beside {
+            ask: ask
+                .map(|ask| (ask.provider.to_owned(), ask.rule.to_string(), ask.problem.map(str::to_owned))),
+            audit: audit.map(ToString::to_string),
+            shadow_deny: shadow.deny.map(shadowed),
+            shadow_allow: shadow.allow.map(shadowed),
+        }
+    })
 }
 
 pub(crate) fn decide(policies: &[Authorization], call: &str) -> Outcome {

@@ -2,7 +2,7 @@
 
 use maille_config::istio::Action;
 
-use crate::support::{decide, policy, with_rule};
+use crate::support::{beside, decide, policy, with_rule};
 
 /// Rule, call, ALLOW lets it through, DENY lets it through.
 const ROWS: &[(&str, &str, bool, bool)] = &[
@@ -35,6 +35,40 @@ const ROWS: &[(&str, &str, bool, bool)] = &[
     ("when: [{key: remote.ip, values: [192.0.2.1]}]", "{tcp: true}", true, false),
     ("when: [{key: connection.sni, values: [x]}]", "{sni: x, tcp: true}", true, false),
     ("from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]", "{tcp: true}", false, true),
+    (
+        "from: [{source: {requestPrincipals: ['*'], namespaces: [a]}}]",
+        "{peer: td/ns/b/sa/s, tcp: true}",
+        false,
+        true,
+    ),
+    (
+        "from: [{source: {requestPrincipals: ['*'], namespaces: [a]}}]",
+        "{peer: td/ns/a/sa/s, tcp: true}",
+        false,
+        false,
+    ),
+    ("from: [{source: {requestPrincipals: ['*']}}]", "{tcp: true}", false, false),
+    ("from: [{source: {notRequestPrincipals: ['*']}}]", "{tcp: true}", false, false),
+    ("when: [{key: request.auth.principal, values: [i/s]}]", "{tcp: true}", false, false),
+    ("when: [{key: request.auth.audiences, notValues: [x]}]", "{tcp: true}", false, false),
+    ("when: [{key: request.auth.presenter, values: [x]}]", "{tcp: true}", false, false),
+    ("when: [{key: 'request.auth.claims[a]', values: [x]}]", "{tcp: true}", false, false),
+    (
+        "{to: [{operation: {ports: ['80']}}], when: [{key: 'request.auth.claims[a]', values: [x]}]}",
+        "{port: 90, tcp: true}",
+        false,
+        true,
+    ),
+    (
+        "from: [{source: {namespaces: [a]}}, {source: {requestPrincipals: ['*']}}]",
+        "{tcp: true}",
+        false,
+        false,
+    ),
+    ("when: [{key: source.ip, values: [192.0.2.1]}]", "{tcp: true}", true, false),
+    ("when: [{key: destination.ip, values: [10.0.0.0/8]}]", "{tcp: true}", true, false),
+    ("when: [{key: destination.port, values: ['80']}]", "{port: 80, tcp: true}", true, false),
+    ("when: [{key: source.principal, notValues: ['*']}]", "{tcp: true}", true, false),
 ];
 
 #[test]
@@ -42,6 +76,21 @@ fn section_11_allow_rules_are_dropped_and_deny_rules_widened() {
     for (rule, call, allow, deny) in ROWS {
         assert_eq!(decide(&[with_rule(Action::Allow, rule)], call).allowed, *allow, "ALLOW {rule} {call}");
         assert_eq!(decide(&[with_rule(Action::Deny, rule)], call).allowed, *deny, "DENY {rule} {call}");
+    }
+}
+
+/// AUDIT, CUSTOM and both dry runs, by the same rows.
+#[test]
+fn section_11_other_actions_widen_as_deny_does() {
+    for (rule, call, allow, deny) in ROWS {
+        let marked = beside(&[with_rule(Action::Audit, rule)], call).audit.is_some();
+        assert_eq!(marked, !deny, "AUDIT {rule} {call}");
+        let asked = beside(&[with_rule(Action::Custom, rule)], call).ask.is_some();
+        assert_eq!(asked, !deny, "CUSTOM {rule} {call}");
+        let dry = |action| maille_policy::Authorization { dry_run: true, ..with_rule(action, rule) };
+        let beside = beside(&[dry(Action::Allow), dry(Action::Deny)], call);
+        assert_eq!(beside.shadow_allow.map(|s| s.0), Some(*allow), "dry run of ALLOW {rule} {call}");
+        assert_eq!(beside.shadow_deny.map(|s| s.0), Some(*deny), "dry run of DENY {rule} {call}");
     }
 }
 
