@@ -181,6 +181,11 @@ const METHODS: [&str; 34] = [
     "SOURCE",
 ];
 
+/// Whether Envoy's HTTP/1.1 knows a method; methods have case.
+pub(crate) fn is_known_method(method: &str) -> bool {
+    METHODS.contains(&method)
+}
+
 /// Whether a prefix begins an HTTP/1.1 request or an HTTP/2 connection. HTTP/1.0 is not in the match
 /// list (reference mtls 1.3): it is forwarded as opaque bytes, which works.
 pub(crate) fn inspect_http(prefix: &[u8]) -> Finding {

@@ -72,10 +72,9 @@ impl AdminPages {
         };
         wire::ConfigDump {
             workload: self.options.uid(),
-            identity: facts.credential().map_or_else(
-                || self.options.identity.uri(),
-                |credential| credential.svid.identity().uri(),
-            ),
+            identity: facts
+                .credential()
+                .map_or_else(|| self.options.identity.uri(), |credential| credential.svid.identity().uri()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: u32::try_from(generation).unwrap_or(u32::MAX),
             facts: Some(facts_in_force(in_force(), &self.destinations)),

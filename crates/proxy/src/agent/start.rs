@@ -133,7 +133,13 @@ impl Agent {
         }
         let (credential_sender, credential) = watch::channel(kept);
         let (channel_sender, channel) = watch::channel(None);
-        tasks.spawn(identity::run(options, store.clone(), telemetry.clone(), facts.clone(), credential_sender));
+        tasks.spawn(identity::run(
+            options,
+            store.clone(),
+            telemetry.clone(),
+            facts.clone(),
+            credential_sender,
+        ));
         tasks.spawn(discovery.clone().follow_credential(credential.clone()));
         tasks.spawn(flows::run(telemetry, channel, client.connection()));
         tasks.spawn(discovery.clone().sweep());

@@ -52,9 +52,12 @@ pub enum FileError {
 pub(super) struct File {
     #[serde(default = "one")]
     pub(super) workers: usize,
-    /// Log refusals to standard output.
+    /// Log to standard output; what is logged, `settings.accessLog` says.
     #[serde(default)]
     pub(super) access_log: bool,
+    /// Log to this file instead, whatever `accessLog` says.
+    #[serde(default)]
+    pub(super) access_log_file: Option<PathBuf>,
     #[serde(default)]
     pub(super) deliver_from: Option<IpAddr>,
     identity: IdentityFiles,

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use maille_policy::authentication::Authentication;
 use maille_policy::{PolicySet, TrustContext};
 use maille_telemetry::access_log::Format;
@@ -89,9 +90,14 @@ impl StaticProxy {
         let resolver = Arc::new(FixedResolver::new(beside.handle().clone(), upkeep, file.destinations()?));
         let own =
             OwnWorkload { cluster: "Kubernetes".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
-        let access_log = match file.access_log {
-            true => AccessLog::to_stdout(Format::Text, "static")?,
-            false => AccessLog::disabled(),
+        let access_log = match (&file.access_log_file, file.access_log) {
+            (Some(path), _) => {
+                let log = std::fs::OpenOptions::new().create(true).append(true).open(path);
+                let log = log.with_context(|| format!("cannot log to {}", path.display()))?;
+                AccessLog::to(log, Format::Text, "static")?
+            }
+            (None, true) => AccessLog::to_stdout(Format::Text, "static")?,
+            (None, false) => AccessLog::disabled(),
         };
         let telemetry = Registry::new(own, access_log);
         let shared = Shared {

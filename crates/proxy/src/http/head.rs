@@ -9,6 +9,8 @@ use http::{Method, Request, StatusCode, Uri, Version};
 use maille_policy::HeaderLookup;
 use maille_policy::path::Normalization as PathNormalization;
 
+use crate::sniff::is_known_method;
+
 /// Envoy's exchange of telemetry between proxies; applications never see it (reference mtls 8.2).
 const PEER_METADATA: [HeaderName; 2] =
     [HeaderName::from_static("x-envoy-peer-metadata"), HeaderName::from_static("x-envoy-peer-metadata-id")];
@@ -36,6 +38,8 @@ pub(crate) enum Malformed {
     Authority,
     #[error("the path does not begin with '/' or cannot be canonicalised")]
     Path,
+    #[error("the method is none that HTTP/1.1 is known to have; methods have case")]
+    Method,
     #[error("the only transfer coding supported is chunked")]
     TransferCoding,
     #[error("HTTP/1.0 is not supported")]
@@ -45,7 +49,7 @@ pub(crate) enum Malformed {
 impl Malformed {
     pub(crate) fn status(self) -> StatusCode {
         match self {
-            Self::Host | Self::Authority | Self::Path => StatusCode::BAD_REQUEST,
+            Self::Host | Self::Authority | Self::Path | Self::Method => StatusCode::BAD_REQUEST,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             // Reference mtls G-33.
             Self::Http10 => StatusCode::UPGRADE_REQUIRED,
@@ -66,6 +70,12 @@ pub(crate) fn check<B>(
         Version::HTTP_11 => false,
         _ => return Err(Malformed::Http10),
     };
+    // As Envoy's HTTP/1.1 has it (reference authorization 8): an application that is less strict about case would take
+    // `get` for what a rule calls GET.
+    let is_common = matches!(*request.method(), Method::GET | Method::POST | Method::PUT | Method::DELETE);
+    if !is_http2 && !is_common && !is_known_method(request.method().as_str()) {
+        return Err(Malformed::Method);
+    }
     let upgrade = if is_http2 { None } else { wanted_upgrade(request.headers()) };
     drop_hop_by_hop(request.headers_mut(), upgrade.is_some())?;
     for name in &PEER_METADATA {

@@ -140,6 +140,10 @@ impl Lab {
 impl Lab {
     /// An outbound proxy that knows nobody; its listener stands for `address`.
     pub(crate) fn stranger(&self, address: SocketAddr, policy: &str) -> StaticProxy {
+        StaticProxy::start(&self.stranger_file(address, policy)).expect("the outbound proxy starts")
+    }
+
+    pub(crate) fn stranger_file(&self, address: SocketAddr, policy: &str) -> PathBuf {
         let mut text = self.header("web");
         let _ = write!(
             text,
@@ -148,7 +152,7 @@ impl Lab {
         );
         let path = self.path("stranger.yaml");
         std::fs::write(&path, text).expect("writable");
-        StaticProxy::start(&path).expect("the outbound proxy starts")
+        path
     }
 }
 
