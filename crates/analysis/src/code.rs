@@ -117,6 +117,8 @@ codes! {
     DEPLOYMENT_CONFLICTING_PORTS = "IST0137" DeploymentConflictingPorts Warning;
     /// An application that runs as the sidecar's user.
     INVALID_APPLICATION_UID = "IST0144" InvalidApplicationUID Warning;
+    /// The status of an object says that something of it is not so.
+    NEGATIVE_CONDITION_STATUS = "IST0171" NegativeConditionStatus Warning;
     /// A subset that selects no Pod.
     DESTINATION_RULE_SUBSET_NOT_SELECT_PODS = "IST0173" DestinationRuleSubsetNotSelectPods Error;
     /// A rule for a host that nothing declares.
@@ -149,6 +151,22 @@ codes! {
     ANNOTATION_WITHOUT_EFFECT = "ML0211" AnnotationWithoutEffect Info;
     /// An ALLOW policy that a DENY rule makes pointless.
     SHADOWED_POLICY = "ML0212" ShadowedPolicy Warning;
+    /// A CUSTOM policy asks somebody whom the mesh configuration does not have: what it matches is refused.
+    UNKNOWN_PROVIDER = "ML0213" UnknownProvider Error;
+    /// Policies of one workload ask several: what they match is refused.
+    SEVERAL_PROVIDERS = "ML0214" SeveralProviders Error;
+    /// A rule about tokens that nothing looks at.
+    TOKEN_RULE_WITHOUT_AUTHENTICATION = "ML0215" TokenRuleWithoutAuthentication Warning;
+    /// Keys that anyone on the way can replace.
+    KEYS_OVER_PLAINTEXT = "ML0216" KeysOverPlaintext Warning;
+    /// A method that no request has.
+    UNKNOWN_METHOD = "ML0217" UnknownMethod Warning;
+    /// The port of a Service where the workload's is meant.
+    SERVICE_PORT_IN_POLICY = "ML0218" ServicePortInPolicy Warning;
+    /// An object in a namespace that does not exist.
+    NAMESPACE_NOT_FOUND = "ML0219" NamespaceNotFound Warning;
+    /// Tokens are verified, and requests without one pass.
+    TOKENS_NOT_REQUIRED = "ML0220" TokensNotRequired Info;
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The analyzers by name, and running them.
 
 use crate::analyzers::{
-    annotations, application_uid, authorization_namespaces, authorization_workloads, ca_certificates,
-    destination_hosts, destination_subsets, destination_tls, http_rules, identity_rules, injection,
-    multiple_services, no_policy, originated_tls, peer_authentications, plaintext, port_level_mtls,
-    port_names, principals, schema, service_entries, shadowed,
+    annotations, application_uid, authentications, authorization_namespaces, authorization_workloads,
+    ca_certificates, conditions, destination_hosts, destination_subsets, destination_tls, http_rules,
+    identity_rules, injection, methods, multiple_services, namespaces, no_policy, originated_tls,
+    peer_authentications, plaintext, port_level_mtls, port_names, principals, providers, schema,
+    service_entries, service_ports, shadowed, token_rules,
 };
 use crate::mesh::{Mesh, Settings};
 use crate::message::{self, Message};
@@ -40,6 +41,14 @@ analyzers! {
         "Checks that namespaces named in authorization policies exist";
     "auth.PrincipalAnalyzer" principals
         "Checks that principals and service accounts named in authorization policies exist";
+    "auth.ProviderAnalyzer" providers
+        "Checks that the providers of CUSTOM policies exist, and that no workload has several";
+    "auth.TokenRuleAnalyzer" token_rules
+        "Checks that tokens named in authorization policies are looked at for their workloads";
+    "auth.UnknownMethodAnalyzer" methods
+        "Checks that methods named in authorization policies are methods of HTTP";
+    "auth.ServicePortAnalyzer" service_ports
+        "Checks for ports of services in authorization policies, which see ports of workloads";
     "auth.IdentityWithoutMtlsAnalyzer" identity_rules
         "Checks for rules about callers' identities on ports that accept plaintext";
     "auth.HttpRuleOnTcpPortAnalyzer" http_rules
@@ -48,12 +57,16 @@ analyzers! {
         "Checks for ALLOW policies that a DENY rule makes pointless";
     "auth.WorkloadWithoutPolicyAnalyzer" no_policy
         "Checks for workloads that no authorization policy selects, so that anyone may call them";
+    "authn.RequestAuthenticationAnalyzer" authentications
+        "Checks whom request authentications select, where they take keys from, and whether a token is asked for";
     "authn.PeerAuthenticationConflictAnalyzer" peer_authentications
         "Checks for peer authentications of one scope, of which only the oldest counts";
     "authn.PortLevelMtlsAnalyzer" port_level_mtls
         "Checks that ports with an mTLS mode of their own are ports of the workload";
     "authn.PlaintextAnalyzer" plaintext
         "Checks for ports that accept plaintext only where mutual TLS is the rule";
+    "conditions.ConditionAnalyzer" conditions
+        "Checks for conditions in the status of objects that are False";
     "deployment.MultiServiceAnalyzer" multiple_services
         "Checks that services in front of one deployment agree on its ports";
     "destinationrule.CaCertificateAnalyzer" ca_certificates
@@ -68,6 +81,8 @@ analyzers! {
         "Checks TLS settings of destination rules against what the servers accept";
     "injection.Analyzer" injection
         "Checks that namespaces and pods take part in the injection of sidecars";
+    "namespace.MissingAnalyzer" namespaces
+        "Checks that the namespaces of objects exist";
     "schema.ValidationAnalyzer" schema
         "Checks every Istio object against its schema and rules";
     "service.PortNameAnalyzer" port_names

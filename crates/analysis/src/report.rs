@@ -1,3 +1,6 @@
+use maille_config::FieldError;
+use maille_config::yaml::Document;
+
 use crate::code::{Code, Level};
 use crate::message::Message;
 use crate::resource::Resource;
@@ -31,6 +34,20 @@ impl Report {
     ) {
         let reference = resource.reference(path);
         self.messages.push(Message { code, level, origin: resource.origin(), reference, text: text.into() });
+    }
+
+    /// What is wrong with a field.
+    pub(crate) fn add_error(
+        &mut self,
+        level: Level,
+        code: &'static Code,
+        resource: &Resource,
+        error: &FieldError,
+    ) {
+        let place = |document: &Document| format!("{}:{}", document.file, document.position_of(error).0);
+        let reference = resource.document().map(place);
+        let text = error.to_string();
+        self.messages.push(Message { code, level, origin: resource.origin(), reference, text });
     }
 
     pub(crate) fn into_messages(self) -> Vec<Message> {

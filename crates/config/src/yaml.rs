@@ -271,6 +271,15 @@ impl Document {
         diagnostics
     }
 
+    /// Line and column of a finding.
+    pub fn position_of(&self, error: &FieldError) -> (u32, u32) {
+        let of_field = || match error.kind {
+            FieldErrorKind::Unknown | FieldErrorKind::Duplicate => self.key_position(&error.path),
+            _ => self.position(&error.path),
+        };
+        self.position_within(error).or_else(of_field).unwrap_or((self.line, 1))
+    }
+
     /// The place of a finding within a block of literal text, such as the YAML that a ConfigMap holds.
     fn position_within(&self, error: &FieldError) -> Option<(u32, u32)> {
         let (line, column) = error.within?;
@@ -279,11 +288,7 @@ impl Document {
     }
 
     fn diagnostic(&self, error: &FieldError, severity: Severity) -> Diagnostic {
-        let position = match error.kind {
-            FieldErrorKind::Unknown | FieldErrorKind::Duplicate => self.key_position(&error.path),
-            _ => self.position(&error.path),
-        };
-        let (line, column) = self.position_within(error).or(position).unwrap_or((self.line, 1));
+        let (line, column) = self.position_of(error);
         let (problem, help) = error.parts();
         Diagnostic {
             code: error.kind.code(),

@@ -1,7 +1,7 @@
 //! ML0207: rules about requests, on ports that carry TCP (reference authorization 11).
 //!
-//! On such a port an ALLOW rule with an HTTP field never matches, and a DENY rule loses the field and refuses more than
-//! it says.
+//! On such a port an ALLOW rule with an HTTP field never matches, and any other rule loses the field and matches more
+//! than it says.
 
 use maille_config::istio::{Action, Rule};
 use maille_core::PortProtocol;
@@ -31,16 +31,21 @@ fn explain(mesh: &Mesh<'_>, policy: &Policy<'_>, path: &str, rule: &Rule, field:
         let only_tcp = admitted.iter().all(|(_, protocol)| **protocol == PortProtocol::Tcp);
         for (port, _) in admitted.iter().filter(|(_, protocol)| **protocol == PortProtocol::Tcp) {
             let name = names::name(workload);
-            let counts = policy.action() == Action::Deny || only_tcp || names_port(rule, **port);
+            let counts = policy.action() != Action::Allow || only_tcp || names_port(rule, **port);
             if !counts || told.contains(&(**port, name.clone())) {
                 continue;
             }
             let text = match policy.action() {
-                Action::Deny => format!(
-                    "port {port} of {name} carries TCP, which has no {field}: there the rule denies everything else \
-                     that it matches; add ports to the operation, or leave port {port} out with notPorts"
+                Action::Deny | Action::Audit | Action::Custom => format!(
+                    "port {port} of {name} carries TCP, which has no {field}: there the rule {} everything else \
+                     that it matches; add ports to the operation, or leave port {port} out with notPorts",
+                    match policy.action() {
+                        Action::Audit => "marks",
+                        Action::Custom => "asks about",
+                        _ => "denies",
+                    }
                 ),
-                _ => format!(
+                Action::Allow => format!(
                     "port {port} of {name} carries TCP, which has no {field}: there the rule never matches; name the \
                      port http-… if it carries HTTP, or leave {field} out"
                 ),

@@ -48,20 +48,30 @@ pub(super) fn nearest<'n>(written: &str, names: impl IntoIterator<Item = &'n str
     measured.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
-/// Insertions, deletions and changes between two texts. Names of Kubernetes are short.
+/// Insertions, deletions, changes and swaps of neighbours between two texts. Names of Kubernetes are short.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(256).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
+    // The row above the last one, and the character of `a` between the two.
+    let mut above_last: Option<(Vec<usize>, char)> = None;
     for (i, x) in a.chars().take(256).enumerate() {
         let mut previous = i;
         let mut left = i + 1;
         let mut next = vec![left];
-        for (y, above) in b.iter().zip(row.iter().skip(1)) {
+        let mut before: Option<char> = None;
+        for (j, (y, above)) in b.iter().zip(row.iter().skip(1)).enumerate() {
             left = (previous + usize::from(x != *y)).min(left + 1).min(above + 1);
+            if let (Some((older, last)), Some(before)) = (&above_last, before)
+                && (*last, before) == (*y, x)
+                && let Some(start) = j.checked_sub(1).and_then(|j| older.get(j))
+            {
+                left = left.min(start + 1);
+            }
             previous = *above;
+            before = Some(*y);
             next.push(left);
         }
-        row = next;
+        above_last = Some((std::mem::replace(&mut row, next), x));
     }
     row.last().copied().unwrap_or(0)
 }
@@ -83,6 +93,16 @@ mod tests {
         assert_eq!(nearest("product-catalogue", names), Some("product-catalog"));
         assert_eq!(nearest("card", names), Some("cart"));
         assert_eq!(nearest("orders", names), None);
-        assert_eq!(distance("abc", ""), 3);
+        assert_eq!(nearest("GTE", ["GET", "PUT"]), Some("GET"));
+        for (a, b, expected) in [
+            ("abc", "", 3),
+            ("", "ab", 2),
+            ("ab", "ba", 1),
+            ("abcd", "abdc", 1),
+            ("abcd", "badc", 2),
+            ("ca", "abc", 3),
+        ] {
+            assert_eq!(distance(a, b), expected, "{a} {b}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use maille_config::istio::Action;
+
 use crate::code::NO_AUTHORIZATION_POLICY;
 use crate::mesh::{Mesh, Workload};
 use crate::report::Report;
@@ -12,7 +14,7 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
     let selected: BTreeSet<usize> = mesh
         .policies
         .iter()
-        .filter(|policy| !policy.dry_run)
+        .filter(|policy| !policy.dry_run && policy.action() != Action::Audit)
         .flat_map(|policy| policy.workloads.iter().copied())
         .collect();
     let mut by_namespace: BTreeMap<&str, (Vec<&Workload<'_>>, bool)> = BTreeMap::new();

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use maille_config::istio::PeerAuthentication;
-use maille_core::Selector;
+use maille_core::{Labels, Selector};
 
 use crate::code::CONFLICTING_PEER_AUTHENTICATIONS;
 use crate::mesh::{Mesh, Typed};
@@ -38,6 +38,18 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
     for policies in selecting.into_values() {
         conflicts_by_selector(mesh, policies, report);
     }
+}
+
+/// Whether another policy of the same scope counts instead of `policy` for workloads with these labels.
+pub(super) fn is_ignored(mesh: &Mesh<'_>, policy: &Policy<'_>, labels: &Labels) -> bool {
+    let for_all = selector(policy).is_empty();
+    mesh.peer_authentications.iter().any(|other| {
+        let own = selector(other);
+        other.resource.namespace() == policy.resource.namespace()
+            && own.is_empty() == for_all
+            && own.selects(labels)
+            && by_age(other, policy) == Ordering::Less
+    })
 }
 
 /// Policies whose selectors meet at some workload, or are the same.

@@ -1,14 +1,15 @@
-//! ML0209: DISABLE where the mesh or the namespace says STRICT.
+//! ML0209: DISABLE where the mesh or the namespace says STRICT. Policies that ML0201 says are ignored disable nothing.
 
 use maille_config::istio::{MutualTlsMode, PeerAuthentication};
 use maille_config::mtls::namespace_mode;
-use maille_core::{MtlsMode, Selector};
+use maille_core::{Labels, MtlsMode, Selector};
 
 use crate::code::PLAINTEXT_IN_STRICT_MESH;
 use crate::mesh::Mesh;
 use crate::report::Report;
 
 use super::names::workloads;
+use super::peer_authentications::is_ignored;
 
 pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
     let root = mesh.settings.root_namespace.as_str();
@@ -28,12 +29,21 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
             continue;
         }
         let whom = match selector.is_empty() {
+            true if is_ignored(mesh, policy, &Labels::new()) => continue,
             true => format!("workloads of namespace {namespace}"),
             false => {
-                let selected = mesh.workloads.iter();
+                let all = mesh.workloads.iter();
                 let selected: Vec<_> =
-                    selected.filter(|w| w.namespace == namespace && selector.selects(&w.labels)).collect();
-                if selected.is_empty() { "the selected workloads".to_owned() } else { workloads(selected) }
+                    all.filter(|w| w.namespace == namespace && selector.selects(&w.labels)).collect();
+                // Workloads that are not there yet have the labels of the selector at least.
+                let nobody = selected.is_empty() && !is_ignored(mesh, policy, selector.pairs());
+                let held = selected.into_iter().filter(|w| !is_ignored(mesh, policy, &w.labels));
+                let held: Vec<_> = held.collect();
+                match (nobody, held.is_empty()) {
+                    (true, _) => "the selected workloads".to_owned(),
+                    (false, true) => continue,
+                    (false, false) => workloads(held),
+                }
             }
         };
         let say = |what: String| {

@@ -1,10 +1,13 @@
 //! IST0106, IST0133: every Istio object against its schema and rules, one finding for each mistake. ML0108: what is
-//! right, but nothing enforces.
+//! right, but nothing enforces. The mesh's own configuration counts among Istio's objects.
 
 use maille_config::kinds::{self, Enforcement};
+use maille_config::mesh::CONFIG_MAP;
 use maille_config::{FieldErrorKind, check, warnings};
 
-use crate::code::{NOT_ENFORCED, SCHEMA_VALIDATION_ERROR, SCHEMA_WARNING};
+use maille_core::ROOT_NAMESPACE;
+
+use crate::code::{Level, NOT_ENFORCED, SCHEMA_VALIDATION_ERROR, SCHEMA_WARNING};
 use crate::mesh::Mesh;
 use crate::report::Report;
 use crate::resource::Resource;
@@ -14,7 +17,12 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
         match check(&resource.value) {
             Ok(object) => {
                 for warning in warnings(&object) {
-                    report.add(&SCHEMA_WARNING, resource, &warning.path, warning.to_string());
+                    // It is accepted, as Istio accepts it.
+                    let (level, code) = match warning.kind {
+                        FieldErrorKind::NotEnforced => (Level::Warning, &NOT_ENFORCED),
+                        _ => (SCHEMA_WARNING.level, &SCHEMA_WARNING),
+                    };
+                    report.add_error(level, code, resource, &warning);
                 }
             }
             Err(errors) => {
@@ -26,7 +34,7 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
                         _ if unknown_kind => &NOT_ENFORCED,
                         _ => &SCHEMA_VALIDATION_ERROR,
                     };
-                    report.add(code, resource, &error.path, error.to_string());
+                    report.add_error(code.level, code, resource, &error);
                 }
             }
         }
@@ -39,5 +47,8 @@ fn is_istios(resource: &Resource) -> bool {
         let kinds = kinds::KINDS.iter().filter(|k| k.enforcement != Enforcement::Kubernetes);
         kinds.into_iter().any(|k| k.kind == resource.kind() && k.group == resource.group())
     };
-    resource.group().ends_with(".istio.io") || known()
+    let configuration = resource.kind() == "ConfigMap"
+        && resource.name() == CONFIG_MAP
+        && resource.namespace() == Some(ROOT_NAMESPACE);
+    resource.group().ends_with(".istio.io") || known() || configuration
 }

@@ -68,6 +68,9 @@ pub(crate) struct Typed<'r, T> {
     pub(crate) object: T,
 }
 
+/// A RequestAuthentication.
+pub(crate) type Authentication<'r> = Typed<'r, RequestAuthentication>;
+
 /// Everything there is.
 #[derive(Debug)]
 pub(crate) struct Mesh<'r> {
@@ -88,7 +91,7 @@ pub(crate) struct Mesh<'r> {
     /// AuthorizationPolicies.
     pub(crate) policies: Vec<Policy<'r>>,
     /// RequestAuthentications.
-    pub(crate) request_authentications: Vec<Typed<'r, RequestAuthentication>>,
+    pub(crate) request_authentications: Vec<Authentication<'r>>,
     /// DestinationRules.
     pub(crate) destination_rules: Vec<Typed<'r, DestinationRule>>,
     /// ServiceEntries.

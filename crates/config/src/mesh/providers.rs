@@ -238,7 +238,8 @@ fn check_http(at: &View<'_>, errors: &mut Vec<FieldError>) -> HttpProvider {
     let prefix = at.get("pathPrefix");
     let path_prefix = prefix.text().unwrap_or_default();
     let legal = path_prefix.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
-    if !path_prefix.is_empty() && !(path_prefix.starts_with('/') && legal) {
+    let fine = path_prefix.is_empty() || (path_prefix.starts_with('/') && legal);
+    if !fine {
         errors.push(
             prefix.invalid(format!("'{path_prefix}' is no beginning of a path")).help("for example /check"),
         );
