@@ -5,4 +5,5 @@ mod external;
 mod facts;
 mod flows;
 mod lab;
+mod mesh;
 mod monitoring;
