@@ -14,7 +14,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ControlPlaneArgs {
-    /// Trust domain of every identity.
+    /// Trust domain of every identity, unless the ConfigMap `istio` names one.
     #[arg(long, env = "TRUST_DOMAIN", default_value = maille_core::DEFAULT_TRUST_DOMAIN)]
     trust_domain: String,
 }

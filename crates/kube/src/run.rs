@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::status::Book;
 use crate::token_review::ApiTokenReviewer;
@@ -49,6 +50,9 @@ const EVENT_QUEUE: usize = 1024;
 
 /// How long streams may take to end when the control plane stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long serving waits for the first fetch of every key set: a little longer than a fetch takes by default.
+const KEYS_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Runs the control plane of a cluster until SIGTERM or SIGINT.
 ///
@@ -116,6 +120,14 @@ pub(crate) async fn run_with(
         control.set_authority(authority);
         let serve = async {
             hub.complete().await;
+            // Proxies that have keys from before a restart must not be told that there are none while they are fetched.
+            let deadline = Instant::now() + KEYS_PATIENCE;
+            let asked = hub.wait_for(deadline, |world| world.has_asked_for_keys().then_some(())).await;
+            if asked.is_none() {
+                tracing::warn!(
+                    "some key sets of RequestAuthentications could not be fetched in time; serving without them"
+                );
+            }
             ready.set();
             tracing::info!(port = options.discovery_port, "the world is complete; serving");
             control.serve(vec![discovery], stop(stopped.clone())).await
