@@ -17,6 +17,7 @@ pub mod facts;
 pub mod flows;
 mod hub;
 mod intent;
+pub mod keys;
 mod metrics;
 mod monitoring;
 mod places;

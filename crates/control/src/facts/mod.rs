@@ -20,6 +20,7 @@ use maille_proto::facts as wire;
 use maille_xds::Resource;
 
 pub use authentication::Authentication;
+pub(crate) use authentication::public_keys;
 pub use authorization::Policy;
 pub use destination::{destination, direct_workload, service};
 pub use inbound::inbound;
