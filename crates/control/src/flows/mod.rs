@@ -5,7 +5,7 @@ mod refusals;
 mod service;
 mod store;
 
-pub use query::{FlowQuery, FlowView, PeerSummary};
+pub use query::{FlowQuery, FlowView, PeerSummary, WouldRefuseView};
 pub(crate) use refusals::RefusalLog;
 pub(crate) use service::{FlowService, MAX_REPORT_BYTES};
 pub use store::{FlowStore, Limits};

@@ -42,6 +42,17 @@ pub struct FlowView {
     pub duration_us: u64,
     pub first_seen_ms: u64,
     pub last_seen_ms: u64,
+    pub would_refuse: Vec<WouldRefuseView>,
+}
+
+/// What one dry-run policy would have refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "flows.proto says what each is")]
+pub struct WouldRefuseView {
+    pub policy: String,
+    pub rule: i32,
+    pub count: u64,
 }
 
 /// One end of a flow.
@@ -144,6 +155,15 @@ impl FlowView {
             duration_us: counts.duration_us,
             first_seen_ms: record.first_seen_ms,
             last_seen_ms: record.last_seen_ms,
+            would_refuse: counts
+                .would_refuse
+                .iter()
+                .map(|one| WouldRefuseView {
+                    policy: one.policy.to_string(),
+                    rule: one.rule,
+                    count: one.count,
+                })
+                .collect(),
         }
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use maille_proto::flows::{Decision, Flow, Peer, Protocol, Reporter};
 
@@ -67,8 +68,19 @@ impl End {
     }
 }
 
+/// Dry-run policies remembered of one flow; a workload has few that would refuse the same caller.
+const MAX_WOULD_REFUSE: usize = 8;
+
+/// What one dry-run policy would have refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WouldRefuse {
+    pub(crate) policy: Arc<str>,
+    pub(crate) rule: i32,
+    pub(crate) count: u64,
+}
+
 /// Counts of one flow within one time slot, or since it was first seen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) connections: u64,
     pub(crate) requests: u64,
@@ -76,6 +88,7 @@ pub(crate) struct Counts {
     pub(crate) bytes_received: u64,
     pub(crate) responses: [u64; 5],
     pub(crate) duration_us: u64,
+    pub(crate) would_refuse: Vec<WouldRefuse>,
 }
 
 impl Counts {
@@ -84,6 +97,11 @@ impl Counts {
         for (slot, count) in responses.iter_mut().zip(&flow.responses) {
             *slot = *count;
         }
+        let would_refuse = flow.would_refuse.iter().take(MAX_WOULD_REFUSE).map(|one| WouldRefuse {
+            policy: one.policy.as_str().into(),
+            rule: one.rule,
+            count: one.count,
+        });
         Self {
             connections: flow.connections,
             requests: flow.requests,
@@ -91,6 +109,7 @@ impl Counts {
             bytes_received: flow.bytes_received,
             responses,
             duration_us: flow.duration_us,
+            would_refuse: would_refuse.collect(),
         }
     }
 
@@ -103,6 +122,15 @@ impl Counts {
         self.duration_us = self.duration_us.saturating_add(other.duration_us);
         for (mine, theirs) in self.responses.iter_mut().zip(other.responses) {
             *mine = mine.saturating_add(theirs);
+        }
+        for theirs in &other.would_refuse {
+            let is_full = self.would_refuse.len() >= MAX_WOULD_REFUSE;
+            let same = |mine: &&mut WouldRefuse| mine.policy == theirs.policy && mine.rule == theirs.rule;
+            match self.would_refuse.iter_mut().find(same) {
+                Some(mine) => mine.count = mine.count.saturating_add(theirs.count),
+                None if !is_full => self.would_refuse.push(theirs.clone()),
+                None => {}
+            }
         }
     }
 }
@@ -249,7 +277,7 @@ impl FlowStore {
     /// first. Counts reach back as far as slots are kept and are exact to a slot.
     pub(crate) fn since(&self, since_ms: Option<u64>) -> Vec<(&Record, Counts)> {
         let mut found: Vec<_> = match since_ms {
-            None => self.records.values().map(|record| (record, record.total)).collect(),
+            None => self.records.values().map(|record| (record, record.total.clone())).collect(),
             Some(since_ms) => {
                 let first = since_ms / self.limits.slot_ms;
                 let mut sums: HashMap<u64, Counts> = HashMap::new();
@@ -259,7 +287,7 @@ impl FlowStore {
                     }
                 }
                 let recent = self.records.iter().filter(|(_, record)| record.last_seen_ms >= since_ms);
-                recent.map(|(id, record)| (record, sums.get(id).copied().unwrap_or_default())).collect()
+                recent.map(|(id, record)| (record, sums.get(id).cloned().unwrap_or_default())).collect()
             }
         };
         found.sort_by_key(|(record, _)| std::cmp::Reverse(record.last_seen_ms));
@@ -277,6 +305,7 @@ pub(crate) fn bounded(mut flow: Flow) -> Flow {
     };
     cut(&mut flow.policy, MAX_TEXT * 2);
     cut(&mut flow.reason, MAX_REASON);
+    flow.would_refuse.iter_mut().for_each(|one| cut(&mut one.policy, MAX_TEXT * 2));
     for peer in [&mut flow.source, &mut flow.destination].into_iter().flatten() {
         for text in [
             &mut peer.uid,
@@ -323,6 +352,29 @@ mod tests {
             reason: format!("because of {seen_ms}"),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn what_dry_runs_would_refuse_is_summed_by_policy_and_by_time() {
+        let mut store = FlowStore::new(Limits::default());
+        let refusing = |policy: &str, count: u64, seen_ms: u64| {
+            let one = maille_proto::flows::WouldRefuse { policy: policy.into(), rule: 0, count };
+            Flow { would_refuse: vec![one], ..flow("web", Decision::Allowed, count, seen_ms) }
+        };
+        for (policy, count, now_ms) in [("shop/a", 2, 10_000), ("shop/a", 3, 60_000), ("shop/b", 1, 60_000)] {
+            store.record(refusing(policy, count, now_ms), now_ms);
+        }
+        let told = |store: &FlowStore, since: Option<u64>| -> Vec<(String, u64)> {
+            let found = store.since(since);
+            found[0].1.would_refuse.iter().map(|one| (one.policy.to_string(), one.count)).collect()
+        };
+        assert_eq!(told(&store, None), [("shop/a".to_owned(), 5), ("shop/b".to_owned(), 1)]);
+        assert_eq!(told(&store, Some(50_000)), [("shop/a".to_owned(), 3), ("shop/b".to_owned(), 1)]);
+        // A proxy that names ever new policies fills nothing.
+        for index in 0..100 {
+            store.record(refusing(&format!("shop/{index}"), 1, 60_000), 60_000);
+        }
+        assert_eq!(told(&store, None).len(), MAX_WOULD_REFUSE);
     }
 
     #[test]
