@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::flows::{Counts, Decision, Flow, Peer, Reporter};
+use crate::flows::{Counts, Decision, Flow, Peer, Reporter, WouldRefuse};
 use crate::objects::Inventory;
 use crate::text::short;
 
@@ -85,9 +85,30 @@ pub(crate) struct Conversation {
     pub(crate) per_s: f64,
     pub(crate) first_seen_ms: u64,
     pub(crate) last_seen_ms: u64,
+    pub(crate) would_refuse: WouldRefuse,
 }
 
 impl Conversation {
+    /// Calls that a dry-run policy would refuse, and it; a line for each.
+    pub(crate) fn dry_runs(&self) -> Vec<String> {
+        let line = |((policy, rule), count): (&(String, i64), &u64)| {
+            let calls = if self.total.requests > 0 { "requests" } else { "connections" };
+            match policy.as_str() {
+                "" => format!("{count} {calls} would be refused: no dry-run ALLOW rule matches"),
+                policy if *rule >= 0 => format!("{count} {calls} would be refused by {policy}, rule {rule}"),
+                policy => format!("{count} {calls} would be refused by {policy}"),
+            }
+        };
+        self.would_refuse.iter().map(line).collect()
+    }
+
+    fn add_dry_runs(&mut self, other: &WouldRefuse) {
+        for (by, count) in other {
+            let sum = self.would_refuse.entry(by.clone()).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+    }
+
     /// What decided, in a few words; `None` where nothing needed to.
     pub(crate) fn headline(&self) -> Option<String> {
         let Cause { policy, rule, .. } = &self.cause;
@@ -196,6 +217,7 @@ impl RowKey {
             per_s: 0.0,
             first_seen_ms: flow.first_seen_ms,
             last_seen_ms: flow.last_seen_ms,
+            would_refuse: WouldRefuse::new(),
         }
     }
 }
@@ -213,6 +235,7 @@ impl Conversation {
         keep(&mut self.to_principals, &flow.destination.principal);
         keep(&mut self.services, &flow.destination.service);
         self.total.add(&flow.counts);
+        self.add_dry_runs(&flow.would_refuse);
         self.first_seen_ms = self.first_seen_ms.min(flow.first_seen_ms);
         if flow.last_seen_ms >= self.last_seen_ms {
             self.last_seen_ms = flow.last_seen_ms;
@@ -272,6 +295,7 @@ fn merged(group: Vec<Conversation>) -> Vec<Conversation> {
             None => out.push(c),
             Some(other) => {
                 other.total.add(&c.total);
+                other.add_dry_runs(&c.would_refuse);
                 other.per_s += c.per_s;
                 other.first_seen_ms = other.first_seen_ms.min(c.first_seen_ms);
                 other.last_seen_ms = other.last_seen_ms.max(c.last_seen_ms);

@@ -36,6 +36,25 @@ fn the_destinations_word_counts() {
 }
 
 #[test]
+fn what_a_dry_run_would_refuse_is_counted_by_policy() {
+    let would = |policy: &str, rule: i64, count: u64| json!({"wouldRefuse": [{"policy": policy, "rule": rule, "count": count}]});
+    let found = read(&[
+        flow("DESTINATION", "ALLOWED", 5, would("b/try", 0, 3)),
+        flow("DESTINATION", "ALLOWED", 5, would("b/try", 0, 4)),
+        flow("DESTINATION", "ALLOWED", 5, would("", -1, 5)),
+    ]);
+    let [only] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(only.verdict, Verdict::Mtls, "it decides nothing");
+    assert_eq!(
+        only.dry_runs(),
+        [
+            "5 requests would be refused: no dry-run ALLOW rule matches",
+            "7 requests would be refused by b/try, rule 0"
+        ]
+    );
+}
+
+#[test]
 fn a_client_speaks_for_those_without_sidecar() {
     let found = read(&[flow("SOURCE", "ALLOWED", 3, json!({"mtls": false}))]);
     let [only] = found.as_slice() else { panic!("{found:?}") };

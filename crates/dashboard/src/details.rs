@@ -85,6 +85,7 @@ fn told(c: &Conversation, query: &ViewQuery, now_ms: u64) -> Markup {
             dl.facts {
                 @if let Some(headline) = c.headline() { dt { "By" } dd { (short(&headline, 300)) } }
                 @if !c.cause.reason.is_empty() { dt { "Why" } dd { (c.cause.reason) } }
+                @for line in c.dry_runs() { dt { "Dry run" } dd { (short(&line, 300)) } }
                 dt { "From" } dd { (identities(&c.from_principals)) }
                 dt { "To" } dd { (identities(&c.to_principals)) }
                 @if !c.services.is_empty() {

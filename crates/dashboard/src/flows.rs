@@ -1,6 +1,8 @@
 //! Flows as the control plane tells them (`/flows`), read leniently: what is missing is empty, what is unknown is let
 //! pass, and every text is bounded.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::text::{NAME, REASON, clean};
@@ -70,7 +72,22 @@ struct Wire {
     responses: Vec<u64>,
     first_seen_ms: u64,
     last_seen_ms: u64,
+    would_refuse: Vec<WireRefusal>,
 }
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireRefusal {
+    policy: String,
+    rule: i64,
+    count: u64,
+}
+
+/// Calls that dry-run policies would have refused, by policy (empty: none of their ALLOW rules matched) and rule.
+pub(crate) type WouldRefuse = BTreeMap<(String, i64), u64>;
+
+/// Dry-run policies shown of one flow.
+const MOST_DRY_RUNS: usize = 8;
 
 /// One aggregate.
 #[derive(Debug, Clone)]
@@ -90,6 +107,7 @@ pub(crate) struct Flow {
     pub(crate) counts: Counts,
     pub(crate) first_seen_ms: u64,
     pub(crate) last_seen_ms: u64,
+    pub(crate) would_refuse: WouldRefuse,
 }
 
 /// How often.
@@ -151,6 +169,13 @@ impl Flow {
             counts: Counts { connections: wire.connections, requests: wire.requests, responses },
             first_seen_ms: wire.first_seen_ms,
             last_seen_ms: wire.last_seen_ms,
+            would_refuse: wire
+                .would_refuse
+                .into_iter()
+                .filter(|one| one.count > 0)
+                .take(MOST_DRY_RUNS)
+                .map(|one| ((clean(&one.policy, 2 * NAME), one.rule), one.count))
+                .collect(),
         })
     }
 }
@@ -175,6 +200,7 @@ mod tests {
         let long = "x".repeat(5000);
         let body = serde_json::json!({"flows": [
             {"reporter": "DESTINATION", "decision": "DENIED", "reason": long, "later": 1,
+             "wouldRefuse": [{"policy": "shop/p", "rule": 1, "count": 3}, {"policy": "none", "count": 0}],
              "source": {"workloadName": "a\u{202e}b"}, "responses": [0, 1, 2, 3, 4, 5, 6]},
             {"reporter": "ELSEWHERE", "decision": "DENIED"},
             {"reporter": "SOURCE", "decision": "WHO_KNOWS"}
@@ -183,6 +209,7 @@ mod tests {
         let [flow] = flows.as_slice() else { panic!("one flow, not {}", flows.len()) };
         assert_eq!(flow.reason.chars().count(), REASON);
         assert_eq!(flow.source.workload_name, "ab");
+        assert_eq!(flow.would_refuse, BTreeMap::from([(("shop/p".to_owned(), 1), 3)]));
         assert_eq!(flow.counts.responses, [0, 1, 2, 3, 4]);
     }
 

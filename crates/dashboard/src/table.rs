@@ -94,5 +94,6 @@ pub(crate) fn by(c: &Conversation) -> Markup {
                 }
             }
         }
+        @for line in c.dry_runs().iter().take(1) { span.reason { "dry run: " (short(line, 240)) } }
     }
 }
