@@ -60,17 +60,27 @@ pub enum Keys {
     Failed(String),
 }
 
-/// The sources that RequestAuthentications name. What nobody names is not kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Sources that nobody names any more, but whose keys are kept for a while.
+const MAX_UNNAMED: usize = 32;
+
+/// The sources that RequestAuthentications name.
+///
+/// Whoever fetches is told of what is wanted, not of every change of it: a policy that is replaced by one with the same
+/// source looks to it like no change, and it has nothing new to tell. So the keys outlive their last policy, bounded.
+#[derive(Debug, Clone, Default)]
 pub(super) struct KeySets {
     sources: BTreeMap<KeySource, Used>,
+    /// Counts policies that let go of a source.
+    left: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Used {
     keys: Keys,
     /// Who names it, and how long each gives a fetch.
     by: BTreeMap<NamespacedName, Duration>,
+    /// When the last one let go of it, by [`KeySets::left`].
+    left: u64,
 }
 
 impl KeySets {
@@ -79,16 +89,28 @@ impl KeySets {
         self.sources.get(source).map_or(Keys::Awaited, |used| used.keys.clone())
     }
 
+    fn named(&self) -> impl Iterator<Item = (&KeySource, &Used)> {
+        self.sources.iter().filter(|(_, used)| !used.by.is_empty())
+    }
+
     fn enter(&mut self, source: KeySource, name: &NamespacedName, timeout: Duration) {
-        let used = self.sources.entry(source).or_insert(Used { keys: Keys::Awaited, by: BTreeMap::new() });
-        used.by.insert(name.clone(), timeout);
+        let new = Used { keys: Keys::Awaited, by: BTreeMap::new(), left: 0 };
+        self.sources.entry(source).or_insert(new).by.insert(name.clone(), timeout);
     }
 
     fn leave(&mut self, source: &KeySource, name: &NamespacedName) {
-        if let Some(used) = self.sources.get_mut(source) {
-            used.by.remove(name);
-            if used.by.is_empty() {
-                self.sources.remove(source);
+        let Some(used) = self.sources.get_mut(source) else { return };
+        used.by.remove(name);
+        if !used.by.is_empty() {
+            return;
+        }
+        self.left += 1;
+        used.left = self.left;
+        let mut unnamed: Vec<_> = self.sources.iter().filter(|(_, used)| used.by.is_empty()).collect();
+        if unnamed.len() > MAX_UNNAMED {
+            unnamed.sort_by_key(|(_, used)| used.left);
+            if let Some(first) = unnamed.first().map(|(source, _)| (*source).clone()) {
+                self.sources.remove(&first);
             }
         }
     }
@@ -99,7 +121,7 @@ impl World {
     /// patient of those who share it says.
     pub fn key_sources(&self) -> BTreeMap<KeySource, Duration> {
         let patience = |used: &Used| used.by.values().max().copied().unwrap_or(DEFAULT_TIMEOUT);
-        self.keys.sources.iter().map(|(source, used)| (source.clone(), patience(used))).collect()
+        self.keys.named().map(|(source, used)| (source.clone(), patience(used))).collect()
     }
 
     /// Whether both worlds name the same sources: cheap, and false at times where they do.
@@ -114,7 +136,7 @@ impl World {
 
     /// Whether fetching has come to an end at least once for every source.
     pub fn has_asked_for_keys(&self) -> bool {
-        self.keys.sources.values().all(|used| used.keys != Keys::Awaited)
+        self.keys.named().all(|(_, used)| used.keys != Keys::Awaited)
     }
 
     pub(super) fn set_keys(
@@ -127,7 +149,7 @@ impl World {
             Ok(keys) => Keys::Known(keys.into()),
             Err(problem) => Keys::Failed(problem),
         };
-        // Of a source that nobody names any more.
+        // What is not known is of a source that nobody names any more.
         let Some(used) = self.keys.sources.get(source).filter(|used| used.keys != new) else { return };
         let concerned: Vec<NamespacedName> = used.by.keys().cloned().collect();
         if let Some(used) = Arc::make_mut(&mut self.keys).sources.get_mut(source) {

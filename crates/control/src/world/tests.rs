@@ -431,7 +431,7 @@ proptest! {
             Event::ServiceEntry(Change::Replace(world.entries().map(|e| (**e).clone()).collect())),
             &mut changes,
         );
-        prop_assert_eq!(&fresh.keys, &world.keys);
+        prop_assert_eq!(fresh.key_sources(), world.key_sources());
         prop_assert_eq!(&fresh.policies, &world.policies);
         prop_assert_eq!(&fresh.authentications, &world.authentications);
         prop_assert_eq!(fresh.config(), world.config());
@@ -514,6 +514,33 @@ fn what_changes_nothing_concerns_nobody() {
     world.apply(event, &mut again);
     world.apply(Event::Service(Change::Delete(name(4))), &mut again);
     assert!(again.is_empty());
+}
+
+#[test]
+fn keys_outlive_the_replacement_of_their_policy_but_not_for_ever() {
+    let mut world = world();
+    let apply = |world: &mut World, event| world.apply(event, &mut ChangeSet::default());
+    let named = |n: usize| {
+        let mut policy = request_authentication(0, None, &[]);
+        policy.spec.jwt_rules =
+            vec![istio::JwtRule { jwks_uri: format!("https://idp/{n}"), ..Default::default() }];
+        Event::RequestAuthentication(Change::Put(policy))
+    };
+    let source = |n: usize| KeySource::Url(format!("https://idp/{n}"));
+    apply(&mut world, named(0));
+    assert!(!world.has_asked_for_keys());
+    apply(&mut world, Event::Keys(source(0), Ok("keys".into())));
+    apply(&mut world, Event::RequestAuthentication(Change::Delete(name(0))));
+    assert!(world.key_sources().is_empty() && world.has_asked_for_keys());
+    apply(&mut world, named(0));
+    assert_eq!(world.keys_of(&source(0)), Keys::Known("keys".into()), "who fetches saw no change");
+    for n in 1..100 {
+        apply(&mut world, named(n));
+    }
+    assert_eq!(world.keys_of(&source(0)), Keys::Awaited, "forgotten");
+    assert_eq!(world.key_sources().into_keys().collect::<Vec<_>>(), [source(99)]);
+    apply(&mut world, Event::Keys(KeySource::Url("https://nobody".into()), Ok("x".into())));
+    assert_eq!(world.keys_of(&KeySource::Url("https://nobody".into())), Keys::Awaited);
 }
 
 #[test]
