@@ -4,6 +4,7 @@ mod facts;
 mod pod;
 mod ports;
 mod security;
+mod tokens;
 
 use anyhow::{Result, ensure};
 
@@ -13,7 +14,7 @@ use crate::client::Api;
 use crate::output::out;
 
 /// Describes a Pod or a Service: its ports as the mesh understands them, the rules that concern it, the mutual TLS that
-/// is in force, the policies that apply, and what a plaintext caller gets.
+/// is in force, the tokens that it takes, the policies that apply, and what a plaintext caller gets.
 ///
 /// What is in force comes from the proxy itself. Where the objects of the API say something else, the proxy is stale,
 /// and a WARNING says so. Exit code 1 if there is a WARNING; called as istioctl 0.

@@ -1,7 +1,7 @@
 //! The objects of the API that describe one namespace's security.
 
 use anyhow::{Context, Result};
-use maille_config::istio::{AuthorizationPolicy, DestinationRule, PeerAuthentication};
+use maille_config::istio::{AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication};
 use maille_config::k8s::api::core::v1::{Pod, Service};
 use serde::de::DeserializeOwned;
 
@@ -14,6 +14,7 @@ pub(super) struct Facts {
     pub(super) services: Vec<Service>,
     pub(super) peer_authentications: Vec<PeerAuthentication>,
     pub(super) authorization_policies: Vec<AuthorizationPolicy>,
+    pub(super) request_authentications: Vec<RequestAuthentication>,
     pub(super) destination_rules: Vec<DestinationRule>,
 }
 
@@ -26,6 +27,7 @@ impl Facts {
             services: list(api, "api/v1", namespace, "services").await?,
             peer_authentications: Vec::new(),
             authorization_policies: Vec::new(),
+            request_authentications: Vec::new(),
             destination_rules: Vec::new(),
         };
         let (security, networking) = ("apis/security.istio.io/v1", "apis/networking.istio.io/v1");
@@ -38,6 +40,9 @@ impl Facts {
             facts
                 .authorization_policies
                 .extend(list(api, security, namespace, "authorizationpolicies").await?);
+            facts
+                .request_authentications
+                .extend(list(api, security, namespace, "requestauthentications").await?);
             facts.destination_rules.extend(list(api, networking, namespace, "destinationrules").await?);
         }
         Ok(facts)

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result};
 use maille_config::k8s::api::core::v1::{Container, ContainerStatus, Pod, Service};
-use maille_envoy::Dump;
+use maille_envoy::{Dump, LoadedRules, loaded_rules};
 use maille_proto::facts::ConfigDump;
 use serde_json::Value;
 
 use super::facts::Facts;
-use super::{Report, ports, security};
+use super::{Report, ports, security, tokens};
 use crate::client::Api;
 use crate::commands::admin::{self, PodRef};
 
@@ -81,6 +81,7 @@ pub(super) async fn describe(
     }
     report.separate();
     security::peer_authentication(facts, &pod, &proxy, report);
+    tokens::request_authentication(facts, &pod, &proxy, report);
     security::authorization(facts, &pod, &proxy, report);
     security::plaintext_callers(&proxy, report);
     for problem in admin::problems(&proxy.dump) {
@@ -122,7 +123,9 @@ pub(super) async fn describe_service(
         None => None,
     };
     ports::describe(facts, service, meshed.copied(), proxy.as_ref(), report);
-    if proxy.is_none() {
+    if let Some(proxy) = &proxy {
+        tokens::of_service(proxy, report);
+    } else {
         report.warn(
             "",
             format!("Service {name}.{namespace} has no Istio pods. ({} pods in service)", own.len()),
@@ -195,33 +198,11 @@ fn warn_of_readiness(pod: &Pod, named: &PodRef, report: &mut Report) {
     }
 }
 
-/// Names of the policies' rules that the filters of an inbound port hold.
-pub(super) fn rbac_names(shapes: &Dump, port: u32) -> Vec<String> {
+/// Rules that the filters of an inbound port hold.
+pub(super) fn rules_of(shapes: &Dump, port: u32) -> LoadedRules {
     let inbound = shapes.listeners.iter().filter(|listener| listener["name"] == "virtualInbound");
     let chains = inbound.flat_map(|listener| listener["filterChains"].as_array().into_iter().flatten());
-    let own: Vec<&Value> =
-        chains.filter(|chain| chain["filterChainMatch"]["destinationPort"] == port).collect();
-    let mut names = Vec::new();
-    for chain in own {
-        collect_names(chain, &mut names);
-    }
-    names.dedup();
-    names.sort();
-    names.dedup();
-    names
-}
-
-fn collect_names(value: &Value, names: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                if name.starts_with("ns[") {
-                    names.push(name.clone());
-                }
-                collect_names(value, names);
-            }
-        }
-        Value::Array(items) => items.iter().for_each(|item| collect_names(item, names)),
-        _ => {}
-    }
+    let own: Value =
+        chains.filter(|chain| chain["filterChainMatch"]["destinationPort"] == port).cloned().collect();
+    loaded_rules(&own)
 }

@@ -10,7 +10,7 @@ use maille_proto::facts as wire;
 
 use super::Report;
 use super::facts::Facts;
-use super::pod::{Proxy, rbac_names};
+use super::pod::{Proxy, rules_of};
 
 /// A Service, its ports, and per port what the mesh makes of it.
 pub(super) fn describe(
@@ -44,9 +44,16 @@ pub(super) fn describe(
         destination_rules(facts, name, port, pod, report);
         let target = target_of(port, pod);
         if let (Some(proxy), Some(target)) = (proxy, target) {
-            let names = rbac_names(&proxy.shapes, u32::from(target));
-            if !names.is_empty() {
-                report.line(format!("RBAC policies: {}", names.join(", ")));
+            let rules = rules_of(&proxy.shapes, u32::from(target));
+            // The first line is istioctl's; the others it does not have.
+            for (title, names) in [
+                ("RBAC policies", rules.enforced),
+                ("External authorization", rules.asking),
+                ("Dry-run policies", rules.shadow),
+            ] {
+                if !names.is_empty() {
+                    report.line(format!("{title}: {}", names.into_iter().collect::<Vec<_>>().join(", ")));
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use maille_config::istio::{Action, AuthorizationPolicy};
 use maille_config::k8s::api::core::v1::Pod;
 use maille_config::k8s::meta::ObjectMeta;
 use maille_config::mtls::{ResolvedMtls, resolve};
+use maille_config::scope::Attachment;
 use maille_core::{Labels, MtlsMode, Selector};
 use maille_proto::facts as wire;
 use wire::authorization::Action as Held;
@@ -14,7 +15,7 @@ use super::Report;
 use super::facts::Facts;
 use super::pod::Proxy;
 
-fn labels_of(pod: &Pod) -> Labels {
+pub(super) fn labels_of(pod: &Pod) -> Labels {
     pod.metadata.labels.clone().unwrap_or_default()
 }
 
@@ -114,7 +115,7 @@ fn applied(facts: &Facts, labels: &Labels) -> Vec<String> {
 }
 
 /// `<name>.<namespace>`.
-fn name_of(meta: &ObjectMeta) -> String {
+pub(super) fn name_of(meta: &ObjectMeta) -> String {
     format!("{}.{}", meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default())
 }
 
@@ -141,8 +142,19 @@ pub(super) fn authorization(facts: &Facts, pod: &Pod, proxy: &Proxy, report: &mu
                 (1, _) => "1 rule".to_owned(),
                 (many, _) => format!("{many} rules"),
             };
-            let dry_run = if policy.dry_run { ", dry run" } else { "" };
-            report.line(format!("   {word} {}.{} ({rules}{dry_run})", policy.name, policy.namespace));
+            let more = match (policy.dry_run, action) {
+                (true, _) => ", dry run: decides nothing".to_owned(),
+                (false, Held::Audit) => ", decides nothing".to_owned(),
+                (false, Held::Custom) => format!(", asks {}", policy.provider),
+                (false, _) => String::new(),
+            };
+            report.line(format!("   {word} {}.{} ({rules}{more})", policy.name, policy.namespace));
+            if let (Held::Custom, Some(why)) = (action, why_not_asked(proxy, held, policy)) {
+                report.warn(
+                    "      ",
+                    format!("nobody can be asked, and what it matches is refused with 403: {why}"),
+                );
+            }
         }
     }
     let labels = labels_of(pod);
@@ -164,13 +176,28 @@ pub(super) fn authorization(facts: &Facts, pod: &Pod, proxy: &Proxy, report: &mu
 
 fn applies(policy: &AuthorizationPolicy, facts: &Facts, labels: &Labels) -> bool {
     let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
-    let spec = &policy.spec;
-    let attached =
-        spec.target_ref.is_some() || spec.target_refs.as_ref().is_some_and(|refs| !refs.is_empty());
-    let pairs = spec.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
-    (namespace == facts.namespace || namespace == facts.root_namespace)
-        && !attached
-        && Selector::new(pairs).selects(labels)
+    let workload = (facts.namespace.as_str(), labels);
+    Attachment::from(&policy.spec).applies(namespace, &facts.root_namespace, workload)
+}
+
+/// Why the provider of a CUSTOM policy is not asked (reference authorization 15).
+fn why_not_asked(
+    proxy: &Proxy,
+    held: &[wire::Authorization],
+    policy: &wire::Authorization,
+) -> Option<String> {
+    let name = &policy.provider;
+    let others = held.iter().filter(|other| other.action() == Held::Custom && other.provider != *name);
+    if let Some(other) = others.map(|other| &other.provider).next() {
+        return Some(format!("the policies of one workload ask several providers, {name} and {other}"));
+    }
+    let settings = proxy.dump.facts.as_ref().and_then(|facts| facts.mesh_settings.as_ref());
+    let mut known = settings.into_iter().flat_map(|settings| &settings.extension_providers);
+    match known.find(|provider| provider.name == *name) {
+        None => Some(format!("the mesh's configuration has no extension provider {name}")),
+        Some(provider) if !provider.problem.is_empty() => Some(provider.problem.clone()),
+        Some(_) => None,
+    }
 }
 
 /// What becomes of a caller without a sidecar, port by port.
