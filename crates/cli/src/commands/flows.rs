@@ -20,6 +20,9 @@ pub(crate) struct FlowsArgs {
     /// Only what was refused.
     #[arg(long)]
     denied: bool,
+    /// Only what a dry-run policy would refuse.
+    #[arg(long)]
+    dry_run: bool,
     /// Only what was not mutual TLS.
     #[arg(long)]
     plaintext: bool,
@@ -43,6 +46,7 @@ pub(crate) async fn run(args: FlowsArgs) -> Result<Outcome> {
         args.from.as_deref().is_none_or(|name| flow.source.is(name))
             && args.to.as_deref().is_none_or(|name| flow.destination.is(name))
             && (!args.denied || flow.is_refused())
+            && (!args.dry_run || !flow.would_refuse.is_empty())
             && (!args.plaintext || !flow.mtls)
     });
     if args.output.is_some() {
@@ -119,7 +123,28 @@ pub(crate) struct Flow {
     pub(crate) connections: u64,
     pub(crate) reporter: String,
     pub(crate) last_seen_ms: u64,
+    would_refuse: Vec<WouldRefuse>,
     raw: Value,
+}
+
+/// What one dry-run policy would have refused of a flow.
+#[derive(Debug)]
+struct WouldRefuse {
+    /// Empty: dry-run ALLOW policies apply, and none of their rules matched.
+    policy: String,
+    rule: i64,
+    count: u64,
+}
+
+impl std::fmt::Display for WouldRefuse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} would be refused", self.count)?;
+        match (self.policy.as_str(), self.rule) {
+            ("", _) => f.write_str(": no dry-run ALLOW rule matches"),
+            (policy, 0..) => write!(f, " by {policy} rule {}", self.rule),
+            (policy, _) => write!(f, " by {policy}"),
+        }
+    }
 }
 
 /// From, to, port.
@@ -150,6 +175,16 @@ impl Flow {
             connections: number(&raw["connections"]),
             reporter: text("reporter"),
             last_seen_ms: number(&raw["lastSeenMs"]),
+            would_refuse: raw["wouldRefuse"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|one| WouldRefuse {
+                    policy: one["policy"].as_str().unwrap_or_default().to_owned(),
+                    rule: one["rule"].as_i64().unwrap_or(-1),
+                    count: number(&one["count"]),
+                })
+                .collect(),
             raw: raw.clone(),
         }
     }
@@ -186,13 +221,16 @@ async fn fetch_since(api: &Api, seconds: Option<u64>) -> Result<Vec<Flow>, ApiEr
 }
 
 fn table(flows: &[Flow]) -> String {
-    let mut lines = vec![
-        ["FROM", "TO", "PORT", "TRANSPORT", "DECISION", "CONNECTIONS", "REQUESTS", "REPORTER", "BY"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut headings =
+        vec!["FROM", "TO", "PORT", "TRANSPORT", "DECISION", "CONNECTIONS", "REQUESTS", "REPORTER", "BY"];
+    // A column for those who try policies.
+    let has_dry_runs = flows.iter().any(|flow| !flow.would_refuse.is_empty());
+    if has_dry_runs {
+        headings.push("DRY RUN");
+    }
+    let mut lines = vec![headings.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for flow in flows {
-        lines.push(vec![
+        let mut line = vec![
             flow.source.label(),
             flow.destination.label(),
             flow.port.to_string(),
@@ -202,7 +240,12 @@ fn table(flows: &[Flow]) -> String {
             flow.requests.to_string(),
             flow.reporter.to_lowercase(),
             by(flow),
-        ]);
+        ];
+        if has_dry_runs {
+            let each: Vec<String> = flow.would_refuse.iter().map(ToString::to_string).collect();
+            line.push(if each.is_empty() { "-".to_owned() } else { each.join(", ") });
+        }
+        lines.push(line);
     }
     aligned(&lines)
 }
@@ -240,6 +283,24 @@ mod tests {
             (Ok(30), Ok(300), Ok(7200), Ok(7))
         );
         assert!(seconds("x").is_err() && seconds("").is_err() && seconds("99999999999999999999h").is_err());
+    }
+
+    #[test]
+    fn what_dry_runs_would_refuse_has_a_column_where_there_are_any() {
+        let flow = |would: Value| Flow::read(&serde_json::json!({"port": 8080, "wouldRefuse": would}));
+        let plain = flow(serde_json::json!([]));
+        let tried = flow(serde_json::json!([
+            {"policy": "shop/try", "rule": 0, "count": "3"}, {"policy": "", "rule": -1, "count": 2}
+        ]));
+        assert!(!table(&[plain]).contains("DRY RUN"));
+        let text = table(&[flow(Value::Null), tried]);
+        assert!(text.contains("DRY RUN"), "{text}");
+        assert!(
+            text.contains(
+                "3 would be refused by shop/try rule 0, 2 would be refused: no dry-run ALLOW rule matches"
+            ),
+            "{text}"
+        );
     }
 
     #[test]
