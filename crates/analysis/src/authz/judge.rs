@@ -129,7 +129,9 @@ impl Judge {
             Answer::custom(
                 ask.rule,
                 name,
-                format!("{policy} rule {rule} (CUSTOM) matches, and nobody can be asked: {why}; refused with 403"),
+                format!(
+                    "{policy} rule {rule} (CUSTOM) matches, and nobody can be asked: {why}; refused with 403"
+                ),
             )
         };
         if let Some(problem) = ask.problem {
@@ -193,7 +195,9 @@ fn shadowed(decision: &Decision<'_>, shadow: &Shadow<'_>) -> Option<ShadowAnswer
         (DecidedBy::NoPolicy, _, None, Some(_)) => {
             (false, "dry-run ALLOW policies would refuse it: none of their rules matches".to_owned())
         }
-        (DecidedBy::NoPolicy, _, None, None) => (true, "the dry-run policies would change nothing".to_owned()),
+        (DecidedBy::NoPolicy, _, None, None) => {
+            (true, "the dry-run policies would change nothing".to_owned())
+        }
     };
     Some(ShadowAnswer { allowed, deny, allow, reason })
 }

@@ -85,7 +85,9 @@ async fn configuration(api: &Api) -> Result<MeshConfig> {
     Ok(match object["data"][CONFIG_KEY].as_str().map(mesh::check) {
         Some(Ok(config)) => config,
         Some(Err(_)) => {
-            eprintln!("ConfigMap {ROOT_NAMESPACE}/{CONFIG_MAP} is wrong, and not looked at; see maille analyze");
+            eprintln!(
+                "ConfigMap {ROOT_NAMESPACE}/{CONFIG_MAP} is wrong, and not looked at; see maille analyze"
+            );
             MeshConfig::default()
         }
         None => MeshConfig::default(),
@@ -197,7 +199,8 @@ fn provider(provider: &wire::ExtensionProvider) -> Provider {
         address: format!("{}:{}", provider.host, provider.port),
         asks_tcp: matches!(provider.kind, Some(Kind::Grpc(_))),
         fail_open: provider.fail_open,
-        problem: said.or_else(|| provider.kind.is_none().then(|| "the proxy does not know its protocol".into())),
+        problem: said
+            .or_else(|| provider.kind.is_none().then(|| "the proxy does not know its protocol".into())),
     }
 }
 

@@ -53,7 +53,9 @@ fn for_people(held: &Held) -> String {
         text.push_str(&format!("\n{} {}/{}{said}\n", action(policy), policy.namespace, policy.name));
         match policy.spec.rules.as_slice() {
             [] if policy.spec.action == Action::Allow => {
-                text.push_str("  no rule: it matches nothing, and what no other ALLOW policy allows is refused\n");
+                text.push_str(
+                    "  no rule: it matches nothing, and what no other ALLOW policy allows is refused\n",
+                );
             }
             [] => text.push_str("  no rule: it matches nothing\n"),
             all => {
@@ -79,8 +81,7 @@ fn note(policy: &Authorization) -> String {
 fn asks(policy: &Authorization, held: &Held) -> String {
     let name = policy.spec.provider.as_ref().map(|provider| provider.name.as_str()).unwrap_or_default();
     let custom = held.policy.policies.iter().filter(|policy| policy.spec.action == Action::Custom);
-    let several =
-        custom.filter_map(|policy| policy.spec.provider.as_ref()).any(|other| other.name != name);
+    let several = custom.filter_map(|policy| policy.spec.provider.as_ref()).any(|other| other.name != name);
     let found = match &held.providers {
         Providers::Known(all) => all.iter().find(|provider| provider.name == name),
         Providers::Unknown => None,

@@ -111,11 +111,13 @@ fn claims(
         true => given.clone(),
         false => std::fs::read_to_string(given).with_context(|| format!("cannot read {given}"))?,
     };
-    let claims: Map<String, Value> =
-        serde_json::from_str(&text).context("--jwt is no JSON object of claims; a token itself goes to --token")?;
+    let claims: Map<String, Value> = serde_json::from_str(&text)
+        .context("--jwt is no JSON object of claims; a token itself goes to --token")?;
     let mut rules = held.authentications.iter().flat_map(|one| &one.rules).peekable();
     if rules.peek().is_none() {
-        eprintln!("no RequestAuthentication applies to the workload: tokens are not looked at, and claims are unknown");
+        eprintln!(
+            "no RequestAuthentication applies to the workload: tokens are not looked at, and claims are unknown"
+        );
         return Ok(Ok(None));
     }
     let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();

@@ -99,7 +99,10 @@ pub(super) fn check(token: &str, held: &Held) -> Checked {
                 && by_rule.is_ok()
             {
                 checked.claims = Some(claims.as_map().clone());
-                checked.reason = format!("accepted by {}/{} rule {index}, issuer {}", one.namespace, one.name, rule.issuer);
+                checked.reason = format!(
+                    "accepted by {}/{} rule {index}, issuer {}",
+                    one.namespace, one.name, rule.issuer
+                );
             }
             refusal = refusal.or(by_all.err());
             checked.rules.push(OfRule {
@@ -135,7 +138,10 @@ impl Place {
         let header = |name: &str, value: String| vec![(name.to_ascii_lowercase(), value)];
         let at = |name: String, headers| Self { name, path: "/".to_owned(), headers };
         if let Some(place) = rule.from_headers.first() {
-            return at(format!("header {}", place.name), header(&place.name, format!("{}{token}", place.prefix)));
+            return at(
+                format!("header {}", place.name),
+                header(&place.name, format!("{}{token}", place.prefix)),
+            );
         }
         if let Some(name) = rule.from_params.first() {
             let path = format!("/?{name}={token}");
