@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,4 +114,39 @@ fn connect(
     let name = ServerName::try_from(name).expect("a host name");
     let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
     Box::new(StreamOwned::new(connection, socket))
+}
+
+/// One plain connection, kept as long as Envoy keeps it.
+pub(crate) struct Caller<'a> {
+    lab: &'a Lab,
+    to: SocketAddr,
+    stream: Option<TcpStream>,
+}
+
+impl<'a> Caller<'a> {
+    pub(crate) fn new(lab: &'a Lab, to: SocketAddr) -> Self {
+        Self { lab, to, stream: None }
+    }
+
+    /// Sends these bytes and reads the answer.
+    pub(crate) fn ask(&mut self, request: &[u8]) -> Answer {
+        for _ in 0..3 {
+            let stream = self.stream.take().or_else(|| {
+                let to = self.to;
+                let stream =
+                    self.lab.namespace.run(move || TcpStream::connect(to)).expect("a namespace").ok()?;
+                stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+                stream.set_nodelay(true).expect("TCP");
+                Some(stream)
+            });
+            let Some(mut stream) = stream else { continue };
+            // A kept connection may have been closed after a bad request: again with a new one.
+            let Some(answer) = exchange(&mut stream, request) else { continue };
+            if answer.header("connection") != Some("close") {
+                self.stream = Some(stream);
+            }
+            return answer;
+        }
+        panic!("Envoy does not answer to {:?}", String::from_utf8_lossy(request));
+    }
 }

@@ -19,6 +19,7 @@ mod random;
 #[allow(dead_code, reason = "shared with another test")]
 mod requests;
 mod themes;
+mod tokens;
 mod translate;
 mod wire;
 
@@ -45,6 +46,13 @@ fn envoy_and_normalization_agree_on_hostile_paths() {
     let Some(envoy) = envoy() else { return };
     let mut random = Random::new(number("MAILLE_SEED", 1));
     paths::compare(&envoy, number("MAILLE_ENVOY_SETS", 150) * 20, &mut random);
+}
+
+#[test]
+fn envoy_and_authentication_agree_on_tokens() {
+    let Some(envoy) = envoy() else { return };
+    let mut random = Random::new(number("MAILLE_SEED", 1));
+    tokens::compare(&envoy, number("MAILLE_ENVOY_SETS", 150) as usize, &mut random);
 }
 
 fn number(name: &str, default: u64) -> u64 {

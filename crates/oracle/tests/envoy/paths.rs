@@ -1,16 +1,16 @@
 //! What Envoy forwards and refuses under each normalization mode, beside `maille_policy::path::normalize`.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use maille_policy::path::{Normalization, PathError, normalize};
 use serde_json::{Value, json};
 
+use crate::client::Caller;
 use crate::lab::{Lab, cluster, http_manager, router, tcp_address};
 use crate::random::Random;
-use crate::wire::{Answer, exchange, serve};
+use crate::wire::serve;
 
 const MODES: [(Normalization, u16); 4] = [
     (Normalization::None, 10_000),
@@ -157,37 +157,6 @@ fn configuration() -> Value {
     json!({ "static_resources": { "listeners": listeners, "clusters": [cluster("upstream", UPSTREAM)] } })
 }
 
-/// One connection, kept as long as Envoy keeps it.
-struct Caller<'a> {
-    lab: &'a Lab,
-    to: SocketAddr,
-    stream: Option<TcpStream>,
-}
-
-impl Caller<'_> {
-    fn ask(&mut self, path: &str) -> Answer {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
-        for _ in 0..3 {
-            let stream = self.stream.take().or_else(|| {
-                let to = self.to;
-                let stream =
-                    self.lab.namespace.run(move || TcpStream::connect(to)).expect("a namespace").ok()?;
-                stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-                stream.set_nodelay(true).expect("TCP");
-                Some(stream)
-            });
-            let Some(mut stream) = stream else { continue };
-            // A kept connection may have been closed after a bad request: again with a new one.
-            let Some(answer) = exchange(&mut stream, request.as_bytes()) else { continue };
-            if answer.header("connection") != Some("close") {
-                self.stream = Some(stream);
-            }
-            return answer;
-        }
-        panic!("Envoy does not answer to {path:?}");
-    }
-}
-
 /// Tries `count` paths in every mode.
 pub(crate) fn compare(envoy: &Path, count: u64, random: &mut Random) {
     let [.., (_, last)] = MODES;
@@ -199,14 +168,12 @@ pub(crate) fn compare(envoy: &Path, count: u64, random: &mut Random) {
     });
     let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
     let mut differences = Vec::new();
-    let mut callers: Vec<_> = MODES
-        .iter()
-        .map(|(mode, port)| (*mode, Caller { lab: &lab, to: tcp(*port), stream: None }))
-        .collect();
+    let mut callers: Vec<_> =
+        MODES.iter().map(|(mode, port)| (*mode, Caller::new(&lab, tcp(*port)))).collect();
     for _ in 0..count {
         let path = hostile(random);
         for (mode, caller) in &mut callers {
-            let envoy = caller.ask(&path);
+            let envoy = caller.ask(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
             let ours = normalize(*mode, &path);
             let outcome = match (&ours, envoy.status) {
                 (Ok(ours), 200) if ours.as_bytes() == envoy.body => {
