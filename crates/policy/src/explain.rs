@@ -14,7 +14,7 @@ use crate::{ConnectionPolicy, DecidedBy, Decision, RequestAttributes, RuleId};
 /// work for each must be bounded.
 const RULE_BUDGET: usize = 64;
 
-/// How many tests it evaluates, all rules together.
+/// How many tests it evaluates, all rules together; one that looks at many values counts for as many.
 const TEST_BUDGET: usize = 2048;
 
 /// How many expected values are shown.
@@ -174,7 +174,8 @@ impl Search<'_> {
         for id in all {
             // Beyond the budget a test counts as failed: the rule looks farther away than it may be.
             let holds = self.budget > 0 && self.holds(*id);
-            self.budget = self.budget.saturating_sub(1);
+            let cost = self.tests.get(*id).map_or(0, |test| test.values(self.request));
+            self.budget = self.budget.saturating_sub(cost.max(1));
             if !holds {
                 let before = distance.map_or(0, |d| d.failing);
                 distance = Some(Distance { failing: before + 1, first: distance.map_or(*id, |d| d.first) });
@@ -191,6 +192,18 @@ impl Search<'_> {
 }
 
 impl Test {
+    /// How many values of a request it may have to look at, where the caller can send many.
+    fn values(&self, request: Option<&Request<'_>>) -> usize {
+        let mut count = 0;
+        let mut add = |_: &[u8]| count += 1;
+        match (&self.check, request) {
+            (Check::Header(header, _), Some(request)) => header.visit(request, &mut add),
+            (Check::Claim(path, _), Some(request)) => path.visit(request, &mut add),
+            _ => {}
+        }
+        count
+    }
+
     fn attribute(&self) -> String {
         let name = match &self.check {
             Check::Principal(_) => "source.principal",

@@ -1,8 +1,11 @@
 //! Reasons: what decided, or what came nearest.
 
-use maille_config::istio::Action;
+use std::sync::Arc;
 
-use crate::support::{decide, policy, with_rule};
+use maille_config::istio::Action;
+use maille_policy::{ConnectionAttributes, HeaderLookup, PolicySet, RequestAttributes};
+
+use crate::support::{decide, mesh, policy, with_rule};
 
 const FRONTEND: &str = "{from: [{source: {principals: [cluster.local/ns/shop/sa/frontend]}}], \
                         to: [{operation: {methods: [GET], paths: ['/api/*', /health]}}]}";
@@ -176,4 +179,53 @@ fn secrets_and_long_values_stay_out_of_reasons() {
     )
     .reason;
     assert!(reason.contains("\"a\\nb\""), "{reason}");
+}
+
+/// As many lines of one header as a caller cares to send, and how many of them were looked at.
+#[derive(Default)]
+struct Lines(std::cell::Cell<usize>);
+
+const LINES: usize = 5_000;
+
+impl HeaderLookup for Lines {
+    fn values<'h>(&'h self, _name: &str, visit: &mut dyn FnMut(&'h [u8])) {
+        (0..LINES).for_each(|_| visit(b"x"));
+        self.0.set(self.0.get() + LINES);
+    }
+}
+
+/// A caller can provoke the search at will, with as many values as fit into a request.
+#[test]
+fn the_search_for_the_nearest_is_bounded_by_values_too() {
+    let policies: Vec<_> = (0..200)
+        .map(|i| {
+            let spec = format!("rules: [{{when: [{{key: 'request.headers[x-{i}]', values: [y]}}]}}]");
+            policy(&format!("foo/p{i}"), &spec)
+        })
+        .collect();
+    let (set, _) = PolicySet::compile(&policies, &mesh("cluster.local", &[]));
+    let address = std::net::IpAddr::from([192, 0, 2, 1]);
+    let connection = Arc::new(set).on_connection(&ConnectionAttributes {
+        identity: None,
+        source_ip: address,
+        remote_ip: address,
+        destination_ip: address,
+        destination_port: 80,
+        sni: None,
+    });
+    let headers = Lines::default();
+    let request = RequestAttributes {
+        method: "GET",
+        host: "shop.example",
+        path: "/",
+        remote_ip: None,
+        headers: &headers,
+        claims: None,
+    };
+    let decision = connection.decide_http(&request);
+    let deciding = headers.0.replace(0);
+    let reason = connection.explain(Some(&request), &decision);
+    assert!(reason.contains("nearest is policy foo/p0, rule 0: request.headers[x-0]"), "{reason}");
+    let searching = headers.0.get();
+    assert!(searching <= deciding + 8 * LINES, "{searching} values for a reason, {deciding} to decide");
 }

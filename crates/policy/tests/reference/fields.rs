@@ -189,19 +189,29 @@ fn section_9_1_headers() {
         ("when: [{key: 'request.headers[x-t]', values: [v]}]", "{}", false),
         ("when: [{key: 'request.headers[x-t]', notValues: [v]}]", "{}", true),
     ]);
+    // Beyond the reference's list: measured with Envoy 1.40.
     for folded in [
         "accept",
+        "accept-encoding",
         "authorization",
+        "cache-control",
         "content-type",
+        "if-match",
+        "origin",
         "referer",
         "user-agent",
         "via",
         "x-forwarded-for",
+        "x-forwarded-host",
         "x-forwarded-proto",
+        "x-request-id",
     ] {
         let rule = format!("when: [{{key: 'request.headers[{folded}]', values: ['a,b']}}]");
-        let call = format!("{{headers: {{{folded}: [a, b]}}}}");
-        check(&[(&rule, &call, true)]);
+        for (lines, expected) in [("a, b", true), ("a, '', b", true), ("'', 'a,b'", true), ("b, a", false)] {
+            check(&[(&rule, &format!("{{headers: {{{folded}: [{lines}]}}}}"), expected)]);
+        }
+        let one = format!("when: [{{key: 'request.headers[{folded}]', values: [a]}}]");
+        check(&[(&one, &format!("{{headers: {{{folded}: [a, b]}}}}"), false)]);
     }
 }
 
