@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use kube::Client;
+use maille_control::keys::{Fetcher, KeyStore, Pace};
 use maille_control::world::{MeshConfig, World};
 use maille_control::{ControlPlane, Hub, IssueRules, Readiness, serve_monitoring};
 use maille_core::{Clock, SystemClock, TrustDomain, ports};
@@ -100,9 +101,15 @@ pub(crate) async fn run_with(
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let keys = KeyStore::spawn(Fetcher::default(), Pace::default(), sender.clone());
     let mut tasks = JoinSet::new();
     let monitored = serve_monitoring(monitoring, control.clone(), ready.clone(), stop(stopped.clone()));
     tasks.spawn(async move { monitored.await.context("monitoring port") });
+    let sources = hub.key_sources();
+    tasks.spawn(async move {
+        keys.follow(sources).await;
+        Err(anyhow!("key sets are fetched no more"))
+    });
     let book = Arc::<Book>::default();
     let feeding = feed_world(client.clone(), sender, control.clone(), Arc::clone(&book));
     tasks.spawn(async move {

@@ -43,6 +43,13 @@ async fn what_is_not_in_force_is_said_in_the_status_until_it_is() {
     let condition = &stored["status"]["conditions"][0];
     assert_eq!((&condition["status"], &condition["observedGeneration"]), (&json!("False"), &json!(3)));
     assert!(condition["lastTransitionTime"].is_string(), "{condition}");
+    let rule = json!({ "issuer": "https://idp", "jwksUri": "http://127.0.0.1:1/keys" });
+    api.put("requestauthentications", policy("keys", 1, json!({ "jwtRules": [rule] })));
+    let unfetched = one("KeysAvailable", "FetchFailed");
+    eventually("keys", async || {
+        (conditions(&api, "requestauthentications", "keys") == unfetched).then_some(())
+    })
+    .await;
     let mut asking = one("Theirs", "");
     asking.extend(one("ResolvedRefs", "ProviderNotFound"));
     eventually("asks", async || (conditions(&api, "authorizationpolicies", "asks") == asking).then_some(()))
@@ -51,7 +58,7 @@ async fn what_is_not_in_force_is_said_in_the_status_until_it_is() {
 
     // A new control plane finds everything said, and so does a second replica.
     let written = api.status_writes();
-    assert_eq!(written, 3);
+    assert_eq!(written, 4);
     running.stop.send_replace(true);
     running.task.await.expect("joins").expect("fine");
     let (successor, replica) = (start(api.clone()).await, start(api.clone()).await);
