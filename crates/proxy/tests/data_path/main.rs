@@ -5,6 +5,7 @@ mod change;
 mod external;
 mod external_tls;
 mod hostile;
+mod hostile_heads;
 mod http;
 mod issuer;
 mod lab;
