@@ -1,6 +1,6 @@
 //! What CI checks, step by step.
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::{build_maille, cargo, run, step, tools};
 
@@ -38,6 +38,38 @@ pub(crate) fn end_to_end(names: &[String]) -> Result<()> {
         .args(names)
         .env("MAILLE_BIN", binary)
         .env("MAILLE_KUBECTL", tools::kubectl()))
+}
+
+/// Every fuzz target for so many seconds, one job, starting from the seeds.
+pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
+    let seconds: u32 = match arguments.first() {
+        Some(text) => text.parse().with_context(|| format!("'{text}' is no number of seconds"))?,
+        None => 60,
+    };
+    let folder = crate::root().join("fuzz");
+    let in_fuzz = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("cargo");
+        // This command's own toolchain is not the one to use.
+        command
+            .current_dir(&folder)
+            .env_remove("CARGO")
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .args(["+nightly", "fuzz"]);
+        command.args(arguments);
+        command
+    };
+    let targets = in_fuzz(&["list"]).output().context("cannot start cargo")?;
+    if !targets.status.success() {
+        bail!("fuzzing needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`");
+    }
+    for target in String::from_utf8_lossy(&targets.stdout).lines() {
+        step(&format!("fuzzing {target} for {seconds} s"));
+        let (corpus, seeds) = (format!("corpus/{target}"), format!("seeds/{target}"));
+        std::fs::create_dir_all(folder.join(&corpus)).context("no folder for the corpus")?;
+        let limit = format!("-max_total_time={seconds}");
+        run(&mut in_fuzz(&["run", target, &corpus, &seeds, "--", &limit]))?;
+    }
+    Ok(())
 }
 
 /// Side-by-side figures; reports, never asserts.

@@ -23,6 +23,7 @@ usage: cargo xtask <command>
   unit          the tests of every crate
   e2e [NAME…]   the end-to-end tests, or those whose name contains NAME
   bench         requests through two sidecars beside a direct connection
+  fuzz [S]      each fuzz target for S seconds (60), with nightly Rust and cargo-fuzz
   setup         install what the above need";
 
 fn main() -> ExitCode {
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         "unit" => checks::unit(),
         "e2e" => checks::end_to_end(rest),
         "bench" => checks::bench(rest),
+        "fuzz" => checks::fuzz(rest),
         "setup" => tools::install(tools::Wanted::Everything),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
