@@ -295,3 +295,105 @@ fn as_json(held: &Held, checked: &Checked) -> Value {
         "rules": checked.rules.iter().map(rule).collect::<Vec<_>>(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use maille_analysis::Enforced;
+    use maille_analysis::authz::Providers;
+    use maille_config::mtls::ResolvedMtls;
+    use maille_core::{MtlsMode, TrustDomain};
+    use maille_policy::TrustContext;
+    use maille_policy::path::Normalization;
+
+    use super::*;
+    use crate::commands::admin::PodRef;
+
+    /// Of a key that was thrown away; it never expires.
+    const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "k1", "alg": "ES256", "use": "sig",
+        "x": "op3E-gki0_kv0WFe1gDuFG9mC5mirD2NEFy0RXliehc", "y": "YvOpvLUjNHXmf50G7v9LEsP90DAeUd4NuOWXTPG3mfs"}]}"#;
+    const TOKEN: &str = "eyJhbGciOiAiRVMyNTYiLCAia2lkIjogImsxIn0.eyJpc3MiOiAiaHR0cHM6Ly9pZHAiLCAic3ViIjogInUxIiwgImF1ZCI6I\
+        Fsic2hvcCJdLCAicm9sZXMiOiAidXNlciBhZG1pbiJ9.zXudBMDZQZeBMBNLRNFwxdNKo9OEqz-1cJSxgNxzkgLApi3KE4ZEs8JhCU0aZAcLFGSEHB\
+        g0Qp-oEoQp_cOypg";
+
+    fn rule(issuer: &str, audience: &str) -> JwtRule {
+        let spec = maille_config::istio::JwtRule {
+            issuer: issuer.to_owned(),
+            audiences: vec![audience.to_owned()],
+            ..Default::default()
+        };
+        JwtRule::of_spec(&spec, Ok(KEYS.to_owned()))
+    }
+
+    fn held_with(rules: Vec<JwtRule>) -> Held {
+        let one = RequestAuthentication { namespace: "shop".into(), name: "idp".into(), rules };
+        Held {
+            pod: PodRef { namespace: "shop".into(), name: "web".into() },
+            identity: "spiffe://cluster.local/ns/shop/sa/web".into(),
+            policy: Enforced {
+                meshed: true,
+                account: "web".into(),
+                mtls: ResolvedMtls { mode: MtlsMode::Strict, ports: BTreeMap::new() },
+                ports: BTreeMap::new(),
+                policies: Vec::new(),
+                authentications: Vec::new(),
+            },
+            authentications: if one.rules.is_empty() { Vec::new() } else { vec![one] },
+            providers: Providers::Unknown,
+            trust: TrustContext {
+                trust_domain: TrustDomain::parse("cluster.local").expect("valid"),
+                aliases: Vec::new(),
+                root_namespace: "istio-system".into(),
+            },
+            normalization: Normalization::Base,
+            generation: Some(1),
+        }
+    }
+
+    /// What is printed, in both forms.
+    fn printed(held: &Held, checked: &Checked) -> String {
+        for_people(held, checked) + &as_json(held, checked).to_string()
+    }
+
+    #[test]
+    fn the_rule_that_accepts_is_named_and_the_token_is_not_printed() {
+        let held = held_with(vec![rule("https://other", "shop"), rule("https://idp", "shop")]);
+        let checked = check(TOKEN, &held);
+        assert!(checked.claims.is_some(), "{}", checked.reason);
+        let text = printed(&held, &checked);
+        assert!(text.contains("ACCEPTED") && text.contains("shop/idp rule 1, issuer https://idp"), "{text}");
+        assert!(text.contains(r#""principal":"https://idp/u1""#), "{text}");
+        for part in TOKEN.split('.') {
+            assert!(!text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_that_of_the_rule_the_token_is_meant_for() {
+        let forged = format!("{}A", TOKEN.strip_suffix('g').expect("its end"));
+        let mut keyless = rule("https://idp", "shop");
+        keyless.jwks = Err("http://idp/keys cannot be fetched".to_owned());
+        let elsewhere = || rule("https://elsewhere", "x");
+        for (rules, token, status, said) in [
+            (vec![elsewhere(), rule("https://idp", "other")], TOKEN, 403, "Audiences in Jwt are not allowed"),
+            (vec![elsewhere(), rule("https://idp", "shop")], &forged, 401, "Jwt verification fails"),
+            (vec![elsewhere()], TOKEN, 401, "Jwt issuer is not configured"),
+            (vec![rule("https://idp", "shop")], "x.y", 401, "Header.Payload.Signature"),
+            (vec![keyless], TOKEN, 401, "http://idp/keys cannot be fetched"),
+        ] {
+            let held = held_with(rules);
+            let checked = check(token, &held);
+            let text = printed(&held, &checked);
+            assert!(checked.claims.is_none() && checked.status == status, "{said}: {text}");
+            assert!(text.contains(said), "{said}: {text}");
+        }
+    }
+
+    #[test]
+    fn without_rules_nobody_looks_at_tokens() {
+        let held = held_with(Vec::new());
+        let text = printed(&held, &check(TOKEN, &held));
+        assert!(text.contains("NOT LOOKED AT") && text.contains(r#""status":null"#), "{text}");
+    }
+}
