@@ -29,7 +29,7 @@ pub(super) fn of_request(
     body: Option<&Seen>,
     as_bytes: bool,
 ) -> wire::CheckRequest {
-    let (scheme, path, host) = (scheme(facts, request), head::path(request), head::authority(request));
+    let (scheme, path, host) = (scheme(request), head::path(request), head::authority(request));
     let mut headers = HashMap::with_capacity(request.headers().len() + 5);
     headers.insert(":method".to_owned(), request.method().to_string());
     headers.insert(":path".to_owned(), path.to_owned());
@@ -44,7 +44,7 @@ pub(super) fn of_request(
         match headers.entry(name.as_str().to_owned()) {
             Entry::Vacant(first) => drop(first.insert(value.into_owned())),
             Entry::Occupied(mut all) => {
-                all.get_mut().push(',');
+                all.get_mut().push_str(separator(request.version(), name));
                 all.get_mut().push_str(&value);
             }
         }
@@ -115,13 +115,12 @@ fn service_of(headers: &HeaderMap) -> Option<String> {
     Some(sanitized(service.as_bytes()).into_owned())
 }
 
-/// Of HTTP/2 as it says; else what a proxy before says, or what the connection is.
-fn scheme<'a>(facts: &Facts, request: &'a Request<Body>) -> &'a str {
+/// Of HTTP/2 as it says, else what a proxy before says. The mesh's own TLS does not count: applications speak HTTP, and
+/// Istio's sidecars say so with `x-forwarded-proto`.
+fn scheme(request: &Request<Body>) -> &str {
     let forwarded = || request.headers().get("x-forwarded-proto")?.to_str().ok();
-    let said = request.uri().scheme_str().or_else(forwarded);
-    match said {
+    match request.uri().scheme_str().or_else(forwarded) {
         Some(known @ ("http" | "https")) => known,
-        _ if facts.proof.is_some() => "https",
         _ => "http",
     }
 }
@@ -132,6 +131,11 @@ fn timestamp(time: SystemTime) -> prost_types::Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(since.subsec_nanos()).unwrap_or_default(),
     }
+}
+
+/// Between the values of a repeated field. The cookies of HTTP/2 are one that was cut in pieces.
+pub(super) fn separator(version: Version, name: &HeaderName) -> &'static str {
+    if version == Version::HTTP_2 && *name == header::COOKIE { "; " } else { "," }
 }
 
 /// Text, with `!` for each byte that cannot be in one (Envoy `sanitizeUtf8String`).

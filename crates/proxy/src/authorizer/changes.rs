@@ -176,15 +176,27 @@ fn append(request: &mut Request<Body>, name: &str, value: &[u8]) -> Result<(), S
         return Err(format!("nothing can be appended to {name}"));
     }
     let (name, value) = legal(name, value)?;
-    if is_of_the_connection(&name) || !request.headers().contains_key(&name) {
+    if is_of_the_connection(&name) {
         return Ok(());
     }
-    let mut all: Vec<&[u8]> = request.headers().get_all(&name).iter().map(HeaderValue::as_bytes).collect();
-    all.push(value.as_bytes());
-    let joined =
-        HeaderValue::from_bytes(&all.join(&b","[..])).map_err(|_| "a value is too long".to_owned())?;
-    request.headers_mut().insert(name, joined);
+    if let Some(first) = request.headers_mut().get_mut(&name) {
+        // Envoy joins cookies with `; ` here, and leaves further lines of the field alone.
+        *first = joined(first, &value, if name == header::COOKIE { "; " } else { "," })?;
+    }
     Ok(())
+}
+
+/// Two values as one; an empty one is none (Envoy `appendToHeader`).
+pub(super) fn joined(
+    first: &HeaderValue,
+    next: &HeaderValue,
+    separator: &str,
+) -> Result<HeaderValue, String> {
+    if first.is_empty() || next.is_empty() {
+        return Ok(if first.is_empty() { next } else { first }.clone());
+    }
+    let joined = [first.as_bytes(), separator.as_bytes(), next.as_bytes()].concat();
+    HeaderValue::from_bytes(&joined).map_err(|_| "a value is too long".to_owned())
 }
 
 fn set_path(request: &mut Request<Body>, target: &[u8]) -> Result<(), String> {
@@ -226,7 +238,9 @@ fn set_method(request: &mut Request<Body>, method: &[u8]) -> Result<(), String> 
 /// The query with parameters set and removed; sorted by name and each with its `=`, as Envoy writes one anew.
 fn parameters(query: &str, set: &[(String, String)], remove: &[String]) -> Result<String, String> {
     let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+    // An empty pair is one too, except behind the last `&`.
+    let pairs = (!query.is_empty()).then(|| query.strip_suffix('&').unwrap_or(query).split('&'));
+    for pair in pairs.into_iter().flatten() {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         all.entry(name).or_default().push(value);
     }

@@ -46,12 +46,20 @@ fn headers_are_set_appended_and_removed_as_envoy_does() {
         ("x-set", "older"),
         ("x-append", "old"),
         ("x-append", "older"),
+        ("cookie", "a=1"),
+        ("x-blank", ""),
         ("x-remove", "old"),
     ];
     let mut request = request(Version::HTTP_11, "/a", &old);
     let allowed = Allowed {
         set: pairs(&[("X-Set", "new"), ("x-new", "1"), ("x-new", "2"), ("x-empty", "")]),
-        append: pairs(&[("x-append", "new"), ("x-absent", "new")]),
+        append: pairs(&[
+            ("x-append", "new"),
+            ("x-absent", "new"),
+            ("Cookie", "b=2"),
+            ("x-append", ""),
+            ("x-blank", "new"),
+        ]),
         remove: ["X-Remove", "host", ":path", "no name", "x-nothing"].map(str::to_owned).to_vec(),
         ..Allowed::default()
     };
@@ -59,7 +67,9 @@ fn headers_are_set_appended_and_removed_as_envoy_does() {
     assert_eq!(all(&request, "x-set"), ["new"]);
     assert_eq!(all(&request, "x-new"), ["2"]);
     assert_eq!(all(&request, "x-empty"), [""]);
-    assert_eq!(all(&request, "x-append"), ["old,older,new"]);
+    assert_eq!(all(&request, "x-append"), ["old,new", "older"]);
+    assert_eq!(all(&request, "cookie"), ["a=1; b=2"]);
+    assert_eq!(all(&request, "x-blank"), ["new"]);
     assert!(all(&request, "x-absent").is_empty() && all(&request, "x-remove").is_empty());
     assert_eq!((all(&request, "host"), request.uri().path()), (vec!["cart".to_owned()], "/a"));
 }
@@ -77,6 +87,8 @@ fn parameters_are_set_and_removed_as_envoy_does() {
     let changed = with("/query?b=2&a=1&c&a=3&d=", &[("z", "9"), ("a", "new")], &["b"]);
     assert_eq!(changed.as_deref(), Ok("/query?a=new&c=&d=&z=9"));
     assert_eq!(with("/noquery", &[("z", "9")], &[]).as_deref(), Ok("/noquery?z=9"));
+    assert_eq!(with("/a?x=%2F&&y", &[("z", "9")], &[]).as_deref(), Ok("/a?=&x=%2F&y=&z=9"));
+    assert_eq!(with("/a?b&", &[("z", "9")], &[]).as_deref(), Ok("/a?b=&z=9"));
     assert_eq!(with("/a?x=1", &[], &["x"]).as_deref(), Ok("/a"));
     for (name, value) in
         [("z", "a b"), ("z", "a&b=c"), ("z", "\r\n"), ("", "a"), ("a=b", "c"), ("z", "a#b"), ("ü", "a")]

@@ -126,9 +126,9 @@ fn verdict(response: wire::CheckResponse) -> Verdict {
         (0, _) => Verdict::Allowed(Box::default()),
         (_, Some(HttpResponse::ErrorResponse(error))) => Verdict::Failed {
             why: format!("it says so itself (status code {code})"),
-            answer: Some(Box::new(denial(error))),
+            answer: Some(Box::new(denial(error, true))),
         },
-        (_, Some(HttpResponse::DeniedResponse(denied))) => Verdict::Denied(Box::new(denial(denied))),
+        (_, Some(HttpResponse::DeniedResponse(denied))) => Verdict::Denied(Box::new(denial(denied, false))),
         (_, _) => Verdict::Denied(Box::default()),
     }
 }
@@ -162,12 +162,15 @@ fn allowed(ok: wire::OkHttpResponse) -> Allowed {
     allowed
 }
 
-/// What is to be appended to a denial has nothing to be appended to, and is left out (Envoy 1.40).
-fn denial(denied: wire::DeniedHttpResponse) -> Denial {
-    let headers = denied.headers.into_iter().filter(|option| !option.append.unwrap_or_default());
+/// What is to be appended to a denial has nothing to be appended to and is left out, but comes last in an error (Envoy
+/// 1.40, `headers_to_append` of either).
+fn denial(denied: wire::DeniedHttpResponse, is_error: bool) -> Denial {
+    let (appended, set): (Vec<_>, Vec<_>) =
+        denied.headers.into_iter().partition(|option| option.append.unwrap_or_default());
+    let appended = appended.into_iter().filter(|_| is_error);
     Denial {
         status: denied.status.and_then(|status| u16::try_from(status.code).ok()).unwrap_or_default(),
-        headers: headers.filter_map(header_of).collect(),
+        headers: set.into_iter().chain(appended).filter_map(header_of).collect(),
         body: denied.body.into(),
     }
 }

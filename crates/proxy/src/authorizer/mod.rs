@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use maille_policy::{Ask, RuleId};
 use maille_proto::facts::ExtensionProvider;
@@ -141,7 +141,12 @@ async fn ask_about_request(
         Ok(read) => read,
         Err(why) => {
             let (status, text, refused) = not_read(&ask, why);
-            return denied(status, text, refused);
+            let mut answer = denied(status, text, refused);
+            if let Answer::Denied { response, .. } = &mut answer {
+                // The rest of the body is still to come. hyper leaves the field out of HTTP/2.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            return answer;
         }
     };
     let verdict = check(worker, &provider, facts, &request, arrived, body).await;

@@ -9,7 +9,7 @@ use http::{Method, Request, StatusCode, Version};
 use tokio::time::timeout;
 
 use super::ahead::Seen;
-use super::attributes::{PARTIAL_BODY, sanitized};
+use super::attributes::{PARTIAL_BODY, sanitized, separator};
 use super::changes::{Allowed, Put, is_of_the_connection};
 use super::provider::{HttpSettings, Provider};
 use super::reach::{self, Collected};
@@ -73,7 +73,7 @@ fn question(
         }
         let all: Vec<_> =
             request.headers().get_all(name).iter().map(|value| sanitized(value.as_bytes())).collect();
-        if let Ok(value) = HeaderValue::from_str(&all.join(",")) {
+        if let Ok(value) = HeaderValue::from_str(&all.join(separator(request.version(), name))) {
             headers.insert(name.clone(), value);
         }
     }

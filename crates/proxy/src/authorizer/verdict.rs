@@ -4,12 +4,15 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::changes::{Allowed, is_of_the_connection};
+use super::changes::{Allowed, is_of_the_connection, joined};
 use crate::http::body::Body;
 use crate::http::reply;
 
 /// A gRPC caller reads the body of a denial in a header, which has less room.
 const MESSAGE: usize = 4096;
+
+/// Fields that an answer has once; Envoy joins what it is given more.
+const ONCE: [HeaderName; 2] = [header::LOCATION, header::CONTENT_TYPE];
 
 /// The answer.
 pub(super) enum Verdict {
@@ -56,8 +59,10 @@ impl Denial {
             let illegal = || format!("'{}' is no legal header", name.escape_debug());
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| illegal())?;
             let value = HeaderValue::from_bytes(&value).map_err(|_| illegal())?;
-            if !is_of_the_connection(&name) {
-                given.append(name, value);
+            match given.get_mut(&name) {
+                _ if is_of_the_connection(&name) => {}
+                Some(first) if ONCE.contains(&name) => *first = joined(first, &value, ",")?,
+                _ => drop(given.append(name, value)),
             }
         }
         if is_grpc {
@@ -137,6 +142,9 @@ mod tests {
             (response.status(), shown(&response)),
             (StatusCode::FOUND, vec!["location: https://l/".into()])
         );
+        let response =
+            denial(302, &[("location", "/a"), ("location", ""), ("Location", "/b")], "").response(false);
+        assert_eq!(shown(&response.unwrap()), ["location: /a,/b"]);
         assert_eq!(denial(429, &[], "slow").response(false).unwrap().headers()["content-type"], "text/plain");
     }
 

@@ -6,12 +6,16 @@ status in place of an answer. Prints its port, and then every CheckRequest as on
 
 import json
 import sys
+import threading
 from concurrent import futures
 
 import grpc
 from envoy.service.auth.v3 import external_auth_pb2 as auth
 from envoy.service.auth.v3 import external_auth_pb2_grpc as service
 from google.protobuf import json_format
+
+
+PRINTING = threading.Lock()
 
 
 class Authorizer(service.AuthorizationServicer):
@@ -21,7 +25,8 @@ class Authorizer(service.AuthorizationServicer):
     def Check(self, request, context):
         shown = json_format.MessageToDict(request)
         metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-        print(json.dumps({"check": shown, "metadata": metadata}), flush=True)
+        with PRINTING:
+            print(json.dumps({"check": shown, "metadata": metadata}), flush=True)
         path = request.attributes.request.http.path or "tcp"
         status = self.answers.get(f"abort:{path}")
         if status is not None:

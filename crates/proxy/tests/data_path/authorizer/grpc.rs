@@ -90,7 +90,7 @@ fn a_check_says_who_calls_and_what() {
         (":method", "GET"),
         (":path", "/asked?q=1"),
         (":authority", HOST),
-        (":scheme", http["scheme"].as_str().expect("text")),
+        (":scheme", "http"),
         ("x-dup", "1,2"),
         ("authorization", "Bearer x"),
     ] {
@@ -231,4 +231,85 @@ fn many_callers_are_asked_about_at_a_time() {
     }
     (0..64).for_each(|_| drop(authorizer.check()));
     assert!(authorizer.is_at_rest());
+}
+
+/// A provider of the mesh is reached as its endpoints are: over mutual TLS, and only if it proves to be who it should.
+#[test]
+fn a_provider_behind_a_sidecar_is_asked_over_mutual_tls() {
+    let lab = Lab::new();
+    let answers = json!({"/asked": {"status": {"code": 0}}});
+    let Some(authorizer) = PythonAuthorizer::start(&lab, &answers.to_string()) else { return };
+    // Both servers have the identity `cart`; nobody else is let in.
+    let only_cart =
+        "{action: ALLOW, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/cart]}}]}]}";
+    let sidecar = lab.server(&Server {
+        protocol: "HTTP2",
+        policy: Some(only_cart),
+        backend: authorizer.at,
+        ..Server::default()
+    });
+    for (expected, status) in [("cart", "HTTP/1.1 200"), ("other", "HTTP/1.1 403")] {
+        let facts = Provider::new(at(&sidecar), GRPC).facts().replace("tls: PLAINTEXT", "tls: ISTIO_MUTUAL");
+        let names = format!(
+            "namespace: shop\n      subjectAltNames: ['spiffe://cluster.local/ns/shop/sa/{expected}']"
+        );
+        let extra = facts.replace("namespace: shop\n", &format!("{names}\n"));
+        let server = lab.server(&Server {
+            mode: "PERMISSIVE",
+            policy: None,
+            backend: http_backend(),
+            extra: &extra,
+            ..Server::default()
+        });
+        let answer = get(at(&server), "/asked");
+        assert!(answer.starts_with(status), "{expected}: {answer}");
+    }
+    assert_eq!(authorizer.check()["check"]["attributes"]["request"]["http"]["path"], "/asked");
+    assert!(authorizer.is_at_rest(), "whoever proved to be somebody else was told nothing");
+}
+
+#[test]
+fn changed_settings_are_in_force_with_the_next_request() {
+    let lab = Lab::new();
+    let answers = json!({"/asked": {"status": {"code": 0}}});
+    let Some(authorizer) = PythonAuthorizer::start(&lab, &answers.to_string()) else { return };
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let backend = http_backend();
+    let with = |at, settings| Provider::new(at, settings).facts();
+    let facts = |extra: &str| {
+        lab.server_file(&Server { mode: "PERMISSIVE", policy: None, backend, extra, ..Server::default() })
+    };
+    let server = maille_proxy::StaticProxy::start(&facts(&with(nobody, GRPC))).expect("it starts");
+    assert!(get(at(&server), "/asked").starts_with("HTTP/1.1 403"));
+    for (at_provider, settings, expected) in [
+        (authorizer.at, GRPC, "HTTP/1.1 200"),
+        (nobody, "statusOnError: 418, grpc: {}", "HTTP/1.1 418"),
+        (nobody, "failOpen: true, grpc: {}", "HTTP/1.1 200"),
+    ] {
+        facts(&with(at_provider, settings));
+        server.reload().expect("good facts");
+        let deadline = std::time::Instant::now() + crate::lab::PATIENCE;
+        let mut answer = get(at(&server), "/asked");
+        while !answer.starts_with(expected) && std::time::Instant::now() < deadline {
+            answer = get(at(&server), "/asked");
+        }
+        assert!(answer.starts_with(expected), "{settings}: {answer}");
+    }
+}
+
+#[test]
+fn callers_of_http2_are_asked_about_as_such() {
+    let lab = Lab::new();
+    let answers = json!({"/asked?q=1": {"okResponse": {"headers": [{"header": {"key": ":path", "value": "/other"}},
+        {"header": {"key": "host", "value": "other.example"}}]}}});
+    let Some(authorizer) = PythonAuthorizer::start(&lab, &answers.to_string()) else { return };
+    let server = Provider::new(authorizer.at, GRPC).server(&lab);
+    let url = format!("http://{}/asked?q=1", at(&server));
+    let answer =
+        run("curl", &["-sS", "--http2-prior-knowledge", "-H", "cookie: a=1", "-H", "cookie: b=2", &url], "");
+    assert!(answer.contains("other.example") && answer.contains("/other HTTP/2.0"), "{answer}");
+    let http = authorizer.check()["check"]["attributes"]["request"]["http"].clone();
+    assert_eq!((&http["protocol"], &http["path"]), (&json!("HTTP/2"), &json!("/asked?q=1")));
+    assert_eq!(http["headers"][":authority"], json!(at(&server).to_string()));
+    assert_eq!(http["headers"]["host"], json!(null));
 }

@@ -17,10 +17,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use super::{Provider, parts, raw_http};
 use crate::lab::{HOST, Lab, PATIENCE, at, dial, get, is_closed_soon, read_until};
 
-type Frames = Vec<Frame<Bytes>>;
+pub(super) type Frames = Vec<Frame<Bytes>>;
 
 /// An HTTP/2 server that answers checks with whatever `answer` makes; `None`: never.
-fn http2(
+pub(super) fn http2(
     answer: impl Fn() -> Option<Response<Frames>> + Send + Sync + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -1,6 +1,7 @@
 //! External authorization (reference authorization 15): a server of Envoy's protocol in another language, and servers
 //! that do what they should not.
 
+mod envoy;
 mod grpc;
 mod hostile;
 mod plain;

@@ -169,3 +169,62 @@ fn a_rule_whose_provider_cannot_be_used_refuses_what_it_matches() {
     assert!(get(at(&server), "/asked").ends_with("RBAC: access denied"));
     assert!(get(at(&server), "/home").starts_with("HTTP/1.1 200"));
 }
+
+/// What the registry does not know is dialled as it is, unless the mesh says that nothing is.
+#[test]
+fn a_provider_outside_the_registry_is_asked_if_the_outbound_policy_lets_anybody_out() {
+    let lab = Lab::new();
+    let provider = raw_http(|_| answer("200 OK", "", ""));
+    for (policy, status) in [("ALLOW_ANY", "HTTP/1.1 200"), ("REGISTRY_ONLY", "HTTP/1.1 403")] {
+        let facts = Provider::new(provider, "http: {}").facts();
+        let named = format!(
+            "outboundPolicy: {policy}, extensionProviders: [{{name: asked, host: 127.0.0.1, port: {}",
+            provider.port()
+        );
+        let known = "extensionProviders: [{name: asked, host: authz.shop.svc.cluster.local, port: 9000";
+        let extra = facts.replace(known, &named);
+        assert_ne!(extra, facts);
+        let server = lab.server(&crate::lab::Server {
+            mode: "PERMISSIVE",
+            policy: None,
+            backend: crate::lab::http_backend(),
+            extra: &extra,
+            ..Default::default()
+        });
+        let answer = get(at(&server), "/asked");
+        assert!(answer.starts_with(status), "{policy}: {answer}");
+    }
+}
+
+#[test]
+fn a_provider_whose_port_speaks_http2_is_asked_in_it() {
+    let lab = Lab::new();
+    // It says in its body what arrived, and allows nobody.
+    let (told, _) = super::hostile::http2(|| {
+        let body = vec![hyper::body::Frame::data(bytes::Bytes::from_static(b"over HTTP/2"))];
+        Some(http::Response::builder().status(401).body(body).expect("a response"))
+    });
+    let server = Provider { protocol: "HTTP2", ..Provider::new(told, "http: {}") }.server(&lab);
+    let answer = get(at(&server), "/asked");
+    assert!(answer.starts_with("HTTP/1.1 401") && answer.ends_with("over HTTP/2"), "{answer}");
+}
+
+/// A connection that the provider closed meanwhile is no reason to refuse anybody.
+#[test]
+fn a_provider_that_closes_each_connection_is_asked_all_the_same() {
+    let lab = Lab::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let provider = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // It does not say that it will close.
+            if super::read_request(&mut stream).is_some() {
+                let _ = std::io::Write::write_all(&mut stream, &answer("200 OK", "", ""));
+            }
+        }
+    });
+    let server = Provider::new(provider, "http: {}").server(&lab);
+    for _ in 0..20 {
+        assert!(ask(at(&server), "POST /asked", &[], "").starts_with("HTTP/1.1 200"));
+    }
+}
