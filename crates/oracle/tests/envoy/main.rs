@@ -18,6 +18,7 @@ mod random;
 #[path = "../authorization/requests.rs"]
 #[allow(dead_code, reason = "shared with another test")]
 mod requests;
+mod tcp;
 mod themes;
 mod tokens;
 mod translate;
@@ -53,6 +54,15 @@ fn envoy_and_authentication_agree_on_tokens() {
     let Some(envoy) = envoy() else { return };
     let mut random = Random::new(number("MAILLE_SEED", 1));
     tokens::compare(&envoy, number("MAILLE_ENVOY_SETS", 150) as usize, &mut random);
+}
+
+#[test]
+fn envoy_and_engine_agree_on_opaque_bytes() {
+    let Some(envoy) = envoy() else { return };
+    let mut random = Random::new(number("MAILLE_SEED", 1));
+    let count = number("MAILLE_ENVOY_SETS", 150) as usize;
+    let sets = (0..count / 3).map(|index| themes::set_for_bytes(index, &mut random)).collect();
+    tcp::compare(&envoy, sets);
 }
 
 fn number(name: &str, default: u64) -> u64 {

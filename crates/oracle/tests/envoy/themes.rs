@@ -50,6 +50,11 @@ pub(crate) fn set(index: usize, random: &mut Random) -> Set {
     Set { theme, policies, questions }
 }
 
+/// The set of that number for a chain of opaque bytes: the themes that such bytes can have a part in.
+pub(crate) fn set_for_bytes(index: usize, random: &mut Random) -> Set {
+    set(index % 2, random)
+}
+
 /// Leaves what Istio would accept.
 fn make_valid(policies: &mut Vec<Authorization>, random: &mut Random) {
     for policy in policies.iter_mut() {
