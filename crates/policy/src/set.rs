@@ -1,6 +1,6 @@
 //! The compiled policies of one workload.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -31,7 +31,7 @@ pub struct PolicySet {
     /// ALLOW policies of a dry run.
     pub(crate) shadow_allow: Option<Side>,
     /// Rules that could not be compiled, of policies that match everything therefore.
-    pub(crate) unusable: Vec<RuleId>,
+    pub(crate) unusable: HashSet<RuleId, RandomState>,
     /// ALLOW policies that allow nothing, whatever comes.
     pub(crate) barren: Vec<Barren>,
 }
@@ -60,7 +60,7 @@ impl PolicySet {
     /// ALLOW policy, else it matches everything, CUSTOM without asking anybody. A dry run is possible with DENY and
     /// ALLOW only (reference authorization 14); a policy with another action that claims to be one has no effect.
     pub fn compile(policies: &[Authorization], trust: &TrustContext) -> (Self, Vec<CompileProblem>) {
-        let mut drafts = Drafts { policies, trust, problems: Vec::new(), unusable: Vec::new() };
+        let mut drafts = Drafts { policies, trust, problems: Vec::new(), unusable: HashSet::default() };
         let widened = |tree: &RuleTree, tests: &Tests| Some(tree.deny_on_tcp(tests));
         let deny = drafts.side(Action::Deny, false, widened);
         let allow = drafts.side(Action::Allow, false, RuleTree::allow_on_tcp);
@@ -111,7 +111,7 @@ struct Drafts<'a> {
     policies: &'a [Authorization],
     trust: &'a TrustContext,
     problems: Vec<CompileProblem>,
-    unusable: Vec<RuleId>,
+    unusable: HashSet<RuleId, RandomState>,
 }
 
 impl<'a> Drafts<'a> {
@@ -169,7 +169,7 @@ impl<'a> Drafts<'a> {
             Some(_) if policy.spec.action == Action::Allow => {}
             Some(index) => {
                 rules.push((id(index), RuleTree::default()));
-                self.unusable.push(id(index));
+                self.unusable.insert(id(index));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The compiled engine and the literal interpreter give the same answers.
 //!
-//! `MAILLE_CASES` sets how many (policies, connection, request) triples are tried.
+//! `MAILLE_CASES` sets how many (policies, connection, request) triples are tried, `MAILLE_SEED` which ones.
 
 mod policies;
 mod random;
