@@ -111,6 +111,8 @@ metrics! {
     tls_refusals, Counter, "maille_tls_refusals_reported_total", "Connections that proxies reported as refused for their TLS or for want of it.";
     mesh_config_rejected, Gauge, "maille_mesh_config_rejected", "Whether the stored mesh configuration is not in force, or not in full.";
     mesh_configs_rejected, Counter, "maille_mesh_configs_rejected_total", "Mesh configurations seen that could not be put in force, or not in full.";
+    key_sets, Gauge, "maille_key_sets", "Key sets that RequestAuthentications name by address.";
+    key_sets_missing, Gauge, "maille_key_sets_missing", "Key sets among them that are not there, so that their tokens are refused.";
     handshake_failures, Counter, "maille_handshake_failures_total", "Connections to the discovery port that failed their TLS handshake.";
 }
 

@@ -31,7 +31,7 @@ use crate::metrics::Looked;
 use crate::places::{Place, Places};
 use crate::proxies::millis;
 use crate::server::ControlPlane;
-use crate::world::World;
+use crate::world::{Keys, World};
 
 /// Whether the world is complete, so that the control plane may be asked.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +95,10 @@ async fn metrics(
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     metrics.services.set(count(world.services().count()));
     metrics.workloads.set(count(world.pods().count()));
+    let sources = world.key_sources();
+    let missing = sources.keys().filter(|source| !matches!(world.keys_of(source), Keys::Known(_)));
+    metrics.key_sets_missing.set(count(missing.count()));
+    metrics.key_sets.set(count(sources.len()));
     metrics.meshed.set(count(world.pods().filter(|pod| pod.meshed).count()));
     {
         let flows = control.flows.lock();
