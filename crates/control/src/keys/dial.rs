@@ -22,14 +22,13 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
+/// A connection on its way; an error says why there is none.
+pub type Dialled<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Connection>, String>> + Send + 'a>>;
+
 /// How servers are reached.
 pub trait Dial: Send + Sync {
-    /// Connects to a host, which is a name or an address; an error says why not.
-    fn dial<'a>(
-        &'a self,
-        host: &'a str,
-        port: u16,
-    ) -> Pin<Box<dyn Future<Output = Result<Box<dyn Connection>, String>> + Send + 'a>>;
+    /// Connects to a host, which is a name or an address.
+    fn dial<'a>(&'a self, host: &'a str, port: u16) -> Dialled<'a>;
 }
 
 /// By the operating system's resolver, which in a Pod is the cluster's DNS. [`forbidden`] addresses are passed over,
@@ -38,11 +37,7 @@ pub trait Dial: Send + Sync {
 pub struct SystemDial;
 
 impl Dial for SystemDial {
-    fn dial<'a>(
-        &'a self,
-        host: &'a str,
-        port: u16,
-    ) -> Pin<Box<dyn Future<Output = Result<Box<dyn Connection>, String>> + Send + 'a>> {
+    fn dial<'a>(&'a self, host: &'a str, port: u16) -> Dialled<'a> {
         Box::pin(async move {
             let found =
                 lookup_host((host, port)).await.map_err(|_| format!("the name {host} does not resolve"))?;

@@ -139,7 +139,7 @@ impl Fetcher {
             false => stream,
             true => Box::new(self.secure(url, stream).await.map_err(|why| format!("{url}: {why}"))?),
         };
-        let talk = |error: hyper::Error| format!("{url} does not speak HTTP/1.1: {error}");
+        let talk = |error: hyper::Error| format!("{url} gave no answer in HTTP/1.1: {error}");
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))

@@ -10,12 +10,10 @@ mod address;
 mod dial;
 mod fetch;
 mod keep;
-#[cfg(test)]
-mod tests;
 mod url;
 
 pub use address::forbidden;
-pub use dial::{Connection, Dial, SystemDial};
+pub use dial::{Connection, Dial, Dialled, SystemDial};
 pub use fetch::{Fetcher, Roots};
 pub use keep::{KeyStore, Pace};
 

@@ -2,6 +2,8 @@
 
 use http::Uri;
 
+const NO_URL: &str = "is no http or https URL";
+
 /// An absolute `http` or `https` URL, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Url {
@@ -18,12 +20,11 @@ pub(super) struct Url {
 impl Url {
     /// An error says what is wrong with the URL, without repeating it: it may hold a password.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
-        let uri: Uri = text.parse().map_err(|_| "is no URL")?;
+        let uri: Uri = text.parse().map_err(|_| NO_URL)?;
         let is_https = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            Some(_) => return Err("is neither http nor https"),
-            None => return Err("is no URL; it begins with http:// or https://"),
+            _ => return Err(NO_URL),
         };
         let authority = uri.authority().ok_or("names no host")?;
         if authority.as_str().contains('@') {
@@ -36,15 +37,14 @@ impl Url {
         if host.is_empty() {
             return Err("names no host");
         }
-        let port = match authority.port() {
-            None => {
-                if is_https {
-                    443
-                } else {
-                    80
-                }
-            }
-            Some(_) => authority.port_u16().filter(|port| *port != 0).ok_or("names no port that there is")?,
+        // Not authority.port(), which takes a port that is too large for none.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") if is_https => 443,
+            Some("") => 80,
+            rest => rest
+                .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
+                .filter(|port| *port != 0)
+                .ok_or("names no port that there is")?,
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
