@@ -80,34 +80,40 @@ def client(listen: int, upstream: int, admin: int, certs: str, server_id: str) -
     }
 
 
-def server(listen: int, backend: int, admin: int, certs: str, trust: str, principal: str) -> dict:
-    """The callee's sidecar, with one policy: principal, method and path prefix."""
-    rbac = {
-        "name": "rbac",
+def rule(principal: str | None, method: str | None = None, prefix: str | None = None, header: tuple | None = None) -> dict:
+    """One RBAC policy: all that is given must fit."""
+    permissions = []
+    if method:
+        permissions.append({"header": {"name": ":method", "string_match": {"exact": method}}})
+    if prefix:
+        permissions.append({"url_path": {"path": {"prefix": prefix}}})
+    ids = [{"authenticated": {"principal_name": {"exact": principal}}} if principal else {"any": True}]
+    if header:
+        ids.append({"header": {"name": header[0], "string_match": {"exact": header[1]}}})
+    return {
+        "permissions": [{"and_rules": {"rules": permissions}}] if permissions else [{"any": True}],
+        "principals": [{"and_ids": {"ids": ids}}],
+    }
+
+
+def rbac(action: str, policies: dict) -> dict:
+    """One RBAC filter."""
+    return {
+        "name": f"rbac-{action.lower()}",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
-            "rules": {
-                "action": "ALLOW",
-                "policies": {
-                    "only": {
-                        "permissions": [
-                            {
-                                "and_rules": {
-                                    "rules": [
-                                        {"header": {"name": ":method", "string_match": {"exact": "GET"}}},
-                                        {"url_path": {"path": {"prefix": "/api/"}}},
-                                    ]
-                                }
-                            }
-                        ],
-                        "principals": [{"authenticated": {"principal_name": {"exact": principal}}}],
-                    }
-                },
-            },
+            "rules": {"action": action, "policies": policies},
         },
     }
+
+
+def server(
+    listen: int, backend: int, admin: int, certs: str, trust: str, principal: str, filters: list | None = None
+) -> dict:
+    """The callee's sidecar, with one policy (principal, method and path prefix) unless there are other filters."""
+    filters = filters or [rbac("ALLOW", {"only": rule(principal, "GET", "/api/")})]
     chain = {
-        "filters": [_manager("in", "app", [rbac])],
+        "filters": [_manager("in", "app", filters)],
         "transport_socket": _tls("Downstream", certs, "server", trust, server=True),
     }
     return {

