@@ -167,6 +167,8 @@ codes! {
     NAMESPACE_NOT_FOUND = "ML0219" NamespaceNotFound Warning;
     /// Tokens are verified, and requests without one pass.
     TOKENS_NOT_REQUIRED = "ML0220" TokensNotRequired Info;
+    /// A provider that speaks HTTP is not asked about TCP.
+    TCP_PASSES_UNASKED = "ML0221" TcpPassesUnasked Warning;
 }
 
 #[cfg(test)]

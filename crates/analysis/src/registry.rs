@@ -42,7 +42,7 @@ analyzers! {
     "auth.PrincipalAnalyzer" principals
         "Checks that principals and service accounts named in authorization policies exist";
     "auth.ProviderAnalyzer" providers
-        "Checks that the providers of CUSTOM policies exist, and that no workload has several";
+        "Checks that the providers of CUSTOM policies exist, that no workload has several, and that they are asked";
     "auth.TokenRuleAnalyzer" token_rules
         "Checks that tokens named in authorization policies are looked at for their workloads";
     "auth.UnknownMethodAnalyzer" methods

@@ -659,6 +659,27 @@ fn ml0213_names_providers_that_the_mesh_does_not_have() {
 }
 
 #[test]
+fn ml0221_finds_ports_about_which_nobody_is_asked() {
+    let asking = |kind: &str, rule: &str| {
+        format!(
+            "{}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    extensionProviders: [{{name: a, {kind}: {{service: a.auth.svc.cluster.local, port: 1}}}}]\n",
+            policy(&format!("{{action: CUSTOM, provider: {{name: a}}, rules: [{rule}]}}"))
+        )
+    };
+    let path = "{to: [{operation: {paths: [/x]}}]}";
+    expect(
+        &asking("envoyExtAuthzHttp", "{}"),
+        "ML0221",
+        Some("port 5432 of shop/web carry TCP and pass unasked"),
+    );
+    expect(&asking("envoyExtAuthzHttp", path), "ML0221", Some("provider 'a'"));
+    expect(&asking("envoyExtAuthzHttp", path), "ML0207", None);
+    expect(&asking("envoyExtAuthzHttp", "{to: [{operation: {ports: [\"8080\"]}}]}"), "ML0221", None);
+    expect(&asking("envoyExtAuthzGrpc", "{}"), "ML0221", None);
+    expect(&asking("envoyExtAuthzGrpc", path), "ML0207", Some("asks about everything else"));
+}
+
+#[test]
 fn ml0214_finds_workloads_with_several_providers() {
     let second = |provider: &str, selector: &str| {
         format!(

@@ -378,3 +378,69 @@ fn waiting_and_watching_see_what_happens() {
         assert!(table.contains("0/2") && table.contains("2/2"), "{table}");
     });
 }
+
+/// Issuers of tokens, policies for gateways, and the mesh's configuration, as people meet them.
+#[test]
+fn policies_about_tokens_and_the_mesh_configuration_work() {
+    if kubectl().is_none() {
+        return;
+    }
+    let server = Server::start();
+    server.apply("{apiVersion: v1, kind: Namespace, metadata: {name: production}}");
+    server.apply("{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}");
+    let issuer = |uri: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1beta1, kind: RequestAuthentication, metadata: {{name: idp, namespace: production}}, \
+             spec: {{jwtRules: [{{issuer: \"https://idp\", jwksUri: \"{uri}\"}}]}}}}"
+        )
+    };
+    server.apply(&issuer("https://idp/keys"));
+    let table = server.kubectl(&["get", "ra", "-n", "production"]);
+    let heads: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(heads, ["NAME", "AGE"]);
+    assert!(table.contains("idp"), "{table}");
+    let refused = server.refused(&["apply", "-f", "-"], &issuer("idp/keys"));
+    assert!(refused.contains("spec.jwtRules[0].jwksUri: Invalid value: 'idp/keys' is no URL"), "{refused}");
+    let explained = server.kubectl(&["explain", "requestauthentication.spec.jwtRules.fromHeaders"]);
+    assert!(explained.contains("counts as no token"), "{explained}");
+
+    let policy = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: edge, namespace: production}, \
+        spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}], rules: [{}]}}";
+    let (accepted, _, told) = server.try_kubectl(&["apply", "-f", "-"], policy);
+    assert!(accepted && told.contains("Warning: spec.targetRefs: nothing enforces the policy"), "{told}");
+    let patch =
+        r#"{"spec":{"action":"DENY"},"status":{"conditions":[{"type":"Enforced","status":"False"}]}}"#;
+    let patch =
+        ["patch", "ap", "edge", "-n", "production", "--subresource=status", "--type=merge", "-p", patch];
+    server.kubectl(&patch);
+    let shown = server.kubectl(&[
+        "get",
+        "ap",
+        "edge",
+        "-n",
+        "production",
+        "-o",
+        "jsonpath={.status.conditions[0].type} {.spec.action} {.metadata.generation}",
+    ]);
+    assert_eq!(shown, "Enforced  1", "the status alone is written, and counts for no generation");
+    // Applying the same again keeps what the control plane has said.
+    server.apply(policy);
+    assert!(server.kubectl(&["get", "ap", "-n", "production", "-o", "json"]).contains("\"Enforced\""));
+
+    let mesh = |text: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n{text}"
+        )
+    };
+    server.apply(&mesh("    pathNormalization:\n      normalization: MERGE_SLASHES\n"));
+    let refused =
+        server.refused(&["apply", "-f", "-"], &mesh("    pathNormalization:\n      normalization: MERGE\n"));
+    assert!(
+        refused.contains(
+            "data.mesh: Invalid value: line 2: pathNormalization.normalization: the string \"MERGE\" is none of"
+        ),
+        "{refused}"
+    );
+    let kept = server.kubectl(&["get", "cm", "istio", "-n", "istio-system", "-o", "jsonpath={.data.mesh}"]);
+    assert!(kept.contains("MERGE_SLASHES"), "{kept}");
+}

@@ -11,10 +11,13 @@ use crate::mesh::policy::{admits_port, names_port, operations, sources};
 use crate::mesh::{Mesh, Policy};
 use crate::report::Report;
 
-use super::names;
+use super::{names, providers};
 
 pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
-    for policy in mesh.policies.iter().filter(|policy| !policy.dry_run) {
+    let known = providers::configured(mesh).unwrap_or_default();
+    // Whoever is not asked about TCP at all is another finding.
+    let looks = |policy: &&Policy<'_>| !policy.dry_run && !providers::asks_about_http_only(policy, &known);
+    for policy in mesh.policies.iter().filter(looks) {
         for (path, rule) in policy.rules() {
             if let Some(field) = http_field(rule) {
                 explain(mesh, policy, &path, rule, field, report);
