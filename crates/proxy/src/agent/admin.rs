@@ -22,6 +22,7 @@ use super::destinations::Destinations;
 use super::facts_in_force::{FactsInForce, Received};
 use super::options::ProxyOptions;
 use super::server::{Answer, Asked, Pages, metrics, text, with_type};
+use super::shown_keys;
 use super::status::Readiness;
 use super::status_pages::not_found;
 use crate::snapshot::{Destination, Endpoint, Resolver as _, Service};
@@ -116,7 +117,13 @@ fn facts_in_force<'a>(
             type_urls::INBOUND => facts.inbound = wire::Inbound::decode(body).ok(),
             type_urls::AUTHORIZATION => facts.authorizations.extend(wire::Authorization::decode(body)),
             type_urls::REQUEST_AUTHENTICATION => {
-                facts.request_authentications.extend(wire::RequestAuthentication::decode(body));
+                let rules = wire::RequestAuthentication::decode(body).map(|mut rules| {
+                    for rule in &mut rules.jwt_rules {
+                        rule.jwks = shown_keys::public(&rule.jwks);
+                    }
+                    rules
+                });
+                facts.request_authentications.extend(rules);
             }
             type_urls::TRUST_BUNDLE => facts.trust_bundles.extend(wire::TrustBundle::decode(body)),
             type_urls::DESTINATION => {

@@ -18,6 +18,7 @@ mod peer_user;
 mod probes;
 mod run;
 mod server;
+mod shown_keys;
 mod start;
 mod state;
 mod status;

@@ -324,6 +324,49 @@ async fn a_removed_policy_is_gone_and_a_removed_own_fact_is_not() {
 }
 
 #[tokio::test]
+async fn rules_about_tokens_are_in_force_shown_without_secrets_and_outlive_a_restart() {
+    let mut lab = Lab::new().await;
+    let rule = wire::JwtRule {
+        issuer: "https://idp.example".into(),
+        jwks: r#"{"keys":[{"kty":"oct","kid":"one","k":"c2hhcmVkLXNlY3JldA"}]}"#.into(),
+        ..Default::default()
+    };
+    let policy =
+        wire::RequestAuthentication { namespace: "shop".into(), name: "idp".into(), jwt_rules: vec![rule] };
+    lab.script.set(type_urls::REQUEST_AUTHENTICATION, "shop/idp", &policy);
+    {
+        let (agent, _) = lab.agent();
+        let shared = shared(&agent).await;
+        assert!(!shared.snapshot.load().authentication.is_empty(), "the first snapshot has the whole set");
+        let (_, dump) = get(agent.listening.admin, "/config_dump").await;
+        assert!(dump.contains("https://idp.example") && !dump.contains("c2hhcmVk"), "{dump}");
+        let dump: wire::ConfigDump = serde_json::from_str(&dump).expect("protobuf's JSON");
+        let shown = dump.facts.expect("facts").request_authentications;
+        assert!(shown.len() == 1 && shown[0].jwt_rules[0].jwks.contains("one"), "{shown:?}");
+
+        // What changes elsewhere leaves the rules as they are, so that nothing is verified again.
+        let before = shared.snapshot.load();
+        lab.script.set(type_urls::INBOUND, OWN, &inbound(wire::MtlsMode::Permissive));
+        eventually("the mode is in force", || shared.snapshot.load().generation > before.generation).await;
+        assert!(Arc::ptr_eq(&before.authentication, &shared.snapshot.load().authentication));
+        let facts = lab.file("proxy/facts.pb");
+        eventually("the rules are kept", || {
+            std::fs::read(&facts).is_ok_and(|bytes| bytes.windows(8).any(|w| w == b"shop/idp"))
+        })
+        .await;
+    }
+    lab.control = None;
+    let (agent, _) = lab.agent();
+    let shared = shared(&agent).await;
+    assert!(!shared.snapshot.load().authentication.is_empty(), "a restart forgot the rules");
+    let (_, dump) = get(agent.listening.admin, "/config_dump").await;
+    assert!(dump.contains("https://idp.example"), "{dump}");
+    lab.script.remove(type_urls::REQUEST_AUTHENTICATION, "shop/idp");
+    lab.start_control().await;
+    eventually("the rules are gone", || shared.snapshot.load().authentication.is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_certificate_of_somebody_else_is_not_used_and_a_rotated_token_is_read_anew() {
     let lab = Lab::new().await;
     lab.script.tokens.lock().insert(TOKEN.to_owned(), identity("orders"));

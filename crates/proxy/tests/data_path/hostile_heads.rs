@@ -155,7 +155,13 @@ fn connect_reaches_nobody() {
         let answer = exchange(at(&server), head.as_bytes());
         assert!(answer.starts_with("HTTP/1.1 4"), "{head:?}: {answer}");
     }
-    assert_eq!(outcome(&exchange(at(&server), b"CONNECT secret:80 HTTP/1.1\r\nhost: a\r\n\r\n")), "403");
+    assert_eq!(
+        outcome(&exchange(
+            at(&server),
+            b"CONNECT secret:80 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        )),
+        "403"
+    );
 }
 
 /// Reference authorization 9.1, pitfall 4.

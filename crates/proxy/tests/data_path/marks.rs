@@ -210,3 +210,32 @@ fn connections_of_opaque_bytes_are_logged_with_what_they_moved() {
     let line = text.lines().last().expect("two");
     assert!(line.contains("\"- - -\" 0 - - rbac_access_denied_matched_policy[none] \"-\" 0 0 "), "{line}");
 }
+
+#[test]
+fn outgoing_requests_are_logged_under_istios_names_for_where_they_went() {
+    let lab = Lab::new();
+    let (log, backend) = (Log::at(&lab), http_backend());
+    let file = |policy: &str| {
+        let path = lab.stranger_file(backend, policy);
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let text = text.replace("settings: {", &format!("{}settings: {{accessLog: TEXT, ", log.yaml()));
+        std::fs::write(&path, text).expect("writable");
+        path
+    };
+    let web = StaticProxy::start(&file("ALLOW_ANY")).expect("the outbound proxy starts");
+    assert!(get(at(&web), "/a").starts_with("HTTP/1.1 200"));
+    let line = log.until(PATIENCE, |text| !text.is_empty());
+    let place = format!("\"{HOST}\" \"{backend}\" PassthroughCluster - {backend} 127.0.0.1:");
+    assert!(line.contains("\"GET /a HTTP/1.1\" 200 - via_upstream ") && line.contains(&place), "{line}");
+    assert!(line.trim_end().ends_with(" - allow_any"), "{line}");
+    file("REGISTRY_ONLY");
+    web.reload().expect("good facts");
+    assert!(get(at(&web), "/b").starts_with("HTTP/1.1 502"));
+    let text = log.until(PATIENCE, |text| text.lines().count() == 2);
+    let line = text.lines().last().expect("two");
+    assert!(
+        line.contains("\"GET /b HTTP/1.1\" 502 NC ") && line.contains("\"-\" BlackHoleCluster - "),
+        "{line}"
+    );
+    assert!(line.contains(" - block_all refusal=\"unknown_destination\""), "{line}");
+}
