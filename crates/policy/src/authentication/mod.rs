@@ -20,6 +20,8 @@ mod request;
 mod rule;
 mod status;
 mod token;
+#[cfg(test)]
+mod vectors;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

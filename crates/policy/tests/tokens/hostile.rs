@@ -18,10 +18,6 @@ fn everywhere() -> Authentication {
     compile(&[rule(jwks), own])
 }
 
-fn has_token(path: &str) -> bool {
-    path.contains("access_token") || path.contains("tok")
-}
-
 proptest! {
     /// Any text in any place.
     #[test]
@@ -107,7 +103,6 @@ fn large_and_deep_tokens_are_refused() {
         assert!(bearer(&authentication, &token).is_err());
     }
     let path = format!("/?{}tok=x", "a=b&".repeat(1 << 16));
-    assert!(has_token(&path));
     assert!(ask(&authentication, "GET", &path, &Vec::new(), &mut TokenCache::new()).is_err());
 }
 

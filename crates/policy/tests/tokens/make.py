@@ -421,6 +421,8 @@ case("forged headers without a token are removed", "outputs", headers=FORGED, ab
 nasty = token(keys["rsa"], "RS256", claims(sub="a\r\nx-admin: true"), kid="rsa")
 accepted("a claim with a line break is no header", nasty, "outputs", absent=["x-admin", "x-sub"],
          stricter="a claim must not become a second header")
+accepted("a claim beyond ASCII", token(keys["rsa"], "RS256", claims(sub="Zoë"), kid="rsa"), "outputs",
+         forwarded={"x-sub": "Zoë"})
 case("claims of two tokens", "everywhere", headers=[["x-token", good], ["cookie", f"tok={good}"]])
 
 # Several rules.
