@@ -156,7 +156,7 @@ fn change<B>(request: &mut Request<B>, changes: Changes) {
         headers.remove(removed);
     }
     for (text, value) in &changes.append {
-        if let (Some(name), Ok(value)) = (name(text), HeaderValue::from_str(value)) {
+        if let (Some(name), Ok(value)) = (name(text), HeaderValue::from_bytes(value.as_bytes())) {
             headers.append(name, value);
         }
     }
