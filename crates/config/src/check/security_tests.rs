@@ -109,6 +109,116 @@ fn attachments_are_checked_as_istio_does() {
     }
 }
 
+/// The remaining rows of reference 18 about rules.
+#[test]
+fn rules_are_refused_and_accepted_row_by_row() {
+    let in_rule = |rule: Value| {
+        let short = |path: String| path.strip_prefix("spec.rules[0].").unwrap_or(&path).to_owned();
+        let found = refusals(&object("AuthorizationPolicy", json!({"rules": [rule]})));
+        found.into_iter().map(|(path, kind)| (short(path), kind)).collect::<Vec<_>>()
+    };
+    let one = |path: &str, kind| vec![(path.to_owned(), kind)];
+    let source = |field: &str, value: &str| json!({"from": [{"source": {field: [value]}}]});
+    let operation = |field: &str, value: &str| json!({"to": [{"operation": {field: [value]}}]});
+    for field in [
+        "principals",
+        "notPrincipals",
+        "requestPrincipals",
+        "notRequestPrincipals",
+        "namespaces",
+        "notNamespaces",
+        "serviceAccounts",
+        "notServiceAccounts",
+        "ipBlocks",
+        "notIpBlocks",
+        "remoteIpBlocks",
+        "notRemoteIpBlocks",
+        "trustDomains",
+        "notTrustDomains",
+    ] {
+        let path = format!("from[0].source.{field}[0]");
+        assert_eq!(in_rule(source(field, "")), one(&path, Invalid), "{field}");
+    }
+    for field in ["hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths"] {
+        let path = format!("to[0].operation.{field}[0]");
+        assert_eq!(in_rule(operation(field, "")), one(&path, Invalid), "{field}");
+    }
+    assert_eq!(in_rule(json!({"to": [null]})), one("to[0]", Type));
+    assert_eq!(in_rule(json!({"when": [null]})), one("when[0]", Type));
+    assert_eq!(in_rule(json!({"to": [{"operation": {"paths": []}}]})), one("to[0].operation", Invalid));
+    for (account, fine) in [
+        ("a".repeat(320), true),
+        ("a".repeat(321), false),
+        ("ns/sa".to_owned(), true),
+        ("/sa".to_owned(), false),
+        ("ns/".to_owned(), false),
+        ("a/b/c".to_owned(), false),
+        ("ns/*".to_owned(), false),
+    ] {
+        let expected = if fine { vec![] } else { one("from[0].source.serviceAccounts[0]", Invalid) };
+        assert_eq!(in_rule(source("serviceAccounts", &account)), expected, "{account}");
+    }
+    for beside in ["principals", "notPrincipals", "namespaces", "notNamespaces"] {
+        let rule = json!({"from": [{"source": {"notServiceAccounts": ["a"], beside: ["b"]}}]});
+        assert_eq!(in_rule(rule), one("from[0].source.notServiceAccounts", Invalid), "{beside}");
+    }
+    for beside in ["ipBlocks", "trustDomains", "requestPrincipals"] {
+        let rule = json!({"from": [{"source": {"serviceAccounts": ["a"], beside: ["10.0.0.1"]}}]});
+        assert_eq!(in_rule(rule), [], "{beside}");
+    }
+    for (path, fine) in [
+        ("/a/{*}/b/{**}", true),
+        ("/{**}/end", true),
+        ("/{**}/{*}", false),
+        ("/a/{x}", false),
+        ("/a/b}", false),
+        ("/a{*}", false),
+        ("/a/{*}/*", false),
+        ("/a/{*}/b|c", false),
+        ("/a//{*}", false),
+        ("/a*/b*", true),
+        ("no/slash", true),
+    ] {
+        let expected = if fine { vec![] } else { one("to[0].operation.paths[0]", Invalid) };
+        assert_eq!(in_rule(operation("paths", path)), expected, "{path}");
+    }
+    for (port, fine) in
+        [("0", true), ("65535", true), ("65536", false), ("-1", false), ("http", false), ("80 ", false)]
+    {
+        let expected = if fine { vec![] } else { one("to[0].operation.ports[0]", Invalid) };
+        assert_eq!(in_rule(operation("ports", port)), expected, "{port}");
+    }
+    for (key, kind) in [
+        ("destination.namespace", Some(Invalid)),
+        ("destination.labels[app]", Some(Invalid)),
+        ("destination.name", Some(Invalid)),
+        ("destination.user", Some(Invalid)),
+        ("request.headers", Some(Invalid)),
+        ("request.headers[]", Some(Invalid)),
+        ("request.headers[a", Some(Invalid)),
+        ("request.auth.claims", Some(Invalid)),
+        ("request.auth.claims[a][b", Some(Invalid)),
+        ("source.Principal", Some(Invalid)),
+        ("source.principal ", Some(Invalid)),
+        ("experimental.envoy.filters.a[b]", Some(NotEnforced)),
+        ("source.principal", None),
+        ("request.auth.claims[a.b][c]", None),
+    ] {
+        let found = in_rule(json!({"when": [{"key": key, "values": ["a"]}]}));
+        assert_eq!(found, kind.map(|kind| one("when[0].key", kind)).unwrap_or_default(), "{key}");
+    }
+    // Not validated by Istio: these match nothing, or something else than people think.
+    for rule in [
+        source("principals", "spiffe://cluster.local/ns/a/sa/b"),
+        source("principals", "a*b"),
+        source("requestPrincipals", "https://idp*"),
+        operation("methods", "get"),
+        operation("hosts", "a*b"),
+    ] {
+        assert_eq!(in_rule(rule.clone()), [], "{rule}");
+    }
+}
+
 #[test]
 fn policies_that_ask_cannot_look_at_identities() {
     let policy = |rule: Value| {

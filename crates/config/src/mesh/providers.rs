@@ -1,6 +1,6 @@
 //! `extensionProviders` (reference authorization 15; istio pkg/config/validation/agent, `extensionprovider.go`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ const OTHER_KINDS: &[&str] = &[
 
 /// The authorizers of the list. What is wrong goes to `errors`; then the answer is of no use.
 pub(super) fn check(list: &View<'_>, errors: &mut Vec<FieldError>) -> Vec<ExtensionProvider> {
-    let mut names = Vec::new();
+    let mut names = BTreeSet::new();
     let mut found = Vec::new();
     for entry in list.elements().filter(View::is_object) {
         let name = check_name(&entry.get("name"), &mut names, errors);
@@ -77,7 +77,7 @@ pub(super) fn check(list: &View<'_>, errors: &mut Vec<FieldError>) -> Vec<Extens
     found
 }
 
-fn check_name(at: &View<'_>, names: &mut Vec<String>, errors: &mut Vec<FieldError>) -> String {
+fn check_name(at: &View<'_>, names: &mut BTreeSet<String>, errors: &mut Vec<FieldError>) -> String {
     let text = at.text().unwrap_or_default();
     let valid = (1..=MAX_NAME).contains(&text.len()) && is_dns_label(text);
     if at.is_empty() {
@@ -88,10 +88,10 @@ fn check_name(at: &View<'_>, names: &mut Vec<String>, errors: &mut Vec<FieldErro
                 "1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit",
             ),
         );
-    } else if names.iter().any(|name| name == text) {
+    } else if names.contains(text) {
         errors.push(at.error(FieldErrorKind::Duplicate, format!("another provider is named '{text}'")));
     }
-    names.push(text.to_owned());
+    names.insert(text.to_owned());
     text.to_owned()
 }
 
