@@ -111,3 +111,55 @@ impl std::fmt::Debug for TokenCache {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    fn token(number: usize) -> Key {
+        Key::new(0, number.to_string().as_bytes()).expect("it is short")
+    }
+
+    #[test]
+    fn bytes_are_bounded_whatever_tokens_say() {
+        for claim in
+            [Value::from("x".repeat(50_000)), Value::from(vec![0; 600]), Value::from(vec![vec![0; 1]; 300])]
+        {
+            let good = Arc::new(Good::saying(Map::from_iter([("claim".to_owned(), claim)])));
+            assert!(good.size() > 40_000, "{}", good.size());
+            let mut cache = TokenCache::new();
+            for number in 0..1000 {
+                cache.put(token(number), good.clone());
+                // Putting one twice counts once.
+                cache.put(token(number), good.clone());
+                assert!(cache.len() * good.size() <= 2 * MAX_BYTES);
+            }
+            assert!(cache.len() * good.size() > MAX_BYTES / 2);
+            assert!(cache.get(&token(999)).is_some() && cache.get(&token(0)).is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_used_stays() {
+        let good = Arc::new(Good::saying(Map::new()));
+        let mut cache = TokenCache::new();
+        cache.put(token(0), good.clone());
+        for number in 1..10_000 {
+            cache.put(token(number), good.clone());
+            if number % 100 == 0 {
+                assert!(cache.get(&token(0)).is_some(), "{number}");
+            }
+            assert!(cache.len() <= 2 * MAX_ENTRIES);
+        }
+        cache.forget(&token(0));
+        assert!(cache.get(&token(0)).is_none());
+    }
+
+    #[test]
+    fn long_tokens_are_not_kept() {
+        assert!(Key::new(0, &[b'a'; MAX_TOKEN]).is_some());
+        assert!(Key::new(0, &[b'a'; MAX_TOKEN + 1]).is_none());
+    }
+}

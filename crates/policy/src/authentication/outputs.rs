@@ -63,10 +63,10 @@ impl Outputs {
     }
 
     /// What the token's claims are as headers. A claim that is absent, empty or cannot be in a header has none.
-    pub(super) fn of(&self, payload: &Payload) -> Vec<(Arc<str>, Box<str>)> {
+    pub(super) fn of(&self, payload: &Payload<'_>) -> Vec<(Arc<str>, Box<str>)> {
         let mut all = Vec::new();
         if let Some(name) = &self.payload {
-            all.push((name.clone(), payload.text.clone()));
+            all.push((name.clone(), payload.text.into()));
         }
         for (name, path) in &self.claims {
             let value = find(&payload.claims, path).and_then(text).filter(|value| is_header_value(value));

@@ -20,18 +20,25 @@ pub(super) struct Token<'t> {
     pub(super) signed: &'t str,
     /// The signature in base64url, which is known to decode.
     pub(super) signature: &'t str,
-    pub(super) payload: Payload,
+    pub(super) payload: Payload<'t>,
 }
 
 /// The claims, and those among them that verification looks at.
-pub(super) struct Payload {
+pub(super) struct Payload<'t> {
     /// As it came, in base64url.
-    pub(super) text: Box<str>,
+    pub(super) text: &'t str,
     pub(super) claims: Map<String, Value>,
     /// Empty: none.
     pub(super) issuer: String,
     pub(super) audiences: Vec<String>,
+    pub(super) times: Times,
+}
+
+/// When a token is good, in seconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
     pub(super) not_before: u64,
+    /// `None`: it is good for ever.
     pub(super) expires: Option<u64>,
 }
 
@@ -66,8 +73,8 @@ impl<'t> Token<'t> {
     }
 }
 
-impl Payload {
-    fn parse(text: &str) -> Result<Self, Status> {
+impl<'t> Payload<'t> {
+    fn parse(text: &'t str) -> Result<Self, Status> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Status::PayloadBadBase64)?;
         let claims = json::object(&bytes).ok_or(Status::PayloadBadJson)?;
         let issuer = string(&claims, "iss", Status::IssNotString)?.to_owned();
@@ -77,11 +84,13 @@ impl Payload {
         let expires = seconds(&claims, "exp", Status::ExpNotInteger, Status::ExpOutOfRange)?;
         string(&claims, "jti", Status::JtiNotString)?;
         let audiences = audiences(&claims)?;
-        Ok(Self { text: text.into(), claims, issuer, audiences, not_before, expires })
+        Ok(Self { text, claims, issuer, audiences, times: Times { not_before, expires } })
     }
+}
 
-    /// Whether it is good at `now`, in seconds since 1970, give or take `skew`.
-    pub(super) fn check_time(&self, now: u64, skew: u64) -> Result<(), Status> {
+impl Times {
+    /// Whether the token is good at `now`, give or take `skew`.
+    pub(super) fn check(self, now: u64, skew: u64) -> Result<(), Status> {
         if now.saturating_add(skew) < self.not_before {
             return Err(Status::NotYetValid);
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::algorithm::Algorithm;
 use super::keys::Keys;
 use super::status::Status;
-use super::token::{Payload, Token};
+use super::token::{Payload, Times, Token};
 
 #[derive(Deserialize)]
 struct Cookbook {
@@ -24,12 +24,11 @@ struct Vector {
 
 fn verify(keys: &[Value], vector: &Vector, signed: &str, alg: &str, kid: &str) -> Result<(), Status> {
     let payload = Payload {
-        text: "".into(),
+        text: "",
         claims: Map::new(),
         issuer: String::new(),
         audiences: Vec::new(),
-        not_before: 0,
-        expires: None,
+        times: Times { not_before: 0, expires: None },
     };
     let algorithm = Algorithm::parse(alg).expect("it is known");
     let token = Token { algorithm, key_id: kid.to_owned(), signed, signature: &vector.signature, payload };
