@@ -15,6 +15,10 @@ pub struct Answer {
     pub rule: Option<u32>,
     /// Why, for people.
     pub reason: String,
+    /// A provider would decide, and was not asked; `allowed` is false then. In the JSON, action CUSTOM and the reason say
+    /// so.
+    #[serde(skip)]
+    pub undecided: bool,
     /// The external authorizer that is asked about the request, as policies name it. It can refuse what the others
     /// allow, and allow nothing that they refuse.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +101,7 @@ impl Answer {
             policy: None,
             rule: None,
             reason,
+            undecided: false,
             provider: None,
             audit: None,
             shadow: None,

@@ -60,7 +60,7 @@ impl Judge {
 
     /// For policies in force: where a provider could be asked, and is not by who asks here.
     pub fn live(self) -> Self {
-        Self { nobody: "and this command asks nobody", ..self }
+        Self { nobody: "this command asks nobody", ..self }
     }
 
     /// Decides one request.
@@ -152,14 +152,15 @@ impl Judge {
                 let at = provider.as_ref().map(|p| format!(" ({})", p.address)).unwrap_or_default();
                 let open = provider.is_some_and(|provider| provider.fail_open);
                 let open = if open { "; its failure would count as a yes" } else { "" };
-                Answer::custom(
+                let answer = Answer::custom(
                     ask.rule,
                     name,
                     format!(
                         "{policy} rule {rule} asks provider {name}{at}; {}{open}. Beside it: {}",
                         self.nobody, decided.reason
                     ),
-                )
+                );
+                Answer { undecided: true, ..answer }
             }
         }
     }
