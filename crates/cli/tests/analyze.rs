@@ -172,3 +172,39 @@ fn objects_of_other_peoples_kinds_pass_validation() {
     let output = place.maille(&["validate", "-f", "a.yaml"]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
 }
+
+const TOKENS: &str = "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: idp, namespace: shop}
+spec:
+  jwtRules:
+  - issuer: https://idp
+    jwksUri: ftp://idp/keys
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    extensionProviders:
+    - name: opa
+      envoyExtAuthzGrpc:
+        service: opa.auth.svc.cluster.local
+        port: 0
+";
+
+#[test]
+fn token_rules_and_the_meshs_configuration_are_validated_by_line() {
+    let place = Place::new(&[("tokens.yaml", TOKENS)]);
+    let output = place.maille(&["validate", "-f", "tokens.yaml"]);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    for part in ["tokens.yaml:7:", "jwksUri", "tokens.yaml:17:", "port"] {
+        assert!(err(&output).contains(part), "{part}: {}", err(&output));
+    }
+    let right = TOKENS.replace("ftp://", "https://").replace("port: 0", "port: 9191");
+    let place = Place::new(&[("tokens.yaml", &right)]);
+    let output = place.maille(&["validate", "-f", "tokens.yaml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let output = place.maille(&["analyze", "--use-kube=false", "tokens.yaml"]);
+    assert_ne!(output.status.code(), Some(65), "it can be read: {}{}", out(&output), err(&output));
+}

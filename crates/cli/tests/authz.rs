@@ -268,7 +268,7 @@ fn the_meshs_configuration_among_the_files_counts() {
     let people = check(MESH, &requests.to_string(), &[]);
     let text = String::from_utf8_lossy(&people.stdout).into_owned();
     for part in [
-        "REFUSED by shop/admin, rule 0 (CUSTOM)",
+        "UNDECIDED, refused unless the provider says yes: by shop/admin, rule 0 (CUSTOM)",
         "asks provider opa (opa.auth.svc.cluster.local:9191)",
         "dry run   dry-run shop/try rule 0 (DENY) would refuse it",
     ] {

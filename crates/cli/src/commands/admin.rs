@@ -244,6 +244,9 @@ pub(crate) async fn config_dump(api: &Api, pod: &PodRef, port: u16) -> Result<Co
         Err(error) => {
             let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
             return Err(match api.get(&path).await {
+                Ok(found) if !has_sidecar(&found) => {
+                    anyhow!("Pod {pod} has no sidecar, and so no proxy to ask")
+                }
                 Ok(found) => error.context(unreachable(&found, pod)),
                 Err(missing) if missing.is_not_found() => {
                     anyhow!("there is no Pod {} in namespace {}", pod.name, pod.namespace)
@@ -257,18 +260,18 @@ pub(crate) async fn config_dump(api: &Api, pod: &PodRef, port: u16) -> Result<Co
     })
 }
 
-/// Why no proxy answers in a Pod that exists.
-fn unreachable(found: &Value, pod: &PodRef) -> String {
-    let containers = ["containers", "initContainers"]
+fn has_sidecar(pod: &Value) -> bool {
+    let mut containers = ["containers", "initContainers"]
         .into_iter()
-        .flat_map(|list| found["spec"][list].as_array().into_iter().flatten());
-    let phase = found["status"]["phase"].as_str().unwrap_or("Unknown");
-    if !containers.into_iter().any(|container| container["name"] == maille_inject::SIDECAR_CONTAINER) {
-        format!("Pod {pod} has no sidecar, and so no proxy to ask")
-    } else if phase != "Running" {
-        format!("Pod {pod} does not run ({phase}), and so no proxy answers in it")
-    } else {
-        format!("the proxy of Pod {pod} does not answer")
+        .flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
+    containers.any(|container| container["name"] == maille_inject::SIDECAR_CONTAINER)
+}
+
+/// Why no proxy answers in a Pod that has one.
+fn unreachable(found: &Value, pod: &PodRef) -> String {
+    match found["status"]["phase"].as_str().unwrap_or("Unknown") {
+        "Running" => format!("the proxy of Pod {pod} does not answer"),
+        phase => format!("Pod {pod} does not run ({phase}), and so no proxy answers in it"),
     }
 }
 
@@ -366,14 +369,11 @@ mod tests {
     #[test]
     fn a_pod_that_cannot_be_asked_is_told_from_one_without_a_proxy() {
         let pod = PodRef { namespace: "shop".into(), name: "cart".into() };
-        let with = |name: &str, phase: &str| {
-            let found =
-                serde_json::json!({"spec": {"containers": [{"name": name}]}, "status": {"phase": phase}});
-            unreachable(&found, &pod)
-        };
-        assert!(with("app", "Running").contains("has no sidecar"));
-        assert!(with("istio-proxy", "Pending").contains("does not run (Pending)"));
-        assert!(with("istio-proxy", "Running").contains("does not answer"));
+        let with = |name: &str, phase: &str| serde_json::json!({"spec": {"containers": [{"name": name}]}, "status": {"phase": phase}});
+        assert!(!has_sidecar(&with("app", "Running")) && has_sidecar(&with("istio-proxy", "Running")));
+        let why = |phase: &str| unreachable(&with("istio-proxy", phase), &pod);
+        assert!(why("Pending").contains("does not run (Pending)"));
+        assert!(why("Running").contains("does not answer"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) struct FlowsArgs {
     /// Only what was refused.
     #[arg(long)]
     denied: bool,
-    /// Only what a dry-run policy would refuse.
+    /// Only what a dry-run policy would refuse (in JSON: wouldRefuse, a list of {"policy","rule","count"}).
     #[arg(long)]
     dry_run: bool,
     /// Only what was not mutual TLS.

@@ -183,7 +183,11 @@ pub(super) fn why(answer: &Answer) -> Vec<(&'static str, String)> {
 
 /// `REFUSED by shop/no-debug, rule 0 (DENY)`.
 pub(super) fn verdict(answer: &Answer) -> String {
-    let word = if answer.allowed { "ALLOWED" } else { "REFUSED" };
+    let word = match (answer.undecided, answer.allowed) {
+        (true, _) => "UNDECIDED, refused unless the provider says yes:",
+        (false, true) => "ALLOWED",
+        (false, false) => "REFUSED",
+    };
     match (&answer.policy, answer.rule) {
         (Some(policy), Some(rule)) => format!("{word} by {policy}, rule {rule} ({})", answer.action.as_str()),
         _ => word.to_owned(),
