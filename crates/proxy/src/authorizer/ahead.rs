@@ -88,6 +88,10 @@ pub(super) async fn read(
         return Ok((request.map(Body::from), None));
     };
     let limit = usize::try_from(wanted.max_request_bytes).unwrap_or(usize::MAX);
+    let announced = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit && !wanted.allow_partial_message {
+        return Err(NotRead::TooLong(wanted.max_request_bytes));
+    }
     let (parts, mut incoming) = request.into_parts();
     let mut reserve = budget.reserve();
     // One buffer, not a list of frames: a caller may send each byte in a frame of its own.
@@ -126,4 +130,23 @@ pub(super) async fn read(
     let rest = (!is_over).then_some(incoming);
     let body = Body::read_ahead(ReadAhead::new(read, trailers, rest, reserve));
     Ok((Request::from_parts(parts, body), Some(seen)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_of_bodies_is_bounded_and_given_back() {
+        let budget = Budget::default();
+        let mut first = budget.reserve();
+        // Alone, it may be as long as its provider allows.
+        assert!(first.grow(HELD) && first.grow(1));
+        let mut second = budget.reserve();
+        assert!(!second.grow(1), "others hold all there is");
+        drop(first);
+        assert!(second.grow(HELD));
+        drop(second);
+        assert_eq!(budget.0.get(), 0);
+    }
 }

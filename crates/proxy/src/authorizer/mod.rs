@@ -76,11 +76,16 @@ pub(crate) enum Answer<B> {
     },
 }
 
+/// The providers as the settings have them, and what was made of it.
+struct Compiled {
+    of: Arc<[ExtensionProvider]>,
+    providers: Rc<Providers>,
+}
+
 /// What a worker keeps for asking.
 #[derive(Default)]
 pub(crate) struct Authorizers {
-    /// As the settings have them, and what was made of it.
-    providers: RefCell<Option<(Arc<[ExtensionProvider]>, Rc<Providers>)>>,
+    providers: RefCell<Option<Compiled>>,
     addresses: Addresses,
     budget: Budget,
 }
@@ -89,11 +94,11 @@ impl Authorizers {
     fn providers(&self, settings: &Arc<[ExtensionProvider]>) -> Rc<Providers> {
         let mut held = self.providers.borrow_mut();
         match &*held {
-            Some((of, providers)) if Arc::ptr_eq(of, settings) => providers.clone(),
+            Some(Compiled { of, providers }) if Arc::ptr_eq(of, settings) => providers.clone(),
             _ => {
-                let known = held.as_ref().map(|(_, providers)| &**providers);
+                let known = held.as_ref().map(|compiled| &*compiled.providers);
                 let providers = Rc::new(Providers::compile(settings, known));
-                *held = Some((settings.clone(), providers.clone()));
+                *held = Some(Compiled { of: settings.clone(), providers: providers.clone() });
                 providers
             }
         }

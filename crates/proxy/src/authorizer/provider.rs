@@ -15,7 +15,14 @@ const UNDER_WAY: usize = 1024;
 
 /// All that the settings name.
 #[derive(Debug, Default)]
-pub(super) struct Providers(Vec<(Rc<str>, Result<Rc<Provider>, Box<str>>)>);
+pub(super) struct Providers(Vec<Named>);
+
+/// A provider, or why it cannot be asked.
+#[derive(Debug)]
+struct Named {
+    name: Box<str>,
+    provider: Result<Rc<Provider>, Box<str>>,
+}
 
 /// Somebody who can be asked.
 #[derive(Debug)]
@@ -107,16 +114,16 @@ impl Providers {
                 Some(same) => Ok(same),
                 None => Provider::compile(wire).map(Rc::new).map_err(Into::into),
             };
-            (wire.name.as_str().into(), provider)
+            Named { name: wire.name.as_str().into(), provider }
         };
         Self(settings.iter().map(compile).collect())
     }
 
     /// The provider of a name, or why there is none.
     pub(super) fn find(&self, name: &str) -> Result<Rc<Provider>, String> {
-        match self.0.iter().find(|(known, _)| **known == *name) {
-            Some((_, Ok(provider))) => Ok(provider.clone()),
-            Some((_, Err(problem))) => Err(problem.to_string()),
+        match self.0.iter().find(|named| *named.name == *name).map(|named| &named.provider) {
+            Some(Ok(provider)) => Ok(provider.clone()),
+            Some(Err(problem)) => Err(problem.to_string()),
             None => Err("the mesh configuration has no extensionProviders entry of this name".to_owned()),
         }
     }

@@ -36,7 +36,13 @@ const GOOD_FOR: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 #[derive(Default)]
 pub(super) struct Addresses {
     dns: OnceCell<Arc<dyn LookUp>>,
-    known: RefCell<HashMap<Box<str>, (Instant, Vec<IpAddr>)>>,
+    known: RefCell<HashMap<Box<str>, Found>>,
+}
+
+/// An answer of DNS.
+struct Found {
+    until: Instant,
+    addresses: Vec<IpAddr>,
 }
 
 impl Addresses {
@@ -44,10 +50,10 @@ impl Addresses {
         if let Some(address) = route::host_address(host) {
             return Ok(vec![address]);
         }
-        if let Some((until, addresses)) = self.known.borrow().get(host)
-            && *until > Instant::now()
+        if let Some(found) = self.known.borrow().get(host)
+            && found.until > Instant::now()
         {
-            return Ok(addresses.clone());
+            return Ok(found.addresses.clone());
         }
         let servers = self.dns.get_or_init(|| dns(Servers::System)).clone();
         let found = servers
@@ -59,7 +65,7 @@ impl Addresses {
             known.clear();
         }
         let until = Instant::now() + found.good_for.clamp(GOOD_FOR.0, GOOD_FOR.1);
-        known.insert(host.into(), (until, found.addresses.clone()));
+        known.insert(host.into(), Found { until, addresses: found.addresses.clone() });
         Ok(found.addresses)
     }
 }

@@ -214,6 +214,25 @@ fn a_body_is_shown_up_to_the_limit_and_goes_on_whole() {
     assert_eq!((text, raw), (null, json!("MDEyMzQ1Njc4OQ==")));
     let (status, _, body) = parts(&ask(at(&server), "POST /asked", &[], "0123456789a"));
     assert_eq!((status.as_str(), body.as_str()), ("http/1.1 413 payload too large", "Payload Too Large"));
+    let unannounced = format!(
+        "POST /asked HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n6\r\n012345\r\n6\r\n6789ab\r\n"
+    );
+    assert!(exchange(at(&server), unannounced.as_bytes()).starts_with("HTTP/1.1 413"));
+    let url = format!("http://{}/asked", at(&server));
+    let grpc = [
+        "-sSi",
+        "--http2-prior-knowledge",
+        "-H",
+        "content-type: application/grpc",
+        "-d",
+        "0123456789a",
+        &url,
+    ];
+    let answer = run("curl", &grpc, "");
+    assert!(
+        answer.starts_with("HTTP/2 200") && answer.contains("grpc-message: Payload Too Large"),
+        "{answer}"
+    );
     assert!(authorizer.is_at_rest(), "a body that is too long is nobody's business");
 }
 

@@ -95,10 +95,13 @@ fn data(bytes: &'static [u8]) -> Frame<Bytes> {
 /// An empty CheckResponse, which allows.
 const YES: &[u8] = &[0, 0, 0, 0, 0];
 
+/// A name, whether it allows, and the answer.
+type Case = (&'static str, bool, fn() -> Response<Frames>);
+
 #[test]
 fn what_is_no_good_grpc_is_a_failure_and_never_a_yes() {
     let lab = Lab::new();
-    let cases: Vec<(&str, bool, fn() -> Response<Frames>)> = vec![
+    let cases: [Case; 14] = [
         ("a good one", true, || grpc(vec![data(YES), status("0")])),
         ("in pieces", true, || grpc(vec![data(&YES[..2]), data(&YES[2..]), status("0")])),
         ("no status", false, || grpc(vec![data(YES)])),
