@@ -56,8 +56,7 @@ pub(crate) async fn feed(client: Client, events: &mpsc::Sender<Event>, control: 
             Ok(watcher::Event::Delete(object)) if is_it(&object) => None,
             Ok(_) => continue,
         };
-        let text = object.as_ref().and_then(|object| object.data.as_ref()?.get(CONFIG_KEY).cloned());
-        let Step { config, problem } = follower.step(text.as_deref());
+        let Step { config, problem } = follower.step(object.as_ref().map(text_of));
         let in_force = config.is_some();
         if let Some(config) = config
             && events.send(Event::MeshConfig(config)).await.is_err()
@@ -77,6 +76,10 @@ pub(crate) async fn feed(client: Client, events: &mpsc::Sender<Event>, control: 
             None => tracing::info!("ConfigMap {namespace}/{CONFIG_MAP} is in force again in full"),
         }
     }
+}
+
+fn text_of(object: &ConfigMap) -> Option<&str> {
+    object.data.as_ref()?.get(CONFIG_KEY).map(String::as_str)
 }
 
 fn is_it(object: &ConfigMap) -> bool {
@@ -105,18 +108,27 @@ impl Follower {
         Self { default_domain, domain: None, problem: None }
     }
 
-    fn step(&mut self, text: Option<&str>) -> Step {
-        let read = text.map_or_else(|| Ok(MeshConfig::default()), mesh::check);
+    /// Takes in the ConfigMap's text; the outer `None` is no ConfigMap.
+    fn step(&mut self, text: Option<Option<&str>>) -> Step {
+        let read = match text {
+            None => Ok(MeshConfig::default()),
+            Some(Some(text)) => mesh::check(text).map_err(|found| {
+                let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+                found.join("; ")
+            }),
+            Some(None) => {
+                Err(format!("key {CONFIG_KEY} is not there; write {CONFIG_KEY}: \"\" for Istio's defaults"))
+            }
+        };
         let mut config = match read {
             Ok(config) => config,
             Err(found) => {
-                let found: Vec<String> = found.iter().map(ToString::to_string).collect();
                 let stays = if self.domain.is_some() {
                     "the last good configuration stays in force"
                 } else {
                     "nothing is served until it is corrected"
                 };
-                return Step { config: None, problem: Some(format!("{stays}: {}", found.join("; "))) };
+                return Step { config: None, problem: Some(format!("{stays}: {found}")) };
             }
         };
         let problem = self.keep_trust_domain(&mut config);
@@ -203,15 +215,19 @@ mod tests {
     #[test]
     fn a_bad_configuration_changes_nothing_and_names_its_field() {
         let mut follower = follower();
-        let first = follower.step(Some("rootNamespce: istio-config\n"));
+        let first = follower.step(Some(Some("rootNamespce: istio-config\n")));
         let problem = first.problem.expect("a problem");
         assert!(first.config.is_none() && problem.contains("nothing is served"), "{problem}");
-        let good = follower.step(Some("rootNamespace: istio-config\n"));
+        let good = follower.step(Some(Some("rootNamespace: istio-config\n")));
         assert_eq!(good.config.map(|c| c.root_namespace).as_deref(), Some("istio-config"));
-        let bad = follower.step(Some("rootNamespace: istio-config\naccessLogFile: /var/log/x\n"));
+        let bad = follower.step(Some(Some("rootNamespace: istio-config\naccessLogFile: /var/log/x\n")));
         let problem = bad.problem.expect("a problem");
         assert!(bad.config.is_none() && problem.contains("stays in force"), "{problem}");
         assert!(problem.contains("accessLogFile") && problem.contains('2'), "field and line: {problem}");
+        let without = follower.step(Some(None));
+        assert!(
+            without.config.is_none() && without.problem.is_some_and(|p| p.contains("key mesh is not there"))
+        );
         let gone = follower.step(None);
         assert_eq!(gone, Step { config: Some(MeshConfig::default()), problem: None });
     }
@@ -219,20 +235,20 @@ mod tests {
     #[test]
     fn a_trust_domain_changes_only_where_the_old_one_stays_an_alias() {
         let mut follower = follower();
-        assert_eq!(follower.step(Some("")).problem, None);
-        let refused = follower.step(Some("trustDomain: new.td\nrootNamespace: istio-config\n"));
+        assert_eq!(follower.step(Some(Some(""))).problem, None);
+        let refused = follower.step(Some(Some("trustDomain: new.td\nrootNamespace: istio-config\n")));
         let config = refused.config.expect("the rest");
         assert_eq!(
             (config.trust_domain, config.root_namespace.as_str()),
             (Some(domain("cluster.local")), "istio-config")
         );
         assert!(refused.problem.is_some_and(|p| p.contains("list 'cluster.local' in trustDomainAliases")));
-        let taken = follower.step(Some("trustDomain: new.td\ntrustDomainAliases: [cluster.local]\n"));
+        let taken = follower.step(Some(Some("trustDomain: new.td\ntrustDomainAliases: [cluster.local]\n")));
         assert_eq!(
             (taken.config.and_then(|c| c.trust_domain), taken.problem),
             (Some(domain("new.td")), None)
         );
-        let later = follower.step(Some("trustDomain: new.td\n"));
+        let later = follower.step(Some(Some("trustDomain: new.td\n")));
         assert_eq!((later.config.map(|c| c.trust_domain_aliases), later.problem), (Some(Vec::new()), None));
         let gone = follower.step(None);
         assert_eq!(gone.config.and_then(|c| c.trust_domain), Some(domain("new.td")));
@@ -241,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_first_configuration_is_taken_as_it_is() {
-        let taken = follower().step(Some("trustDomain: new.td\n"));
+        let taken = follower().step(Some(Some("trustDomain: new.td\n")));
         assert_eq!(
             (taken.config.and_then(|c| c.trust_domain), taken.problem),
             (Some(domain("new.td")), None)

@@ -217,7 +217,7 @@ where
     let Some(object) = api.get_opt(name).await? else { return Ok(None) };
     let metadata = object.meta().clone();
     let generation = metadata.generation.unwrap_or_default();
-    let Some(new) = merged(object.status(), generation, wanted, &Timestamp::now().to_string()) else {
+    let Some(new) = merged(object.status(), generation, wanted, &now()) else {
         return Ok(Some((metadata, object.status().clone())));
     };
     // Of the version that was read only: somebody else's condition must not get lost.
@@ -225,6 +225,12 @@ where
     let parameters = PatchParams { field_manager: Some("istiod".to_owned()), ..PatchParams::default() };
     let stored = api.patch_status(name, &parameters, &Patch::Merge(&patch)).await?;
     Ok(Some((stored.meta().clone(), stored.status().clone())))
+}
+
+/// As Kubernetes writes times: whole seconds.
+fn now() -> String {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
 /// The status with our conditions as they should be, for a merge patch; `None` if it is so already.

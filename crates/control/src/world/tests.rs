@@ -240,8 +240,11 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![event(), policy_event()]
 }
 
-/// What a pod's proxy is told of policy, and by what keys it hears of changes.
-fn told(world: &World, pod: &NamespacedName) -> [(Vec<(String, facts::Fact)>, fn(String) -> Key); 2] {
+/// Facts by name, and the key of a namespace by which a proxy hears of changes of them.
+type Told = (Vec<(String, facts::Fact)>, fn(String) -> Key);
+
+/// What a pod's proxy is told of policy.
+fn told(world: &World, pod: &NamespacedName) -> [Told; 2] {
     let policies = world.policies_for(pod).map(|found| (found.resource_name(), found.fact().clone()));
     let tokens = world.authentications_for(pod).map(|found| (found.resource_name(), found.fact().clone()));
     [(policies.collect(), Key::Policies), (tokens.collect(), Key::Authentications)]

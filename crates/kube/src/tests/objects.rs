@@ -166,6 +166,24 @@ fn an_unreadable_policy_is_enforced_in_its_strictest_sense() {
 }
 
 #[test]
+fn an_unreadable_request_authentication_has_a_rule_without_keys() {
+    let read = |spec: Value| {
+        let object = json!({ "metadata": { "namespace": "shop", "name": "r" }, "spec": spec });
+        policies::request_authentication(serde_json::from_value(object).expect("an object")).spec
+    };
+    let selector = json!({ "matchLabels": { "app": "cart" } });
+    let broken = read(json!({ "selector": selector, "jwtRules": [{ "issuer": 7 }] }));
+    assert!(broken.selector.is_some(), "for those it selects only");
+    let [rule] = broken.jwt_rules.as_slice() else { panic!("one rule: {broken:?}") };
+    assert!(
+        rule.jwks.is_empty() && rule.jwks_uri.is_empty() && rule.issuer.is_empty(),
+        "nobody can sign for it"
+    );
+    let fine = read(json!({ "selector": selector, "jwtRules": [{ "issuer": "https://idp" }] }));
+    assert_eq!(fine.jwt_rules[0].issuer, "https://idp");
+}
+
+#[test]
 fn an_unreadable_rule_closes_its_host_and_an_unreadable_entry_reaches_nobody() {
     let object = |spec: Value| json!({ "metadata": { "namespace": "shop", "name": "r" }, "spec": spec });
     let rule = |spec: Value| {
