@@ -96,7 +96,8 @@ impl Lab {
 
     fn wait(&mut self, ready: SocketAddr, log: &dyn Fn() -> String) {
         let started = Instant::now();
-        let limit = Duration::from_secs(60);
+        // Much configuration on a busy machine.
+        let limit = Duration::from_secs(180);
         loop {
             let connect = move || TcpStream::connect(ready).is_ok();
             if self.namespace.run(connect).expect("the namespace is there") {
