@@ -84,6 +84,13 @@ pub(crate) struct Connected {
     pub(crate) generation: u64,
 }
 
+impl Connected {
+    /// The own end, if everything is logged.
+    pub(crate) fn local(&self, worker: &Worker) -> Option<SocketAddr> {
+        if worker.recorder.logs_everything() { self.stream.local_addr() } else { None }
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ConnectError {

@@ -197,7 +197,11 @@ impl Arrival<'_> {
                 let passage = Passage {
                     connection,
                     open: Some(&*entry.open),
-                    way: Way { upstream: Some(self.destination), ..facts.way() },
+                    way: Way {
+                        upstream: Some(self.destination),
+                        upstream_local: connected.local(self.worker),
+                        ..facts.way()
+                    },
                     marks: marks.as_deref(),
                     explain: &|_: &std::io::Error| None,
                 };

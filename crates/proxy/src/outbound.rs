@@ -301,7 +301,8 @@ impl Departure<'_> {
                     let refusal = upstream.security.refusal_by_peer(upstream.address, error)?;
                     Some(refusal.refused())
                 };
-                let way = Way { upstream: Some(upstream.address), ..self.dialled.way() };
+                let upstream_local = connected.local(self.worker);
+                let way = Way { upstream: Some(upstream.address), upstream_local, ..self.dialled.way() };
                 let passage = Passage { connection, open: None, way, marks: None, explain: &explain };
                 passage.run(self.worker, &mut stream, &mut connected.stream).await;
             }

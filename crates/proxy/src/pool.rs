@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -52,18 +53,37 @@ pub(crate) struct Pool {
 }
 
 /// A shared connection, the number of its streams, and whether it is new.
-type Taken = (http2::SendRequest<Body>, Rc<Cell<usize>>, bool);
+type Taken = (http2::SendRequest<Body>, Rc<Streams>, bool);
+
+/// The streams of a shared connection.
+#[derive(Default)]
+struct Streams {
+    count: Cell<usize>,
+    /// The own end, if it is worth knowing.
+    local: Option<SocketAddr>,
+}
+
+impl Streams {
+    fn get(&self) -> usize {
+        self.count.get()
+    }
+
+    fn set(&self, count: usize) {
+        self.count.set(count);
+    }
+}
 
 struct Idle {
     sender: http1::SendRequest<Body>,
     generation: u64,
+    local: Option<SocketAddr>,
     since: Instant,
 }
 
 struct SharedConnection {
     sender: http2::SendRequest<Body>,
     generation: u64,
-    streams: Rc<Cell<usize>>,
+    streams: Rc<Streams>,
     since: Instant,
 }
 
@@ -71,12 +91,19 @@ struct SharedConnection {
 pub(crate) struct Lease {
     pool: Rc<Pool>,
     sender: Option<http1::SendRequest<Body>>,
-    streams: Option<Rc<Cell<usize>>>,
+    streams: Option<Rc<Streams>>,
     generation: u64,
+    /// The own end of an HTTP/1.1 connection, if it is worth knowing.
+    local: Option<SocketAddr>,
     limit: usize,
 }
 
 impl Lease {
+    /// The own end of the connection, where everything is logged.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        self.streams.as_ref().map_or(self.local, |streams| streams.local)
+    }
+
     /// The response has been read to its end: the connection may serve another request.
     pub(crate) fn give_back(mut self) {
         if let Some(sender) = self.sender.take()
@@ -84,7 +111,8 @@ impl Lease {
         {
             let mut idle = self.pool.idle.borrow_mut();
             if idle.len() < self.limit {
-                idle.push(Idle { sender, generation: self.generation, since: Instant::now() });
+                let (generation, local) = (self.generation, self.local);
+                idle.push(Idle { sender, generation, local, since: Instant::now() });
             }
         }
     }
@@ -159,6 +187,7 @@ impl Pool {
             sender: None,
             streams: None,
             generation,
+            local: None,
             limit: worker.config.limits.idle_upstreams,
         }
     }
@@ -177,11 +206,15 @@ impl Pool {
         loop {
             let reused = self.take_idle(generation);
             let (mut sender, idle_for) = match reused {
-                Some(idle) => (idle.sender, Some(idle.since.elapsed())),
+                Some(idle) => {
+                    lease.local = idle.local;
+                    (idle.sender, Some(idle.since.elapsed()))
+                }
                 // Boxed, since it is rare and large: every request's future would carry it.
                 None => match Box::pin(self.open_http1(worker)).await {
-                    Ok((sender, generation)) => {
+                    Ok((sender, generation, local)) => {
                         lease.generation = generation;
+                        lease.local = local;
                         (sender, None)
                     }
                     Err(error) => return Err(NotSent { error, request: Some(request) }),
@@ -290,7 +323,7 @@ impl Pool {
         None
     }
 
-    fn take_shared(&self, generation: u64) -> Option<(http2::SendRequest<Body>, Rc<Cell<usize>>)> {
+    fn take_shared(&self, generation: u64) -> Option<(http2::SendRequest<Body>, Rc<Streams>)> {
         let mut all = self.shared.borrow_mut();
         all.retain(|c| c.generation == generation && !c.sender.is_closed());
         let free = all.iter_mut().find(|c| c.streams.get() < STREAMS)?;
@@ -306,8 +339,12 @@ impl Pool {
         Ok(connected)
     }
 
-    async fn open_http1(&self, worker: &Worker) -> Result<(http1::SendRequest<Body>, u64), SendError> {
+    async fn open_http1(
+        &self,
+        worker: &Worker,
+    ) -> Result<(http1::SendRequest<Body>, u64, Option<SocketAddr>), SendError> {
         let connected = self.open(worker, ClientAlpn::Http1).await?;
+        let local = connected.local(worker);
         let limits = &worker.config.limits;
         // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head.
         let (sender, connection) = http1::Builder::new()
@@ -319,14 +356,15 @@ impl Pool {
             // How it ended reaches whoever waits for a response.
             let _ = connection.with_upgrades().await;
         });
-        Ok((sender, connected.generation))
+        Ok((sender, connected.generation, local))
     }
 
     async fn open_http2(
         &self,
         worker: &Worker,
-    ) -> Result<(http2::SendRequest<Body>, Rc<Cell<usize>>), SendError> {
+    ) -> Result<(http2::SendRequest<Body>, Rc<Streams>), SendError> {
         let connected = self.open(worker, ClientAlpn::Http2).await?;
+        let local = connected.local(worker);
         let limits = &worker.config.limits;
         let (sender, connection) = http2::Builder::new(LocalExec)
             .initial_stream_window_size(1 << 20)
@@ -338,7 +376,7 @@ impl Pool {
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
-        let streams = Rc::new(Cell::new(0));
+        let streams = Rc::new(Streams { local, ..Streams::default() });
         self.shared.borrow_mut().push(SharedConnection {
             sender: sender.clone(),
             generation: connected.generation,

@@ -1,6 +1,7 @@
 //! The byte streams that connections are made of.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -21,6 +22,16 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// The own end.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        let socket = match self {
+            Self::Plain(io) => io.get_ref(),
+            Self::Accepted(tls) => tls.get_ref().0.get_ref(),
+            Self::Connected(tls) => tls.get_ref().0,
+        };
+        socket.local_addr().ok()
+    }
+
     /// Waits until the peer has sent something, without reading it; false if it closed, and under TLS, whose first
     /// bytes are not the peer's words.
     pub(crate) async fn is_spoken_to(&self) -> bool {

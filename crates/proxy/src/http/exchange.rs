@@ -95,6 +95,11 @@ impl Exchange {
         self.line.sent(upstream);
     }
 
+    /// The own end of the connection that it went over.
+    pub(crate) fn sent_from(&mut self, local: Option<SocketAddr>) {
+        self.line.sent_from(local);
+    }
+
     /// Notes the head of the answer, whoever it comes from.
     pub(crate) fn answered<B>(&mut self, response: &http::Response<B>) {
         self.line.answered();

@@ -69,6 +69,7 @@ pub(crate) async fn send(
         exchange.set_edge(edge);
     }
     exchange.answered(&response);
+    exchange.sent_from(lease.local());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(switching) = switching else {
             let error = SendError::Protocol("it switched protocols unasked".to_owned());

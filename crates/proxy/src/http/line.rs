@@ -37,6 +37,7 @@ struct More {
     user_agent: Option<HeaderValue>,
     request_id: Option<HeaderValue>,
     upstream: Option<(SocketAddr, Instant)>,
+    upstream_local: Option<SocketAddr>,
     upstream_time: Option<Duration>,
 }
 
@@ -64,6 +65,13 @@ impl Line {
     pub(crate) fn sent(&mut self, upstream: SocketAddr) {
         if let Some(more) = &mut self.more {
             more.upstream = Some((upstream, Instant::now()));
+        }
+    }
+
+    /// The own end of the connection that it went over.
+    pub(crate) fn sent_from(&mut self, local: Option<SocketAddr>) {
+        if let Some(more) = &mut self.more {
+            more.upstream_local = local;
         }
     }
 
@@ -98,7 +106,11 @@ impl Line {
             user_agent: text(more.and_then(|more| more.user_agent.as_ref())),
             request_id: text(more.and_then(|more| more.request_id.as_ref())),
             marks,
-            way: Way { upstream: more.and_then(|more| more.upstream).map(|(address, _)| address), ..way },
+            way: Way {
+                upstream: more.and_then(|more| more.upstream).map(|(address, _)| address),
+                upstream_local: more.and_then(|more| more.upstream_local),
+                ..way
+            },
         }
     }
 }
