@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Provider, PythonAuthorizer, ask, parts};
+use super::{NOBODY, Provider, PythonAuthorizer, ask, parts};
 use crate::lab::{HOST, Lab, Server, at, exchange, get, http_backend, run};
 
 const GRPC: &str = "timeoutMs: 20000, grpc: {}";
@@ -292,7 +292,7 @@ fn changed_settings_are_in_force_with_the_next_request() {
     let lab = Lab::new();
     let answers = json!({"/asked": {"status": {"code": 0}}});
     let Some(authorizer) = PythonAuthorizer::start(&lab, &answers.to_string()) else { return };
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let nobody = NOBODY;
     let backend = http_backend();
     let with = |at, settings| Provider::new(at, settings).facts();
     let facts = |extra: &str| {

@@ -8,7 +8,7 @@ mod plain;
 mod tcp;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -18,6 +18,9 @@ use maille_proxy::StaticProxy;
 use serde_json::Value;
 
 use crate::lab::{HOST, Lab, PATIENCE, Server, exchange, http_backend};
+
+/// Where nothing listens.
+pub(crate) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 /// Asks about every path below `/asked`.
 pub(crate) const ASKED: &str = "[{to: [{operation: {paths: ['/asked*']}}]}]";

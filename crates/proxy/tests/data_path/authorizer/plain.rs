@@ -3,7 +3,7 @@
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use super::{Provider, ask, parts, raw_http};
+use super::{NOBODY, Provider, ask, parts, raw_http};
 use crate::lab::{HOST, Lab, at, get};
 
 fn answer(status: &str, head: &str, body: &str) -> Vec<u8> {
@@ -100,7 +100,7 @@ fn fail_open_and_status_on_error_say_what_a_failure_means_and_a_denial_stays_one
         assert!(get(at(&server), path).starts_with("HTTP/1.1 200"), "{path}");
     }
     assert!(get(at(&server), "/asked/no").starts_with("HTTP/1.1 401"), "a denial is no failure");
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let nobody = NOBODY;
     let server = Provider::new(nobody, "http: {}").server(&lab);
     assert!(get(at(&server), "/asked").starts_with("HTTP/1.1 403"));
     assert!(get(at(&server), "/home").starts_with("HTTP/1.1 200"));

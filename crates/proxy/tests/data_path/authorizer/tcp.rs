@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Provider, PythonAuthorizer, raw_http};
+use super::{NOBODY, Provider, PythonAuthorizer, raw_http};
 use crate::lab::{Lab, Server, at, exchange_half_closed, tcp_backend};
 
 const ANY: &str = "[{}]";
@@ -33,7 +33,7 @@ fn a_connection_is_asked_about_before_a_byte_flows() {
 #[test]
 fn a_provider_that_fails_ends_a_connection_unless_it_fails_open() {
     let lab = Lab::new();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let nobody = NOBODY;
     for (settings, answer) in [("grpc: {}", ""), ("failOpen: true, grpc: {}", "hello ping")] {
         let server = server(&lab, &Provider { rules: ANY, ..Provider::new(nobody, settings) });
         let web = lab.client("web", at(&server), "TCP", "ISTIO_MUTUAL");
