@@ -38,6 +38,7 @@ impl From<&ExtensionProvider> for Provider {
 }
 
 /// What becomes of a request that a CUSTOM rule matches.
+#[allow(clippy::enum_variant_names, reason = "one of its outcomes is what the question is about")]
 pub(super) enum Asked {
     /// The provider is asked.
     Asked(Option<Provider>),
