@@ -198,7 +198,7 @@ fn token_rules_and_the_meshs_configuration_are_validated_by_line() {
     let place = Place::new(&[("tokens.yaml", TOKENS)]);
     let output = place.maille(&["validate", "-f", "tokens.yaml"]);
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
-    for part in ["tokens.yaml:7:", "jwksUri", "tokens.yaml:17:", "port"] {
+    for part in ["tokens.yaml:7:", "jwksUri", "tokens.yaml:18:", "port"] {
         assert!(err(&output).contains(part), "{part}: {}", err(&output));
     }
     let right = TOKENS.replace("ftp://", "https://").replace("port: 0", "port: 9191");
