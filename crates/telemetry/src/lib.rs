@@ -21,6 +21,7 @@ mod recorder;
 mod refusal;
 mod registry;
 mod series;
+mod tables;
 
 pub use access_log::{AccessLog, Marks, RequestLine, Shadow, Transfer, Way};
 pub use labels::{

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::labels::WorkloadLabels;
-use crate::recorder::{RejectionKey, SeriesKey, Tables};
 use crate::series::Series;
+use crate::tables::{RejectionKey, SeriesKey, Tables};
 
 /// Addresses that wait for a name in one worker; callers beyond them are counted as unknown for good.
 const MAX_UNNAMED: usize = 128;

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 
 use crate::histogram::{BOUNDS, HistogramReading};
 use crate::labels::{Reporter, ResponseFlags, Security, WorkloadLabels};
-use crate::recorder::{DecisionKey, Losses, RefusalKey, RejectionKey, SeriesKey};
 use crate::registry::{GaugeReading, OwnWorkload};
 use crate::series::{RequestKey, Series};
+use crate::tables::{DecisionKey, Losses, RefusalKey, RejectionKey, SeriesKey};
 
 #[derive(Default, Clone)]
 struct Requests {

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use crate::access_log::AccessLog;
 use crate::naming::{Names, Naming};
 use crate::prometheus;
-use crate::recorder::{Losses, Tables, WorkerRecorder};
+use crate::recorder::WorkerRecorder;
+use crate::tables::{Losses, Tables};
 
 /// Who reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
