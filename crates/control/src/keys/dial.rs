@@ -41,7 +41,7 @@ impl Dial for SystemDial {
         Box::pin(async move {
             let found =
                 lookup_host((host, port)).await.map_err(|_| format!("the name {host} does not resolve"))?;
-            let stream = connect(found.collect()).await.map_err(|why| format!("{host}: {why}"))?;
+            let stream = connect(found.collect()).await?;
             Ok(Box::new(stream) as Box<dyn Connection>)
         })
     }

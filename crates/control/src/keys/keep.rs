@@ -42,8 +42,8 @@ impl Default for Pace {
     }
 }
 
-/// Fetches the key sets that are wanted, each source once, and tells the world of each that changes. A set that cannot be
-/// fetched anew stays in force. Dropping it ends all fetches.
+/// Fetches the key sets that are wanted, each source once for all, and tells the world. A set that cannot be fetched
+/// anew stays in force. Dropping it ends all fetches.
 #[derive(Debug)]
 pub struct KeyStore {
     wanted: watch::Sender<BTreeMap<KeySource, Duration>>,
@@ -139,7 +139,7 @@ async fn run(shared: Arc<Shared>, mut sources: watch::Receiver<BTreeMap<KeySourc
 async fn keep(shared: Arc<Shared>, source: KeySource, limit: watch::Receiver<Duration>) {
     let Pace { refresh, retry, retry_at_most, keep } = shared.pace;
     let mut last_good: Option<Instant> = None;
-    let mut told: Option<Result<String, String>> = None;
+    let mut told_problem = None;
     let mut wait = retry;
     let mut problem_before = String::new();
     loop {
@@ -171,10 +171,11 @@ async fn keep(shared: Arc<Shared>, source: KeySource, limit: watch::Receiver<Dur
                 ((!is_kept).then_some(Err(problem)), pause)
             }
         };
-        if let Some(news) = news
-            && told.as_ref() != Some(&news)
-        {
-            told = Some(news.clone());
+        // Keys are told each time: to a world that has forgotten them they are news, to any other they cost nothing.
+        let problem = news.as_ref().and_then(|news| news.as_ref().err()).cloned();
+        let is_old = problem.is_some() && problem == told_problem;
+        if let Some(news) = news.filter(|_| !is_old) {
+            told_problem = problem;
             if shared.events.send(Event::Keys(source.clone(), news)).await.is_err() {
                 return;
             }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use maille_control::keys::{Fetcher, KeySource};
+use maille_control::keys::{Fetcher, KeySource, Roots};
 use maille_testkit::TestAuthority;
 use serde_json::{Value, json};
 
@@ -48,6 +48,10 @@ async fn https_needs_the_name_that_was_asked_for_and_a_trusted_root() {
     assert!(problem.contains("https://other.example/keys") && problem.contains("idp.example"), "{problem}");
     let problem = server.fetcher(&TestAuthority::new()).keys(&url("https://idp.example/keys"), LONG).await;
     assert!(problem.as_ref().is_err_and(|problem| problem.contains("certificate")), "{problem:?}");
+    // Nor does the operating system vouch for it.
+    let problem = server.with_roots(Roots::System).keys(&url("https://idp.example/keys"), LONG).await;
+    let named = |problem: &String| problem.contains("certificate") || problem.contains("no roots");
+    assert!(problem.as_ref().is_err_and(named), "{problem:?}");
     // A server without TLS.
     let (_server, fetcher) = plain().await;
     assert!(fetcher.keys(&url("https://idp.example/keys"), Duration::from_secs(2)).await.is_err());

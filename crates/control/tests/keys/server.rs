@@ -113,7 +113,11 @@ impl Server {
     }
 
     pub(crate) fn fetcher(&self, trusted: &TestAuthority) -> Fetcher {
-        Fetcher::new(Arc::new(Only(self.address)), Roots::Pem(trusted.roots_pem().into()))
+        self.with_roots(Roots::Pem(trusted.roots_pem().into()))
+    }
+
+    pub(crate) fn with_roots(&self, roots: Roots) -> Fetcher {
+        Fetcher::new(Arc::new(Only(self.address)), roots)
     }
 }
 
