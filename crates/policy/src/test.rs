@@ -233,9 +233,8 @@ impl Test {
     pub(crate) fn keys_are_exact(&self) -> bool {
         match &self.check {
             Check::Path(_, templates) => templates.is_empty(),
-            Check::Method(_) | Check::Host(_) | Check::Header(..) | Check::RemoteIp(_) | Check::Claim(..) => {
-                true
-            }
+            Check::Method(_) | Check::Host(_) | Check::Header(..) | Check::RemoteIp(_) => true,
+            Check::Claim(..) | Check::RequestPrincipal(_) => true,
             // Connection parts are judged once, and whole.
             _ => false,
         }

@@ -18,7 +18,8 @@ pub(crate) struct ClaimIndex<T> {
 #[derive(Debug)]
 struct Node<T> {
     texts: Option<TextIndex<T>>,
-    inner: ClaimIndex<T>,
+    /// Claims inside this one.
+    inner: Option<Box<ClaimIndex<T>>>,
 }
 
 impl<T> Default for ClaimIndex<T> {
@@ -39,13 +40,10 @@ impl<T> ClaimIndex<T> {
 
     fn insert_at(&mut self, names: &[Box<str>], index: TextIndex<T>) {
         let Some((first, rest)) = names.split_first() else { return };
-        let node = self
-            .children
-            .entry(first.clone())
-            .or_insert_with(|| Node { texts: None, inner: Self::default() });
+        let node = self.children.entry(first.clone()).or_insert_with(|| Node { texts: None, inner: None });
         match rest {
             [] => node.texts = Some(index),
-            rest => node.inner.insert_at(rest, index),
+            rest => node.inner.get_or_insert_default().insert_at(rest, index),
         }
     }
 
@@ -72,8 +70,8 @@ impl<T> Node<T> {
         if let Some(index) = &self.texts {
             texts(value, &mut |text| index.visit(text, visit));
         }
-        if let Value::Object(object) = value {
-            self.inner.visit(object, visit);
+        if let (Some(inner), Value::Object(object)) = (&self.inner, value) {
+            inner.visit(object, visit);
         }
     }
 }

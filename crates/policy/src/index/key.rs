@@ -34,7 +34,7 @@ pub(crate) enum Attribute {
     Host,
     Path,
     Header(Header),
-    /// Issuer and subject, joined.
+    /// Issuer and subject, joined, if neither is empty.
     RequestPrincipal,
     Claim(ClaimPath),
 }
@@ -142,7 +142,7 @@ fn keys_of(test: &Test) -> Option<Vec<Key>> {
             keys
         }
         Check::Header(header, set) => texts(Attribute::Header(header.clone()), set),
-        Check::RequestPrincipal(principals) => texts(Attribute::RequestPrincipal, principals.joined()),
+        Check::RequestPrincipal(principals) => texts(Attribute::RequestPrincipal, principals.joined()?),
         Check::Claim(path, set) => texts(Attribute::Claim(path.clone()), set),
     })
 }
@@ -206,7 +206,10 @@ impl Attribute {
             }
             Self::RequestPrincipal => {
                 let claims = request.and_then(|r| r.attributes.claims);
-                if let Some((issuer, subject)) = claims.and_then(Claims::principal) {
+                if let Some((issuer, subject)) = claims.and_then(Claims::principal)
+                    && !issuer.is_empty()
+                    && !subject.is_empty()
+                {
                     token::with_joined(issuer, subject, visit);
                 }
             }

@@ -102,8 +102,9 @@ impl<T> Index<T> {
 struct TextIndex<T> {
     present: Box<[T]>,
     exact: HashMap<Box<[u8]>, Box<[T]>, RandomState>,
-    prefixes: AffixMap<T>,
-    suffixes: AffixMap<T>,
+    // Boxed, since there may be thousands of small indices, and caches are small.
+    prefixes: Option<Box<AffixMap<T>>>,
+    suffixes: Option<Box<AffixMap<T>>>,
 }
 
 impl<T> TextIndex<T> {
@@ -125,8 +126,8 @@ impl<T> TextIndex<T> {
         Self {
             present: present.into(),
             exact,
-            prefixes: AffixMap::new(End::Start, prefixes),
-            suffixes: AffixMap::new(End::Finish, suffixes),
+            prefixes: (!prefixes.is_empty()).then(|| Box::new(AffixMap::new(End::Start, prefixes))),
+            suffixes: (!suffixes.is_empty()).then(|| Box::new(AffixMap::new(End::Finish, suffixes))),
         }
     }
 
@@ -139,8 +140,9 @@ impl<T> TextIndex<T> {
         {
             visit(list);
         }
-        self.prefixes.visit(text, visit);
-        self.suffixes.visit(text, visit);
+        for affixes in [&self.prefixes, &self.suffixes].into_iter().flatten() {
+            affixes.visit(text, visit);
+        }
     }
 }
 
