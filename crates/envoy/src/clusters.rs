@@ -41,6 +41,8 @@ fn of_port(service: &wire::Service, port: &wire::ServicePort) -> Value {
     let kind = match (service.resolution(), service.headless) {
         (wire::Resolution::Dns, _) => "STRICT_DNS",
         (wire::Resolution::DnsRoundRobin, _) => "LOGICAL_DNS",
+        // Each name is looked up when it is called: Envoy's dynamic forward proxy.
+        (wire::Resolution::DynamicDns, _) => "CLUSTER_PROVIDED",
         (wire::Resolution::None, _) => "ORIGINAL_DST",
         (wire::Resolution::Endpoints, true) => "ORIGINAL_DST",
         (wire::Resolution::Endpoints, false) => "EDS",

@@ -91,6 +91,7 @@ fn proxy(mode: wire::MtlsMode) -> wire::ConfigDump {
         service_hostname: "payment-service.production.svc.cluster.local".into(),
         service_name: "payment-service".into(),
         service_namespace: "production".into(),
+        ..Default::default()
     };
     let modes = [(9090, wire::MtlsMode::Permissive), (7000, wire::MtlsMode::Disable)];
     let inbound = wire::Inbound {

@@ -105,6 +105,7 @@ pub fn service(world: &World, service: &Service, client: Client<'_>) -> wire::Se
                 protocol: protocol(p.protocol),
                 tls: order.client_tls(p.number, &[]),
                 target_port: 0,
+                ..Default::default()
             })
             .collect(),
         endpoints: endpoints.into_values().filter(|e| !e.ports.is_empty()).collect(),
@@ -143,6 +144,7 @@ pub fn direct_workload(world: &World, pod: &Pod, client: Client<'_>) -> wire::Di
                 service_port: declared.number.into(),
                 subject_alt_names: subject_alt_names.clone(),
                 client_tls: order.client_tls(declared.number, &[]),
+                ..Default::default()
             });
         }
     }

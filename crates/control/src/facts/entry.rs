@@ -41,6 +41,7 @@ pub(super) fn entry_service(world: &World, owned: &OwnedHost<'_>, client: Client
                 protocol: protocol.into(),
                 tls: order.client_tls(number, &own_names),
                 target_port: target.and_then(valid_port).unwrap_or_default().into(),
+                ..Default::default()
             });
         }
         for endpoint in listed_endpoints(entry, &owned.host) {
@@ -135,6 +136,7 @@ impl Endpoints {
             address,
             ports: Vec::new(),
             dns_name,
+            ..Default::default()
         });
         for port in ports {
             if !found.ports.iter().any(|p| p.service_port == port.service_port) {
@@ -172,6 +174,7 @@ fn workload(
             .unwrap_or_else(|| "latest".to_owned()),
         app: label("app").unwrap_or_default(),
         meshed: takes_mutual_tls(endpoint),
+        ..Default::default()
     })
 }
 

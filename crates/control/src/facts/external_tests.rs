@@ -184,6 +184,7 @@ fn the_guides_external_service_is_known_with_its_files() {
                 ..Default::default()
             }),
             target_port: 0,
+            ..Default::default()
         }],
         endpoints: vec![wire::Endpoint {
             dns_name: "api.external-service.com".into(),

@@ -44,6 +44,7 @@ fn inbound_ports(world: &World, pod: &Pod) -> Vec<wire::InboundPort> {
                 service_hostname: host_name(&service.name, world.config()),
                 service_name: service.name.name.clone(),
                 service_namespace: service.name.namespace.clone(),
+                ..Default::default()
             });
         }
     }

@@ -35,6 +35,7 @@ pub fn mesh_settings(world: &World) -> wire::MeshSettings {
         extension_providers: config.extension_providers.iter().map(|p| provider(world, p)).collect(),
         access_log: log.into(),
         explain_in_response: config.explain_in_response,
+        ..Default::default()
     }
 }
 

@@ -87,6 +87,7 @@ pub fn workload(pod: &Pod, config: &MeshConfig) -> wire::Workload {
             .unwrap_or_else(|| "latest".to_owned()),
         app: label("app").unwrap_or_default(),
         meshed: pod.meshed,
+        ..Default::default()
     }
 }
 

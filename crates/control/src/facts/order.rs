@@ -45,6 +45,7 @@ impl<'w> Order<'w> {
             subject_alt_names: names,
             sni: settings.sni.clone(),
             insecure_skip_verify: settings.insecure_skip_verify == Some(true),
+            ..Default::default()
         })
     }
 

@@ -46,7 +46,9 @@ pub(super) fn resolution(value: i32) -> Checked<Resolution> {
         Ok(wire::Resolution::DnsRoundRobin) => Ok(Resolution::DnsFirst),
         Ok(wire::Resolution::None) => Ok(Resolution::Dialled),
         // Guessing would send the application's bytes somewhere else than its operator meant.
-        Err(_) => Err(wrong("service.resolution", format!("unknown value {value}"))),
+        Ok(wire::Resolution::DynamicDns) | Err(_) => {
+            Err(wrong("service.resolution", format!("unknown value {value}")))
+        }
     }
 }
 

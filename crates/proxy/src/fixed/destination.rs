@@ -163,6 +163,7 @@ impl Service {
             protocol: p.protocol.proto(),
             tls: p.tls.as_ref().map(ClientTls::message),
             target_port: p.target_port.unwrap_or_default().into(),
+            ..Default::default()
         });
         let endpoints = self.endpoints.iter().map(|e| {
             let ports = e.ports.iter().map(|p| wire::EndpointPort {
@@ -175,6 +176,7 @@ impl Service {
                 address: e.address.clone(),
                 dns_name: e.dns_name.clone(),
                 ports: ports.collect(),
+                ..Default::default()
             }
         });
         wire::Service {
@@ -205,6 +207,7 @@ impl DirectWorkload {
             service_port: p.service_port.into(),
             subject_alt_names: p.subject_alt_names.clone(),
             client_tls: p.client_tls.as_ref().map(ClientTls::message),
+            ..Default::default()
         });
         wire::DirectWorkload { workload: Some(self.workload.message()), headless_ports: ports.collect() }
     }
@@ -221,6 +224,7 @@ impl ClientTls {
             subject_alt_names: self.subject_alt_names.clone(),
             sni: self.sni.clone(),
             insecure_skip_verify: self.insecure_skip_verify,
+            ..Default::default()
         }
     }
 }

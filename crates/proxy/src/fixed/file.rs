@@ -261,6 +261,7 @@ impl File {
             extension_providers: settings.extension_providers.iter().map(Provider::message).collect(),
             access_log: settings.access_log.map_or(0, AccessLogName::proto),
             explain_in_response: settings.explain_in_response,
+            ..Default::default()
         })
     }
 
@@ -271,6 +272,7 @@ impl File {
             service_hostname: p.service_hostname.clone(),
             service_name: p.service_name.clone(),
             service_namespace: p.service_namespace.clone(),
+            ..Default::default()
         });
         facts::inbound(&wire::Inbound {
             workload: Some(self.inbound.workload.message()),
@@ -365,6 +367,7 @@ impl Workload {
             canonical_revision: self.canonical_revision.clone(),
             app: self.app.clone(),
             meshed: self.meshed,
+            ..Default::default()
         }
     }
 }
