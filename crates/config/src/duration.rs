@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Longer ones overflow in Go, and so in Istio.
 const MAX_NANOS: u128 = i64::MAX as u128;
 
@@ -55,6 +57,49 @@ fn part(number: &str, unit: u128) -> Option<u128> {
     whole.checked_mul(unit)?.checked_add(fraction.checked_mul(unit)? / scale)
 }
 
+/// A duration in an object: as it is written, and what it means, which is read once.
+///
+/// One that cannot be read has no value; [`crate::check()`] refuses it, but a cluster's API may hold one all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurationText {
+    text: String,
+    value: Option<Duration>,
+}
+
+impl DurationText {
+    /// Reads a text as [`parse`] does.
+    pub fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), value: parse(text) }
+    }
+
+    /// What it means.
+    pub fn value(&self) -> Option<Duration> {
+        self.value
+    }
+
+    /// In milliseconds, begun ones counted whole: what is more than nothing never becomes nothing.
+    pub fn millis(&self) -> Option<u64> {
+        self.value.and_then(|value| u64::try_from(value.as_nanos().div_ceil(1_000_000)).ok())
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Serialize for DurationText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for DurationText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self::new(&text))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +131,16 @@ mod tests {
             ("1é", None),
         ] {
             assert_eq!(parse(text), expected.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_keeps_its_spelling_and_begun_milliseconds_count() {
+        for (text, millis) in [("1h30m", Some(5_400_000)), ("1us", Some(1)), ("0s", Some(0)), ("soon", None)]
+        {
+            let read: DurationText = serde_json::from_value(serde_json::json!(text)).expect("a text");
+            assert_eq!(read.millis(), millis, "{text}");
+            assert_eq!(serde_json::to_value(&read).expect("a text"), serde_json::json!(text));
         }
     }
 }

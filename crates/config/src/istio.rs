@@ -13,9 +13,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use networking::*;
 pub use request_authentication::*;
+pub use sidecar::*;
+pub use traffic::*;
 
 mod networking;
 mod request_authentication;
+mod sidecar;
+mod traffic;
 
 /// A `null` counts as absent.
 pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -84,6 +88,15 @@ kind!(
 kind!(
     /// Hosts that are no Service of the cluster (reference mtls 4).
     ServiceEntry, ServiceEntrySpec, "networking.istio.io", "serviceentries"
+);
+
+kind!(
+    /// A workload outside of the cluster's Pods, which ServiceEntries select (reference mtls 4.1, SE-14).
+    WorkloadEntry, WorkloadEntrySpec, "networking.istio.io", "workloadentries"
+);
+kind!(
+    /// Which services a workload's proxy knows, and what becomes of calls to others (reference mtls 4.3).
+    Sidecar, SidecarSpec, "networking.istio.io", "sidecars"
 );
 
 /// `spec.selector` of the security kinds.

@@ -7,7 +7,6 @@ use maille_core::{CLUSTER_DOMAIN, Selector};
 use crate::code::DESTINATION_RULE_SUBSET_NOT_SELECT_PODS;
 use crate::mesh::{Mesh, Service};
 use crate::report::Report;
-use crate::resource::text_map;
 
 use super::names::labels;
 
@@ -21,7 +20,7 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
             continue;
         }
         for (index, subset) in rule.object.spec.subsets.iter().enumerate() {
-            let selector = Selector::new(text_map(subset.get("labels")));
+            let selector = Selector::new(subset.labels.clone());
             let selected = mesh
                 .workloads
                 .iter()
@@ -29,7 +28,7 @@ pub(crate) fn analyze(mesh: &Mesh<'_>, report: &mut Report) {
             if selected {
                 continue;
             }
-            let name = subset["name"].as_str().unwrap_or_default();
+            let name = &subset.name;
             let text = format!(
                 "subset '{name}' of {} selects no pod: none of the service's has the labels {}",
                 rule.object.spec.host,

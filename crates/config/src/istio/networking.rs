@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{WorkloadSelector, or_default};
+use super::{ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, WorkloadSelector, or_default};
 
-/// `DestinationRule.spec`. What nothing enforces (load balancing, connection pools, outlier detection, subsets) is
-/// kept as it is written, for the check to name.
+/// `DestinationRule.spec`. What nothing enforces is kept as it is written, for the check to name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DestinationRuleSpec {
@@ -19,7 +18,7 @@ pub struct DestinationRuleSpec {
     pub traffic_policy: Option<TrafficPolicy>,
     /// Named groups of endpoints.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
-    pub subsets: Vec<serde_json::Value>,
+    pub subsets: Vec<Subset>,
     /// Namespaces that see the rule; none is all.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub export_to: Vec<String>,
@@ -40,15 +39,18 @@ pub struct TrafficPolicy {
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub port_level_settings: Vec<PortTrafficPolicy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load_balancer: Option<serde_json::Value>,
+    pub load_balancer: Option<LoadBalancerSettings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connection_pool: Option<serde_json::Value>,
+    pub connection_pool: Option<ConnectionPoolSettings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outlier_detection: Option<serde_json::Value>,
+    pub outlier_detection: Option<OutlierDetection>,
+    /// Not enforced, refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<serde_json::Value>,
+    /// Not enforced, refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<serde_json::Value>,
+    /// Not enforced, refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<serde_json::Value>,
 }
@@ -64,11 +66,26 @@ pub struct PortTrafficPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTlsSettings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load_balancer: Option<serde_json::Value>,
+    pub load_balancer: Option<LoadBalancerSettings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connection_pool: Option<serde_json::Value>,
+    pub connection_pool: Option<ConnectionPoolSettings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outlier_detection: Option<serde_json::Value>,
+    pub outlier_detection: Option<OutlierDetection>,
+}
+
+/// One of `subsets`: endpoints by the labels of their workloads.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subset {
+    /// Unique within the rules of a host.
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    /// Pairs that must all be labels of an endpoint's workload.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Replaces the rule's block by block (DR-9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_policy: Option<TrafficPolicy>,
 }
 
 /// `{number: …}`.
