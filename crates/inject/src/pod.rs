@@ -16,6 +16,8 @@ const TLS_MODE: &str = "security.istio.io/tlsMode";
 const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
 const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
 const STATUS: &str = "sidecar.istio.io/status";
+/// Tells peers that this Pod's proxy takes many streams on one connection (design, "Few connections between proxies").
+const MULTIPLEX: &str = "maille.dev/multiplex";
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 const DEFAULT_LOGS_CONTAINER: &str = "kubectl.kubernetes.io/default-logs-container";
 
@@ -133,6 +135,7 @@ fn add_metadata(
     let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert(STATUS.to_owned(), status.to_string());
     annotations.insert(REVISION.to_owned(), settings.revision.clone());
+    annotations.insert(MULTIPLEX.to_owned(), "1".to_owned());
     // kubectl would take the first container, which is the sidecar.
     for annotation in [DEFAULT_CONTAINER, DEFAULT_LOGS_CONTAINER] {
         if let Some(name) = &default_container {
