@@ -8,6 +8,9 @@ use crate::age::by_age;
 use crate::export::{exported_to, is_private};
 use crate::hosts::HostPattern;
 use crate::istio::{ClientTlsMode, ClientTlsSettings, DestinationRule, TrafficPolicy};
+pub use policy::PortPolicy;
+
+mod policy;
 
 /// What of the mesh matters here.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +72,28 @@ pub fn in_force<'r>(
     client: Client<'_>,
     target: Target<'_>,
 ) -> Option<InForce<'r>> {
+    search(rules, mesh, client.namespace, Some(client.labels), target)
+}
+
+/// The rule whose connection pool a workload of the service's own keeps to as a server, which asks as a client of its
+/// own namespace would; selectors of workloads are for clients only (istio pilot/pkg/model, SidecarScope).
+pub fn in_force_inbound<'r>(
+    rules: impl IntoIterator<Item = &'r DestinationRule>,
+    mesh: Mesh<'_>,
+    workload_namespace: &str,
+    target: Target<'_>,
+) -> Option<InForce<'r>> {
+    search(rules, mesh, workload_namespace, None, target)
+}
+
+fn search<'r>(
+    rules: impl IntoIterator<Item = &'r DestinationRule>,
+    mesh: Mesh<'_>,
+    asks: &str,
+    labels: Option<&Labels>,
+    target: Target<'_>,
+) -> Option<InForce<'r>> {
+    let client = Asking { namespace: asks, labels };
     let matching: Vec<Candidate<'r>> = rules
         .into_iter()
         .map(|rule| Candidate::of(rule, mesh.cluster_domain))
@@ -90,6 +115,13 @@ pub fn in_force<'r>(
             most_specific(exported, client)
         })
         .flatten()
+}
+
+/// Who asks: a client, or a server, which no selector means.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    namespace: &'a str,
+    labels: Option<&'a Labels>,
 }
 
 /// One rule with its host completed.
@@ -145,7 +177,7 @@ pub fn host_of(rule: &DestinationRule, cluster_domain: &str) -> HostPattern {
 /// there are none, or none that the client may see. The inner one: none of them is for this client.
 fn most_specific<'c, 'r: 'c>(
     candidates: impl Iterator<Item = &'c Candidate<'r>> + Clone,
-    client: Client<'_>,
+    client: Asking<'_>,
 ) -> Option<Option<InForce<'r>>> {
     let host = &candidates.clone().max_by_key(|c| c.host.specificity())?.host;
     let mut all: Vec<_> = candidates.filter(|c| c.host == *host).collect();
@@ -175,8 +207,9 @@ fn most_specific<'c, 'r: 'c>(
 }
 
 /// Of several that were kept apart the one with the client's selector, else the last one without any, as Istio takes it.
-fn for_client<'r>(mut merged: Vec<Merged<'_, 'r>>, client: Client<'_>) -> Option<InForce<'r>> {
-    let selected = |m: &Merged<'_, '_>| m.first.selector.as_ref().is_some_and(|s| s.selects(client.labels));
+fn for_client<'r>(mut merged: Vec<Merged<'_, 'r>>, client: Asking<'_>) -> Option<InForce<'r>> {
+    let selects = |selector: &Selector| client.labels.is_some_and(|labels| selector.selects(labels));
+    let selected = |m: &Merged<'_, '_>| m.first.selector.as_ref().is_some_and(selects);
     let own = merged.iter().position(selected);
     let chosen = own.or_else(|| merged.iter().rposition(|m| m.first.selector.is_none()))?;
     let mut rules = merged.remove(chosen).rules;
@@ -199,21 +232,6 @@ impl<'r> InForce<'r> {
     /// The traffic policy that counts.
     pub fn policy(&self) -> Option<&'r TrafficPolicy> {
         self.decisive.and_then(|rule| rule.spec.traffic_policy.as_ref())
-    }
-
-    /// What holds for a port of the service (DR-7). An entry for the port replaces everything above it (DR-8).
-    pub fn tls(&self, service_port: u16) -> PortTls<'r> {
-        let Some(policy) = self.policy() else { return PortTls::Auto { endpoints: None } };
-        let number = u32::from(service_port);
-        let own = policy.port_level_settings.iter().find(|p| p.port.is_some_and(|p| p.number == number));
-        let tls = match own {
-            Some(port) => port.tls.as_ref(),
-            None => policy.tls.as_ref(),
-        };
-        match tls {
-            Some(settings) => PortTls::Explicit(settings),
-            None => PortTls::Auto { endpoints: policy.tls.as_ref().map(|tls| tls.mode) },
-        }
     }
 }
 
