@@ -15,6 +15,11 @@ pub const H2: &[u8] = b"h2";
 /// HTTP/1.1 (RFC 7301 section 6).
 pub const HTTP_11: &[u8] = b"http/1.1";
 
+/// Between Maille proxies: HTTP/2 framing around what would else have been HTTP/1.1 or bytes on a connection each. What
+/// the streams carry, the other names of the client's list say; so does the chain of the port (reference mtls 1.3),
+/// which does not know this name.
+pub const MAILLE_1: &[u8] = b"maille/1";
+
 /// Whether a protocol is of the group `mtlsHTTP` (reference mtls 1.3).
 pub fn is_mesh_http(protocol: &[u8]) -> bool {
     [ISTIO_HTTP_11, ISTIO_H2, ISTIO_HTTP_10].contains(&protocol)
@@ -39,6 +44,10 @@ pub enum ClientAlpn {
     Http1,
     /// HTTP/2 and gRPC: `istio-h2, istio, h2`.
     Http2,
+    /// Bytes of several connections, to a Maille proxy: `maille/1, istio`.
+    ManyTcp,
+    /// HTTP/1.1 of several connections, to a Maille proxy: `maille/1, istio-http/1.1, istio, http/1.1`.
+    ManyHttp1,
 }
 
 impl ClientAlpn {
@@ -48,6 +57,8 @@ impl ClientAlpn {
             Self::Tcp => &[ISTIO],
             Self::Http1 => &[ISTIO_HTTP_11, ISTIO, HTTP_11],
             Self::Http2 => &[ISTIO_H2, ISTIO, H2],
+            Self::ManyTcp => &[MAILLE_1, ISTIO],
+            Self::ManyHttp1 => &[MAILLE_1, ISTIO_HTTP_11, ISTIO, HTTP_11],
         }
     }
 }
@@ -62,6 +73,30 @@ pub enum ServerAlpn {
     Http,
     /// No protocol is negotiated.
     None,
+    /// `maille/1`.
+    Many,
+}
+
+/// What the streams of a `maille/1` connection carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Carried {
+    /// Bytes.
+    Tcp,
+    /// HTTP/1.1 requests.
+    Http1,
+}
+
+/// What a client that offers `maille/1` is going to send over it, if it offers it: the names beside it are those of an
+/// ordinary connection for the same traffic, and so the port's chain is the same. Lists of any other shape are nobody's.
+pub fn carried(offered: &[Vec<u8>]) -> Option<Carried> {
+    let is = |alpn: ClientAlpn| offered.iter().map(Vec::as_slice).eq(alpn.protocols().iter().copied());
+    if is(ClientAlpn::ManyTcp) {
+        Some(Carried::Tcp)
+    } else if is(ClientAlpn::ManyHttp1) {
+        Some(Carried::Http1)
+    } else {
+        None
+    }
 }
 
 impl ServerAlpn {
@@ -77,6 +112,7 @@ impl ServerAlpn {
         match self {
             Self::Http => &[H2, HTTP_11],
             Self::None => &[],
+            Self::Many => &[MAILLE_1],
         }
     }
 }
@@ -88,6 +124,20 @@ pub(crate) fn owned(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ALL: [ClientAlpn; 5] =
+        [ClientAlpn::Tcp, ClientAlpn::Http1, ClientAlpn::Http2, ClientAlpn::ManyTcp, ClientAlpn::ManyHttp1];
+
+    #[test]
+    fn a_client_of_many_streams_says_what_they_carry() {
+        let carried = |alpn: ClientAlpn| carried(&owned(alpn.protocols()));
+        assert_eq!(ALL.map(carried), [None, None, None, Some(Carried::Tcp), Some(Carried::Http1)]);
+        assert_eq!(super::carried(&owned(&[MAILLE_1])), None);
+        assert_eq!(super::carried(&owned(&[MAILLE_1, ISTIO_H2])), None);
+        // Without `maille/1` nothing is left of it, so a server that does not select it serves the same traffic.
+        assert_eq!(ClientAlpn::ManyTcp.protocols()[1..], *ClientAlpn::Tcp.protocols());
+        assert_eq!(ClientAlpn::ManyHttp1.protocols()[1..], *ClientAlpn::Http1.protocols());
+    }
 
     #[test]
     fn no_overlap_means_no_protocol() {
@@ -101,7 +151,7 @@ mod tests {
     #[test]
     fn peer_exchange_is_recognised_but_never_offered_or_selected() {
         assert!(is_mesh(ISTIO_PEER_EXCHANGE) && !is_mesh_http(ISTIO_PEER_EXCHANGE));
-        for alpn in [ClientAlpn::Tcp, ClientAlpn::Http1, ClientAlpn::Http2] {
+        for alpn in ALL {
             assert!(!alpn.protocols().contains(&ISTIO_PEER_EXCHANGE));
         }
         assert!(!ServerAlpn::Http.protocols().contains(&ISTIO_PEER_EXCHANGE));

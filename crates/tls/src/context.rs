@@ -83,6 +83,7 @@ pub struct Current {
     own: Arc<SingleCertAndKey>,
     server_http: Arc<ServerConfig>,
     server_none: Arc<ServerConfig>,
+    server_many: Arc<ServerConfig>,
     clients: RwLock<HashMap<ClientKey, Arc<ClientConfig>>>,
 }
 
@@ -109,6 +110,7 @@ impl Current {
         Ok(Self {
             server_http: server(ServerAlpn::Http)?,
             server_none: server(ServerAlpn::None)?,
+            server_many: server(ServerAlpn::Many)?,
             clients: RwLock::default(),
             generation,
             svid,
@@ -120,11 +122,12 @@ impl Current {
 
     /// The configuration for an inbound connection: a client certificate is required.
     ///
-    /// Choose `alpn` by what the ClientHello offers: [`ServerAlpn::choose`].
+    /// Choose `alpn` by what the ClientHello offers: [`ServerAlpn::choose`], and [`crate::alpn::carried`].
     pub fn server_config(&self, alpn: ServerAlpn) -> Arc<ServerConfig> {
         match alpn {
             ServerAlpn::Http => self.server_http.clone(),
             ServerAlpn::None => self.server_none.clone(),
+            ServerAlpn::Many => self.server_many.clone(),
         }
     }
 
