@@ -76,6 +76,7 @@ pub fn mesh_settings(message: &wire::MeshSettings) -> Checked<MeshSettings> {
             Ok(wire::mesh_settings::AccessLog::Unspecified) | Err(_) => Coverage::Refusals,
         },
         explain_in_response: message.explain_in_response,
+        deliver_to_localhost: message.deliver_to_localhost,
     })
 }
 
@@ -281,6 +282,7 @@ fn workload(field: &str, message: &wire::Workload) -> Checked<Arc<Workload>> {
         canonical_revision: message.canonical_revision.as_str().into(),
         app: message.app.as_str().into(),
         meshed: message.meshed,
+        multiplexes: message.multiplexes,
     }))
 }
 

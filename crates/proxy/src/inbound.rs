@@ -189,7 +189,8 @@ impl Arrival<'_> {
             Ok(rule) => rule,
             Err(refused) => return refuse(refused),
         };
-        let upstream = Upstream { address: self.destination, security: Security::Deliver };
+        let address = self.worker.delivery(self.destination);
+        let upstream = Upstream { address, security: Security::Deliver };
         match connect(self.worker, &upstream, maille_tls::ClientAlpn::Tcp).await {
             Ok(mut connected) => {
                 let allowed_by = allowed_by.as_ref().map(record::policy_ref);
@@ -198,7 +199,7 @@ impl Arrival<'_> {
                     connection,
                     open: Some(&*entry.open),
                     way: Way {
-                        upstream: Some(self.destination),
+                        upstream: Some(address),
                         upstream_local: connected.local(self.worker),
                         ..facts.way()
                     },

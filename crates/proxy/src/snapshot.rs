@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +42,21 @@ pub struct Snapshot {
     pub authentication: Arc<Authentication>,
     /// Set by [`SnapshotCell::replace`]; grows by one with every swap.
     pub generation: u64,
+}
+
+impl Snapshot {
+    /// Where the own workload is reached that was dialled at `destination`: there, or at loopback if that is how
+    /// declared ports are delivered. Ports in no Service keep the address dialled, as Istio's catch-all cluster does.
+    pub fn delivery(&self, destination: SocketAddr) -> SocketAddr {
+        if !self.settings.deliver_to_localhost || !self.inbound.ports.contains_key(&destination.port()) {
+            return destination;
+        }
+        let loopback = match destination {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        SocketAddr::new(loopback, destination.port())
+    }
 }
 
 /// The current [`Snapshot`], and a way to hear of the next.
@@ -111,6 +126,8 @@ pub struct MeshSettings {
     pub access_log: Coverage,
     /// Refusals carry their reason in a response header.
     pub explain_in_response: bool,
+    /// Declared ports of the own workload are reached at loopback (`inboundTrafficPolicy: LOCALHOST`).
+    pub deliver_to_localhost: bool,
 }
 
 /// What is known of a workload; for telemetry and explanations only.
@@ -134,6 +151,8 @@ pub struct Workload {
     pub app: Arc<str>,
     /// Whether a sidecar stands in front of it.
     pub meshed: bool,
+    /// Whether that sidecar takes many streams over one connection (`maille/1`).
+    pub multiplexes: bool,
 }
 
 /// A service as telemetry names it.

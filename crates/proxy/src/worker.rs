@@ -69,6 +69,11 @@ impl Worker {
         self.snapshot.borrow().settings.path_normalization
     }
 
+    /// Where the own workload is reached that was dialled at `destination`.
+    pub(crate) fn delivery(&self, destination: std::net::SocketAddr) -> std::net::SocketAddr {
+        self.snapshot.borrow().delivery(destination)
+    }
+
     /// The rules about tokens, if there are any.
     pub(crate) fn authentication(&self) -> Option<Arc<Authentication>> {
         let snapshot = self.snapshot.borrow();

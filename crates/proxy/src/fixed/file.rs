@@ -107,6 +107,7 @@ struct Settings {
     extension_providers: Vec<Provider>,
     access_log: Option<AccessLogName>,
     explain_in_response: bool,
+    deliver_to_localhost: bool,
 }
 
 impl Default for Settings {
@@ -122,6 +123,7 @@ impl Default for Settings {
             extension_providers: Vec::new(),
             access_log: None,
             explain_in_response: false,
+            deliver_to_localhost: false,
         }
     }
 }
@@ -158,6 +160,7 @@ pub(super) struct Workload {
     canonical_revision: String,
     app: String,
     meshed: bool,
+    multiplexes: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -261,6 +264,7 @@ impl File {
             extension_providers: settings.extension_providers.iter().map(Provider::message).collect(),
             access_log: settings.access_log.map_or(0, AccessLogName::proto),
             explain_in_response: settings.explain_in_response,
+            deliver_to_localhost: settings.deliver_to_localhost,
             ..Default::default()
         })
     }
@@ -367,6 +371,7 @@ impl Workload {
             canonical_revision: self.canonical_revision.clone(),
             app: self.app.clone(),
             meshed: self.meshed,
+            multiplexes: self.multiplexes,
             ..Default::default()
         }
     }

@@ -1,7 +1,6 @@
 //! Requests to the own workload.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -227,7 +226,8 @@ impl InboundHttp {
     async fn deliver(&self, admitted: Admitted, mut exchange: Exchange) -> Response<Body> {
         let Admitted { request, switching, for_caller } = admitted;
         let version = request.version();
-        let upstream = Upstream { address: self.destination(), security: Security::Deliver };
+        let address = self.worker.delivery(self.open.facts.destination);
+        let upstream = Upstream { address, security: Security::Deliver };
         let pool = self.worker.pools.pool(upstream, version, || None);
         let request = match forward::prepare(request, &mut exchange, version) {
             Ok(request) => request,
@@ -257,10 +257,6 @@ impl InboundHttp {
                 edge
             }
         }
-    }
-
-    fn destination(&self) -> SocketAddr {
-        self.open.facts.destination
     }
 }
 

@@ -74,6 +74,7 @@ fn shared(lab: &Lab) -> Shared {
             cluster_domain: "cluster.local".to_owned(),
             extension_providers: [].into(),
             access_log: maille_telemetry::access_log::Coverage::Refusals,
+            deliver_to_localhost: false,
             explain_in_response: false,
         },
         inbound: Arc::new(Inbound {
