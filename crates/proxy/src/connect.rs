@@ -28,6 +28,16 @@ pub(crate) struct Upstream {
     pub(crate) security: Security,
 }
 
+impl Upstream {
+    /// The same, of a workload whose proxy takes many streams over one connection, or does not.
+    pub(crate) fn of_proxy_that_multiplexes(mut self, does: bool) -> Self {
+        if let Security::Mutual { multiplexes, .. } = &mut self.security {
+            *multiplexes = does;
+        }
+        self
+    }
+}
+
 /// How an upstream is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Security {
@@ -36,7 +46,8 @@ pub(crate) enum Security {
     /// As the application sent it.
     Plain,
     /// Mutual TLS: the server name, and the identities of which the server must prove one.
-    Mutual { sni: Arc<str>, expected: Arc<[String]> },
+    /// The sidecar there may take many streams over one connection.
+    Mutual { sni: Arc<str>, expected: Arc<[String]>, multiplexes: bool },
     /// TLS as a DestinationRule orders it, SIMPLE or MUTUAL, towards the name that the server is told, if it is told one.
     Ordered { order: Arc<TlsOrder>, name: Option<Arc<str>> },
 }
@@ -168,7 +179,7 @@ pub(crate) async fn connect(
         Ok(Err(error)) => return Err(ConnectError::Tcp { address, reason: describe(&error) }),
         Err(_) => return Err(ConnectError::Timeout { address, limit: limits.connect }),
     };
-    let Security::Mutual { sni, expected } = &to.security else {
+    let Security::Mutual { sni, expected, .. } = &to.security else {
         let stream = Stream::Plain(Prefixed::new(BytesMut::new(), tcp));
         return Ok(Connected { stream, identity: None, generation: 0 });
     };

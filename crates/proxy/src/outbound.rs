@@ -335,7 +335,8 @@ impl Departure<'_> {
             }
             Behind::Headless(workload, port) => {
                 let address = self.dialled.address.ok_or_else(|| not_in_registry(&self.dialled))?;
-                let upstream = route::to_headless(address.ip(), port, None);
+                let upstream = route::to_headless(address.ip(), port, None)
+                    .of_proxy_that_multiplexes(workload.multiplexes);
                 let service = record::service(&port.service);
                 Ok((upstream, Called { workload: workload.clone(), service, address }))
             }

@@ -123,6 +123,7 @@ pub(crate) fn to_endpoint(
         Some(order) => ordered(order, &port.sni, &service.subject_alt_names, host),
     };
     Upstream { address: SocketAddr::new(endpoint.address, at.target_port), security }
+        .of_proxy_that_multiplexes(endpoint.workload.multiplexes)
 }
 
 /// How a service is reached at the address that was dialled (SE-4).
@@ -152,6 +153,7 @@ fn ordered(order: &Arc<TlsOrder>, sni: &Arc<str>, expected: &Arc<[String]>, host
                 true => expected.clone(),
                 false => order.subject_alt_names.clone(),
             },
+            multiplexes: false,
         },
         OrderMode::Simple | OrderMode::Mutual | OrderMode::Unknown => {
             let bare = host.map(|host| host.trim_start_matches('[').trim_end_matches([']', '.']));
@@ -173,7 +175,9 @@ pub(crate) fn to_headless(address: IpAddr, port: &HeadlessPort, host: Option<&st
 fn security(tls: EndpointTls, sni: &Arc<str>, expected: &Arc<[String]>) -> Security {
     match tls {
         EndpointTls::Plaintext => Security::Plain,
-        EndpointTls::IstioMutual => Security::Mutual { sni: sni.clone(), expected: expected.clone() },
+        EndpointTls::IstioMutual => {
+            Security::Mutual { sni: sni.clone(), expected: expected.clone(), multiplexes: false }
+        }
     }
 }
 

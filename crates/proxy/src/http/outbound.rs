@@ -87,7 +87,8 @@ impl OutboundHttp {
             Behind::Service(service, port) => self.to_service(service, port, host, version, tried),
             Behind::Headless(workload, port) => {
                 let Some(address) = self.dialled.address else { return Err(self.unknown()) };
-                let upstream = route::to_headless(address.ip(), port, Some(host));
+                let upstream = route::to_headless(address.ip(), port, Some(host))
+                    .of_proxy_that_multiplexes(workload.multiplexes);
                 let called = || Called {
                     workload: workload.clone(),
                     service: record::service(&port.service),
