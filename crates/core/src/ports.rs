@@ -26,3 +26,6 @@ pub const PROXY_UID: u32 = 1337;
 
 /// Source address with which the proxy delivers to its application (IPv4).
 pub const INBOUND_SOURCE_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 6);
+
+/// The same for IPv6; `maille intercept` gives it to the loopback.
+pub const INBOUND_SOURCE_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);

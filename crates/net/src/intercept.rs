@@ -5,13 +5,17 @@
 //! carry its rule numbers, so that `nft list ruleset` can be read beside it.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use maille_core::ports;
 
 use crate::NetError;
+use crate::command::run;
 use crate::nft::{self, set};
+
+mod dns;
 
 /// `*` or a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,9 @@ pub struct Interception {
     pub exclude_interfaces: Vec<String>,
     /// `reroute-virtual-interfaces`: what comes in there is treated as outbound.
     pub virtual_interfaces: Vec<String>,
+    /// Resolvers, questions to which the sidecar answers; `None`: DNS is left alone. An empty list is filled from
+    /// `resolv.conf`.
+    pub dns: Option<Include<IpAddr>>,
 }
 
 impl Default for Interception {
@@ -66,6 +73,7 @@ impl Default for Interception {
             exclude_outbound_ports: Vec::new(),
             exclude_interfaces: Vec::new(),
             virtual_interfaces: Vec::new(),
+            dns: None,
         }
     }
 }
@@ -81,6 +89,9 @@ impl Interception {
                 Some((flag, value)) if flag.starts_with("--") => (flag, Some(value)),
                 _ => (arg, None),
             };
+            if this.switch(flag, inline)? {
+                continue;
+            }
             let value = match inline.or_else(|| rest.next()) {
                 Some(value) => value,
                 None => return Err(NetError::Invalid(format!("intercept: {flag} needs a value"))),
@@ -88,6 +99,30 @@ impl Interception {
             this.set(flag, value)?;
         }
         Ok(this)
+    }
+
+    /// Takes an argument that needs no value; whether it was one.
+    fn switch(&mut self, flag: &str, value: Option<&str>) -> Result<bool, NetError> {
+        let on = match value {
+            None | Some("true") => true,
+            Some("false") => false,
+            Some(_) if !matches!(flag, "--redirect-dns" | "--capture-all-dns") => return Ok(false),
+            Some(other) => {
+                return Err(NetError::Invalid(format!(
+                    "intercept: {flag}: {other:?} is neither true nor false"
+                )));
+            }
+        };
+        match flag {
+            "--redirect-dns" if !on => self.dns = None,
+            "--redirect-dns" => {
+                self.dns.get_or_insert(Include::Only(Vec::new()));
+            }
+            "--capture-all-dns" if on => self.dns = Some(Include::All),
+            "--capture-all-dns" => {}
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn set(&mut self, flag: &str, value: &str) -> Result<(), NetError> {
@@ -120,6 +155,7 @@ impl Interception {
     /// The transaction that puts exactly this in force.
     pub fn render(&self) -> String {
         let mut text = String::new();
+        self.render_dns_zone(&mut text);
         self.render_inbound(&mut text);
         self.render_outbound(&mut text);
         // Only the sidecar and root talk to its admin port; the application shares the loopback with it.
@@ -166,7 +202,11 @@ impl Interception {
     fn render_outbound(&self, text: &mut String) {
         let (uid, gid) = (self.proxy_uid, self.proxy_gid);
         let (inbound, outbound) = (self.inbound_port, self.outbound_port);
-        let hbone = ports::HBONE;
+        let (not_own, not_local) = match self.dns {
+            None => (format!("!= {}", ports::HBONE), ""),
+            // A resolver on the loopback is one of those to capture.
+            Some(_) => (format!("!= {}", set([53, ports::HBONE])), "th dport != 53 "),
+        };
         text.push_str("  chain output {\n    type nat hook output priority -100; policy accept;\n");
         let mut rule = |number: &str, rule: &str| {
             let _ = writeln!(text, "    {rule} comment \"{number}\"");
@@ -179,13 +219,16 @@ impl Interception {
             rule("1", &format!("meta l4proto {{ tcp, udp }} th dport {excluded} return"));
         }
         rule("2", &format!("oifname \"lo\" ip saddr {} return", ports::INBOUND_SOURCE_V4));
-        rule("2", "oifname \"lo\" ip6 saddr ::6 return");
+        rule("2", &format!("oifname \"lo\" ip6 saddr {} return", ports::INBOUND_SOURCE_V6));
         for (key, id) in [("skuid", uid), ("skgid", gid)] {
-            let own = format!("meta {key} {id} tcp dport != {hbone} redirect to :{inbound}");
+            let own = format!("meta {key} {id} tcp dport {not_own} redirect to :{inbound}");
             rule("3", &format!("oifname \"lo\" ip daddr != 127.0.0.1 {own}"));
             rule("3", &format!("oifname \"lo\" ip6 daddr != ::1 {own}"));
-            rule("4", &format!("oifname \"lo\" meta {key} != {id} return"));
+            rule("4", &format!("oifname \"lo\" meta {key} != {id} {not_local}return"));
             rule("5", &format!("meta {key} {id} return"));
+        }
+        for to_proxy in self.dns_rules() {
+            rule("6", &to_proxy);
         }
         rule("7", "ip daddr 127.0.0.1 return");
         rule("7", "ip6 daddr ::1 return");
@@ -212,7 +255,24 @@ impl Interception {
 
 /// Reads the arguments and puts the rules in force in the calling process's namespace.
 pub fn apply<S: AsRef<str>>(args: &[S]) -> Result<(), NetError> {
-    nft::apply(&Interception::parse(args)?.render())
+    let mut wanted = Interception::parse(args)?;
+    wanted.complete_dns(|name| std::env::var(name).ok(), dns::resolv_conf)?;
+    nft::apply(&wanted.render())?;
+    allow_inbound_source()
+}
+
+/// Gives the loopback the address from which the sidecar delivers over IPv6; that of IPv4 is there by nature. As
+/// istio-iptables does.
+fn allow_inbound_source() -> Result<(), NetError> {
+    let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+    if disabled.is_ok_and(|text| text.trim() == "0") {
+        run(
+            "ip",
+            &["-6", "address", "replace", &format!("{}/128", ports::INBOUND_SOURCE_V6), "dev", "lo"],
+            None,
+        )?;
+    }
+    Ok(())
 }
 
 /// Takes all redirection away.

@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use maille_net::intercept::{Include, Interception};
 use maille_net::link::{self, Attachment};
 use maille_net::original_dst::original_dst;
 use maille_net::service::{self, Transport, VirtualPort};
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         ("special_addresses_and_a_closed_way_out_are_refused_at_once", outside_refused),
         ("a_virtual_address_leads_to_ready_endpoints_or_is_refused", services),
         ("applications_are_redirected_and_the_proxy_is_not", redirect),
+        ("questions_to_resolvers_are_captured_and_the_proxys_own_are_not", dns),
         ("interception_is_idempotent", idempotent),
         ("only_the_proxy_and_root_reach_the_admin_port", admin),
         ("proxy_traffic_to_a_virtual_address_is_translated", proxy_to_vip),
@@ -76,13 +78,21 @@ impl Lab {
 
     /// A connection made by a process of that user, and what it read.
     fn fetch_as(&self, pod: usize, uid: u32, to: SocketAddr) -> String {
-        let script = format!("exec 3<>/dev/tcp/{}/{} && timeout 2 head -c 5 <&3", to.ip(), to.port());
+        self.bash_as(
+            pod,
+            uid,
+            &format!("exec 3<>/dev/tcp/{}/{} && timeout 2 head -c 5 <&3", to.ip(), to.port()),
+        )
+    }
+
+    /// What a script of that user prints.
+    fn bash_as(&self, pod: usize, uid: u32, script: &str) -> String {
         let output = self.pods[pod]
             .pod
             .run(|| {
                 Command::new("setpriv")
                     .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups"])
-                    .args(["bash", "-c", &script])
+                    .args(["bash", "-c", script])
                     .output()
                     .unwrap()
             })
@@ -287,6 +297,44 @@ fn redirect() {
         })
         .unwrap();
     assert_eq!(text, "local");
+}
+
+/// Answers each datagram with five letters.
+fn serve_udp(socket: UdpSocket, answer: &'static str) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(answer.as_bytes(), from);
+        }
+    });
+}
+
+fn dns() {
+    let lab = Lab::new(3);
+    let (pod, resolver) = (&lab.pods[0].pod, lab.pods[1].address);
+    let wanted = Interception { dns: Some(Include::Only(vec![resolver.into()])), ..Default::default() };
+    nft::apply_in(pod, &wanted.render()).unwrap();
+    serve_udp(pod.run(|| UdpSocket::bind("127.0.0.1:15053").unwrap()).unwrap(), "proxy");
+    serve(pod.run(|| TcpListener::bind("127.0.0.1:15053").unwrap()).unwrap(), "proxy");
+    for other in [1, 2] {
+        let ns = &lab.pods[other].pod;
+        serve_udp(ns.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap(), "other");
+        serve(lab.listen(other, 53), "other");
+    }
+    // One port for everybody, so that the sidecar's question looks like the application's that came before.
+    pod.run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap()).unwrap();
+    let ask = |uid: u32, to: Ipv4Addr| {
+        let script = format!("exec 3<>/dev/udp/{to}/53 && echo >&3 && timeout 2 head -c 5 <&3");
+        lab.bash_as(0, uid, &script)
+    };
+    for _ in 0..2 {
+        assert_eq!(ask(1000, resolver), "proxy", "the application's, and the answer comes back to it");
+        assert_eq!(ask(1337, resolver), "other", "the sidecar's own goes to the resolver");
+    }
+    assert_eq!(ask(1000, lab.pods[2].address), "other", "a server that resolv.conf does not name");
+    pod.run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 50000").unwrap()).unwrap();
+    assert_eq!(lab.fetch_as(0, 1000, lab.address(1, 53)), "proxy", "over TCP as well");
+    assert_eq!(lab.fetch_as(0, 1337, lab.address(1, 53)), "other");
 }
 
 fn idempotent() {
