@@ -9,6 +9,7 @@
 
 mod age;
 mod check;
+pub mod cron;
 mod decode;
 pub mod destination_rule;
 mod diagnostic;
@@ -23,6 +24,7 @@ pub mod mtls;
 mod path;
 pub mod scope;
 pub mod service_entry;
+pub mod sidecar;
 mod suggest;
 pub mod yaml;
 
