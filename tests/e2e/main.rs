@@ -18,6 +18,7 @@ mod mesh;
 mod pcap;
 mod policy;
 mod policy_change;
+mod protocols;
 mod shop;
 mod wire;
 
@@ -47,6 +48,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a_policy_for_gateways_is_reported_and_not_applied", policy::targets_are_reported),
     ("the_meshs_configuration_is_in_force_at_once", policy::configuration_is_in_force_at_once),
     ("offline_answers_are_the_meshs", policy::offline_answers_are_the_meshs),
+    ("real_clients_and_servers_of_every_protocol_understand_each_other", protocols::real_clients),
     ("a_pod_cannot_reach_secrets_or_the_sidecar", isolation::secrets_and_sidecar),
     ("a_pod_cannot_become_the_sidecars_user", isolation::sidecar_user),
     ("a_pod_has_no_rights_on_the_api", isolation::api_rights),

