@@ -264,6 +264,25 @@ fn own_families(
         head(out, name, "gauge", "When the control plane last sent something.");
         line(out, name, "", gauges.xds_last_update);
     }
+    let [requests, upstream_requests, upstream_failures] = gauges.dns.unwrap_or_default();
+    for (name, help, count) in [
+        ("istio_agent_dns_requests_total", "DNS questions of the application.", requests),
+        (
+            "istio_agent_dns_upstream_requests_total",
+            "DNS questions passed on to resolvers.",
+            upstream_requests,
+        ),
+        (
+            "istio_agent_dns_upstream_failures_total",
+            "DNS questions that a resolver did not answer.",
+            upstream_failures,
+        ),
+    ] {
+        if gauges.dns.is_some() {
+            head(out, name, "counter", help);
+            line(out, name, "", count);
+        }
+    }
     let plain = [
         (
             "maille_xds_connected",

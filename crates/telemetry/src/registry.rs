@@ -35,6 +35,16 @@ pub struct ProxyGauges {
     xds_rejections: AtomicU64,
     config_generation: AtomicU64,
     destinations: AtomicU64,
+    dns: DnsCounters,
+}
+
+/// Questions of the application, as Istio's agent counts them.
+#[derive(Debug, Default)]
+struct DnsCounters {
+    answered_here: AtomicBool,
+    requests: AtomicU64,
+    upstream_requests: AtomicU64,
+    upstream_failures: AtomicU64,
 }
 
 impl ProxyGauges {
@@ -89,6 +99,26 @@ impl ProxyGauges {
         self.destinations.store(count, Ordering::Relaxed);
     }
 
+    /// The application's DNS questions are answered here from now on.
+    pub fn dns_starts(&self) {
+        self.dns.answered_here.store(true, Ordering::Relaxed);
+    }
+
+    /// The application asked for a name.
+    pub fn dns_received(&self) {
+        self.dns.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A resolver was asked.
+    pub fn dns_asked(&self) {
+        self.dns.upstream_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A resolver did not answer.
+    pub fn dns_failed(&self) {
+        self.dns.upstream_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn reading(&self) -> GaugeReading {
         GaugeReading {
             identity: self.identity.get().cloned().unwrap_or_default(),
@@ -102,6 +132,10 @@ impl ProxyGauges {
             xds_rejections: self.xds_rejections.load(Ordering::Relaxed),
             config_generation: self.config_generation.load(Ordering::Relaxed),
             destinations: self.destinations.load(Ordering::Relaxed),
+            dns: self.dns.answered_here.load(Ordering::Relaxed).then(|| {
+                let DnsCounters { requests, upstream_requests, upstream_failures, .. } = &self.dns;
+                [requests, upstream_requests, upstream_failures].map(|count| count.load(Ordering::Relaxed))
+            }),
         }
     }
 }
@@ -120,6 +154,8 @@ pub(crate) struct GaugeReading {
     pub(crate) xds_rejections: u64,
     pub(crate) config_generation: u64,
     pub(crate) destinations: u64,
+    /// Questions, questions passed on, and those that failed; `None` where DNS is not captured.
+    pub(crate) dns: Option<[u64; 3]>,
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
