@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use maille_telemetry::{Marks, Protocol, RefusalKind, TlsReason, Way};
+use maille_tls::alpn::{Carried, carried};
 use maille_tls::{HandshakeError, ServerAlpn};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,7 +23,7 @@ use crate::sniff::{self, Detected, Prefixed};
 use crate::stream::Stream;
 use crate::tcp::Passage;
 use crate::worker::Worker;
-use crate::{authorizer, original};
+use crate::{authorizer, original, tunnel};
 
 /// Accept → original destination → sniff → TLS → identity → CUSTOM → AUDIT, dry-run, DENY and ALLOW → protocol → forward
 /// → record.
@@ -35,11 +36,13 @@ pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &Listene
     let Some((detected, stream)) = arrival.sniff(socket).await else { return };
     match arrival.choose(&detected) {
         Chain::MutualHttp => {
-            let Some((stream, facts)) = arrival.accept_tls(stream, detected).await else { return };
+            let accepted = arrival.accept_tls(stream, detected, Carried::Http1).await;
+            let Some((stream, facts)) = accepted else { return };
             arrival.http(Stream::Accepted(Box::new(stream)), facts).await;
         }
         Chain::MutualTcp => {
-            let Some((stream, facts)) = arrival.accept_tls(stream, detected).await else { return };
+            let accepted = arrival.accept_tls(stream, detected, Carried::Tcp).await;
+            let Some((stream, facts)) = accepted else { return };
             arrival.tcp(Stream::Accepted(Box::new(stream)), facts).await;
         }
         Chain::PlainHttp => arrival.http(Stream::Plain(stream), arrival.anonymous(detected)).await,
@@ -90,15 +93,21 @@ impl Arrival<'_> {
         chain::choose(snapshot.inbound.mode_of(port), snapshot.inbound.protocol_of(port), transport)
     }
 
-    /// Terminates TLS with the own certificate; the client must prove an identity.
+    /// Terminates TLS with the own certificate; the client must prove an identity. If it offers many streams of what the
+    /// chain serves, it gets them.
     async fn accept_tls(
         &self,
         stream: Prefixed<TcpStream>,
         detected: Detected,
+        serves: Carried,
     ) -> Option<(server::TlsStream<Prefixed<TcpStream>>, Facts)> {
         let Detected::Tls { alpn, sni } = detected else { return None };
         let current = self.worker.shared.tls.current();
-        let acceptor = TlsAcceptor::from(current.server_config(ServerAlpn::choose(&alpn)));
+        let alpn = match carried(&alpn) == Some(serves) {
+            true => ServerAlpn::Many,
+            false => ServerAlpn::choose(&alpn),
+        };
+        let acceptor = TlsAcceptor::from(current.server_config(alpn));
         let limit = self.worker.config.limits.handshake;
         let accepted = match timeout(limit, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => Ok(stream),
@@ -140,7 +149,7 @@ impl Arrival<'_> {
         let mut stream = stream;
         let mut prefix = BytesMut::new();
         let is_http2 = match negotiated.as_deref() {
-            Some(maille_tls::alpn::H2) => true,
+            Some(maille_tls::alpn::H2 | maille_tls::alpn::MAILLE_1) => true,
             Some(_) => false,
             None => match worker.undetected.wait(sniff::is_http2(&mut stream, &mut prefix)).await {
                 Some(Ok(is_http2)) => is_http2,
@@ -156,11 +165,20 @@ impl Arrival<'_> {
         let labels = self.labels(&entry.open.facts, Protocol::Http);
         let connection = worker.recorder.connection_opened(&labels);
         let open = entry.open.clone();
-        let handler = InboundHttp::new(worker.clone(), open.clone(), connection, element);
-        serve_http(worker, Prefixed::new(prefix, stream), is_http2, Some(open), Rc::new(handler)).await;
+        let is_of_many = stream.is_of_many();
+        let stream = Prefixed::new(prefix, stream);
+        let handler = Rc::new(InboundHttp::new(worker.clone(), open.clone(), connection, element));
+        if is_of_many {
+            let handler = Rc::new(tunnel::Requests::new(handler));
+            return serve_http(worker, stream, is_http2, Some(open), handler).await;
+        }
+        serve_http(worker, stream, is_http2, Some(open), handler).await;
     }
 
     async fn tcp(&self, mut stream: Stream, facts: Facts) {
+        if stream.is_of_many() {
+            return;
+        }
         let Some(entry) = self.enter(facts, Carries::Tcp) else { return };
         let labels = self.labels(&entry.open.facts, Protocol::Tcp);
         let facts = &entry.open.facts;

@@ -35,6 +35,7 @@ mod upkeep;
 mod worker;
 mod workers;
 
+mod tunnel;
 pub use agent::{AppMetrics, ListenAddresses, LogControl, OptionError, Probe, ProxyOptions, run};
 pub use fixed::{FileError, StaticProxy, run_static};
 pub use workers::{StartError, Workers, start_workers};

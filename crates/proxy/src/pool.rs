@@ -20,12 +20,15 @@ use maille_tls::ClientAlpn;
 use crate::connect::{ConnectError, Connected, Security, Upstream, connect};
 use crate::http::body::Body;
 use crate::record::{self, Called};
+use crate::tunnel;
 use crate::worker::{LocalExec, Worker};
 
 /// Streams that an HTTP/2 connection carries before another is opened: Envoy's default is 100 as well.
 const STREAMS: usize = 100;
 /// A connection unused for longer may have been closed meanwhile, so a copy of the request is kept.
 const STALE_AFTER: Duration = Duration::from_millis(50);
+/// How long a peer that took no more than one stream a connection is not asked again to take many.
+const SINGLE_FOR: Duration = Duration::from_secs(60);
 
 /// Why a request got no response.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,6 +53,8 @@ pub(crate) struct Pool {
     failed: RefCell<Option<(Instant, SendError)>>,
     active: Cell<usize>,
     edge: RefCell<Option<Rc<Edge>>>,
+    /// It was to take many streams over one connection, and does not.
+    is_single_until: Cell<Option<Instant>>,
 }
 
 /// A shared connection, the number of its streams, and whether it is new.
@@ -175,6 +180,8 @@ impl Pool {
     ) -> Result<Answer, NotSent> {
         if self.version == Version::HTTP_2 {
             Box::pin(self.send_http2(worker, request)).await
+        } else if self.multiplexes() {
+            Box::pin(self.send_many(worker, request)).await
         } else {
             self.send_http1(worker, request).await
         }
@@ -288,6 +295,33 @@ impl Pool {
         }
     }
 
+    /// Whether the upstream takes HTTP/1.1 requests as streams, as far as is known.
+    fn multiplexes(&self) -> bool {
+        matches!(self.upstream.security, Security::Mutual { multiplexes: true, .. })
+            && self.is_single_until.get().is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Sends an HTTP/1.1 request as a stream of a shared connection, if it can go so.
+    async fn send_many(
+        self: &Rc<Self>,
+        worker: &Worker,
+        mut request: Request<Body>,
+    ) -> Result<Answer, NotSent> {
+        if !tunnel::pack(&mut request) {
+            return self.send_http1(worker, request).await;
+        }
+        match self.send_http2(worker, request).await {
+            Err(NotSent { error, request: Some(mut request) }) => {
+                tunnel::unpack(&mut request);
+                match self.multiplexes() {
+                    true => Err(NotSent { error, request: Some(request) }),
+                    false => self.send_http1(worker, request).await,
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
     /// A connection with a free stream, and whether it is a new one. Requests that find none wait for one of them to open
     /// it, and share its failure: a burst must not open, or wait for, a connection each.
     async fn take_or_open_shared(&self, worker: &Worker, generation: u64) -> Result<Taken, SendError> {
@@ -344,6 +378,14 @@ impl Pool {
         worker: &Worker,
     ) -> Result<(http1::SendRequest<Body>, u64, Option<SocketAddr>), SendError> {
         let connected = self.open(worker, ClientAlpn::Http1).await?;
+        self.shake_http1(worker, connected).await
+    }
+
+    async fn shake_http1(
+        &self,
+        worker: &Worker,
+        connected: Connected,
+    ) -> Result<(http1::SendRequest<Body>, u64, Option<SocketAddr>), SendError> {
         let local = connected.local(worker);
         let limits = &worker.config.limits;
         // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head.
@@ -363,16 +405,24 @@ impl Pool {
         &self,
         worker: &Worker,
     ) -> Result<(http2::SendRequest<Body>, Rc<Streams>), SendError> {
-        let connected = self.open(worker, ClientAlpn::Http2).await?;
+        let is_of_many = self.version != Version::HTTP_2;
+        let alpn = if is_of_many { ClientAlpn::ManyHttp1 } else { ClientAlpn::Http2 };
+        let connected = self.open(worker, alpn).await?;
+        if is_of_many && !connected.stream.is_of_many() {
+            return Err(self.keep_single(worker, connected).await);
+        }
         let local = connected.local(worker);
         let limits = &worker.config.limits;
-        let (sender, connection) = http2::Builder::new(LocalExec)
+        let mut builder = http2::Builder::new(LocalExec);
+        builder
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(connected.stream))
-            .await
-            .map_err(|e| self.failure(&e))?;
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
+        if is_of_many {
+            tunnel::bound_client(&mut builder, limits);
+        }
+        let (sender, connection) =
+            builder.handshake(TokioIo::new(connected.stream)).await.map_err(|e| self.failure(&e))?;
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
@@ -384,6 +434,18 @@ impl Pool {
             since: Instant::now(),
         });
         Ok((sender, streams))
+    }
+
+    /// Uses a connection whose peer has not selected many streams for what it was opened with besides: HTTP/1.1.
+    async fn keep_single(&self, worker: &Worker, connected: Connected) -> SendError {
+        self.is_single_until.set(Some(Instant::now() + SINGLE_FOR));
+        match self.shake_http1(worker, connected).await {
+            Ok((sender, generation, local)) => {
+                self.idle.borrow_mut().push(Idle { sender, generation, local, since: Instant::now() });
+                SendError::Protocol("the upstream takes one stream a connection".to_owned())
+            }
+            Err(error) => error,
+        }
     }
 
     /// Why a connection failed. A server outside that does not accept our certificate says so only now.
@@ -485,6 +547,7 @@ impl Pools {
             failed: RefCell::default(),
             active: Cell::new(0),
             edge: RefCell::default(),
+            is_single_until: Cell::default(),
         });
         all.insert(key, pool.clone());
         pool

@@ -32,6 +32,16 @@ impl Stream {
         socket.local_addr().ok()
     }
 
+    /// Whether TLS was opened for many streams.
+    pub(crate) fn is_of_many(&self) -> bool {
+        let chosen = match self {
+            Self::Plain(_) => None,
+            Self::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
+            Self::Connected(tls) => tls.get_ref().1.alpn_protocol(),
+        };
+        chosen == Some(maille_tls::alpn::MAILLE_1)
+    }
+
     /// Waits until the peer has sent something, without reading it; false if it closed, and under TLS, whose first
     /// bytes are not the peer's words.
     pub(crate) async fn is_spoken_to(&self) -> bool {

@@ -166,7 +166,7 @@ pub(crate) fn adapt<B>(request: &mut Request<B>, to: Version) -> Result<(), Malf
 }
 
 /// HTTP/2 may split `Cookie`; HTTP/1.1 must not (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }

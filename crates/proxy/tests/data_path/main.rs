@@ -17,4 +17,5 @@ mod settings;
 mod streams;
 mod tcp;
 mod tokens;
+mod tunnel;
 mod unknown;

@@ -1,0 +1,37 @@
+//! How much one end of a shared connection may make the other hold, and how a dead one is noticed.
+
+use std::time::Duration;
+
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioTimer;
+
+use crate::snapshot::Limits;
+use crate::worker::LocalExec;
+
+/// Streams of a connection at a time; beyond it another is opened (reference mtls 8.4).
+pub(crate) const STREAMS: usize = 100;
+/// What a peer may send on a stream before somebody has read it.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+/// And on a connection. No less than all its streams together: else a few that nobody reads would stop their
+/// neighbours.
+pub(crate) const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+/// How often a peer with streams under way is asked whether it is still there, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(20);
+
+/// The bounds of a client's connection for HTTP/1.1 requests.
+pub(crate) fn bound_client(builder: &mut http2::Builder<LocalExec>, limits: &Limits) {
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(head_list(limits))
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+}
+
+/// A head of HTTP/1.1's size: HTTP/2 counts 32 bytes more for each of its lines (RFC 9113 section 6.5.2), of which HTTP/1.1
+/// has no more than 100.
+pub(crate) fn head_list(limits: &Limits) -> u32 {
+    u32::try_from(limits.head_bytes).unwrap_or(u32::MAX).saturating_add(128 * 32)
+}

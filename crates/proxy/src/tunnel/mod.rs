@@ -1,0 +1,23 @@
+//! Many streams over one connection between two Maille proxies (ALPN `maille/1`).
+//!
+//! A `maille/1` connection is mutual TLS like any other between sidecars: it is dialled to the endpoint's own address
+//! and port, shows the service's SNI, and gets the chain of the port it arrived at. Only what is inside differs: HTTP/2,
+//! whose streams are what would else have been connections of their own. Which of the two it carries is fixed when it is
+//! opened, by the names offered beside `maille/1`:
+//!
+//! - HTTP/1.1 requests (`istio-http/1.1`): at the far end each is an HTTP/1.1 request again before anything looks at it,
+//!   so the same checks, policy and application meet it ([`Requests`]).
+//! - bytes (`istio`): each stream is one connection of opaque bytes, judged, recorded and cut for itself
+//!   ([`streams`]).
+//!
+//! Nothing is trusted that a stream says of itself. Identity, SNI and destination are those of the connection: proved by
+//! TLS, or known from the kernel; no header carries them, so no application and no peer can forge them, and a connection
+//! for one destination serves no other. Connections are shared by what is equal in all of [`crate::connect::Upstream`]
+//! (address, port, SNI, expected identities) and the generation of the own certificate and trust; a worker shares them
+//! with no other.
+
+mod bounds;
+mod requests;
+
+pub(crate) use bounds::bound_client;
+pub(crate) use requests::{Requests, pack, unpack};
