@@ -1,6 +1,7 @@
 //! The data path of two sidecars, with real sockets, curl and openssl around them.
 
 mod authorizer;
+mod chains;
 mod change;
 mod external;
 mod external_tls;
