@@ -10,6 +10,7 @@ mod bad_yaml;
 mod control_plane_away;
 mod dashboard;
 mod document;
+mod envoy;
 mod guide;
 mod identity;
 mod isolation;
@@ -49,6 +50,7 @@ const SCENARIOS: &[Scenario] = &[
     ("the_meshs_configuration_is_in_force_at_once", policy::configuration_is_in_force_at_once),
     ("offline_answers_are_the_meshs", policy::offline_answers_are_the_meshs),
     ("real_clients_and_servers_of_every_protocol_understand_each_other", protocols::real_clients),
+    ("envoy_is_a_sidecar_like_any_other_on_both_sides", envoy::both_ways),
     ("a_pod_cannot_reach_secrets_or_the_sidecar", isolation::secrets_and_sidecar),
     ("a_pod_cannot_become_the_sidecars_user", isolation::sidecar_user),
     ("a_pod_has_no_rights_on_the_api", isolation::api_rights),

@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 
 use crate::mesh::{Mesh, Ran, eventually};
 
-const NAMESPACE: &str = "protocols";
-const CLIENT: &str = "protocols/client";
+pub(crate) const NAMESPACE: &str = "protocols";
+pub(crate) const CLIENT: &str = "protocols/client";
 const NAKED: &str = "protocols/naked";
 
 /// Programs and configuration of the Pods.
 const PROGRAMS: [&str; 5] = ["servers.py", "probe.py", "grpc_peer.py", "websocket_peer.py", "nginx.conf"];
 
 /// The servers, a client with a sidecar and one without; gone again when dropped.
-struct Lab<'a> {
-    mesh: &'a Mesh,
+pub(crate) struct Lab<'a> {
+    pub(crate) mesh: &'a Mesh,
 }
 
 impl<'a> Lab<'a> {
-    fn start(mesh: &'a Mesh) -> Result<Self> {
+    pub(crate) fn start(mesh: &'a Mesh) -> Result<Self> {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/fixtures");
         let tools = std::env::var_os("MAILLE_PYTHON_LIBRARIES").map(PathBuf::from);
         let tools = tools.context("MAILLE_PYTHON_LIBRARIES names no folder; use `cargo xtask e2e`")?;
@@ -56,13 +56,13 @@ impl<'a> Lab<'a> {
     }
 
     /// Runs a shell line in the client's Pod; its output if it succeeds.
-    fn run(&self, line: &str) -> Result<String> {
+    pub(crate) fn run(&self, line: &str) -> Result<String> {
         let ran: Ran = self.mesh.exec(CLIENT, &["timeout", "60", "bash", "-c", line])?;
         ensure!(ran.code == 0, "`{line}` ended with {}:\n{}{}", ran.code, ran.stdout, ran.stderr);
         Ok(ran.stdout)
     }
 
-    fn expect(&self, line: &str, expected: &str) -> Result<()> {
+    pub(crate) fn expect(&self, line: &str, expected: &str) -> Result<()> {
         let seen = self.run(line)?;
         ensure!(seen.contains(expected), "`{line}` printed\n{seen}\nwithout '{expected}'");
         Ok(())
