@@ -12,6 +12,7 @@ mod agent;
 mod authorizer;
 mod chain;
 mod connect;
+mod departure;
 mod destinations;
 pub mod facts;
 mod fixed;
@@ -36,6 +37,6 @@ mod worker;
 mod workers;
 
 mod tunnel;
-pub use agent::{AppMetrics, ListenAddresses, LogControl, OptionError, Probe, ProxyOptions, run};
+pub use agent::{AppMetrics, DrainOptions, ListenAddresses, LogControl, OptionError, Probe, ProxyOptions, run};
 pub use fixed::{FileError, StaticProxy, run_static};
 pub use workers::{StartError, Workers, start_workers};

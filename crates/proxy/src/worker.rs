@@ -14,11 +14,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::authorizer::Authorizers;
+use crate::departure::{Departure, Stage};
 use crate::destinations::Destinations;
 use crate::open::OpenConnections;
 use crate::pool::Pools;
 use crate::snapshot::{DataPathConfig, Direction, ListenerSpec, Shared, Snapshot};
-use crate::workers::Phase;
+use crate::workers::{Load, Phase};
 use crate::{inbound, outbound};
 
 /// How often unused connections, expired certificates and forgotten destinations are looked for.
@@ -37,12 +38,14 @@ pub(crate) struct Worker {
     pub(crate) tokens: RefCell<TokenCache>,
     pub(crate) authorizers: Authorizers,
     snapshot: RefCell<Arc<Snapshot>>,
-    connections: Cell<usize>,
+    inbound: Departure,
+    outbound: Departure,
+    load: Arc<Load>,
     random: Cell<u64>,
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Shared, config: Arc<DataPathConfig>, seed: u64) -> Rc<Self> {
+    pub(crate) fn new(shared: Shared, config: Arc<DataPathConfig>, load: Arc<Load>, seed: u64) -> Rc<Self> {
         Rc::new(Self {
             recorder: shared.telemetry.worker(),
             destinations: Destinations::new(shared.destinations.clone()),
@@ -52,7 +55,9 @@ impl Worker {
             tokens: RefCell::new(TokenCache::new()),
             authorizers: Authorizers::default(),
             snapshot: RefCell::new(shared.snapshot.load()),
-            connections: Cell::new(0),
+            inbound: Departure::default(),
+            outbound: Departure::default(),
+            load,
             random: Cell::new(seed | 1),
             shared,
             config,
@@ -85,6 +90,14 @@ impl Worker {
         self.snapshot.borrow().settings.explain_in_response
     }
 
+    /// How connections of one direction leave, once they are to.
+    pub(crate) fn departure(&self, direction: Direction) -> &Departure {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+
     /// A number below `bound`, for choosing among endpoints (xorshift64).
     pub(crate) fn random_below(&self, bound: usize) -> usize {
         let mut x = self.random.get();
@@ -110,7 +123,6 @@ impl Worker {
         let mut changes = self.shared.snapshot.watch();
         let mut tick = tokio::time::interval(HOUSEKEEPING);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut is_draining = false;
         // What was swapped in between the first load and the watch.
         self.take_snapshot();
         loop {
@@ -127,16 +139,33 @@ impl Worker {
                     if changed.is_err() || now == Phase::Stop {
                         return;
                     }
-                    if now == Phase::Drain && !is_draining {
-                        is_draining = true;
-                        // LC-3: only inbound is drained.
-                        for (_, task) in accepting.iter().filter(|(d, _)| *d == Direction::Inbound) {
-                            task.abort();
-                        }
-                        self.open.drain();
-                    }
+                    self.leave(now, &accepting);
                 }
             }
+        }
+    }
+
+    /// Connections go the way that the phase demands. LC-3: without a successor only inbound ones do, so that the
+    /// application can call others to its end.
+    fn leave(&self, phase: Phase, accepting: &[(Direction, JoinHandle<()>)]) {
+        match phase {
+            Phase::Serve | Phase::Stop => {}
+            Phase::Drain => self.inbound.advance(Stage::Leaves),
+            Phase::Refuse => self.inbound.advance(Stage::Ends),
+            Phase::HandOver => {
+                // What waits in the listeners is the successor's, who has them too.
+                accepting.iter().for_each(|(_, task)| task.abort());
+                self.inbound.advance(Stage::Leaves);
+                self.outbound.advance(Stage::Leaves);
+            }
+            Phase::Finish => {
+                accepting.iter().for_each(|(_, task)| task.abort());
+                self.inbound.advance(Stage::Ends);
+                self.outbound.advance(Stage::Ends);
+            }
+        }
+        if self.inbound.stage() == Stage::Ends {
+            self.open.drain();
         }
     }
 
@@ -156,12 +185,18 @@ impl Worker {
 
     async fn accept(self: Rc<Self>, listener: TcpListener, spec: Rc<ListenerSpec>) {
         loop {
-            if self.connections.get() >= self.config.limits.connections {
+            if self.load.total() >= self.config.limits.connections {
                 // The backlog holds them; the peer waits instead of the proxy's memory growing.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             }
-            let stream = match listener.accept().await {
+            let accepted = tokio::select! {
+                // First, so that a listener is closed only when nobody waits in it: the kernel would reset them.
+                biased;
+                accepted = listener.accept() => accepted,
+                () = self.departure(spec.direction).reached(Stage::Ends) => return,
+            };
+            let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of descriptors, most likely; at once again would only burn time.
@@ -170,7 +205,7 @@ impl Worker {
                     continue;
                 }
             };
-            let counted = Counted::new(self.clone());
+            let counted = Counted::new(self.clone(), spec.direction);
             let spec = spec.clone();
             tokio::task::spawn_local(async move {
                 counted.worker.serve(stream, &spec).await;
@@ -193,18 +228,19 @@ impl Worker {
 /// Counts one connection while it lives.
 struct Counted {
     worker: Rc<Worker>,
+    direction: Direction,
 }
 
 impl Counted {
-    fn new(worker: Rc<Worker>) -> Self {
-        worker.connections.set(worker.connections.get() + 1);
-        Self { worker }
+    fn new(worker: Rc<Worker>, direction: Direction) -> Self {
+        worker.load.add(direction);
+        Self { worker, direction }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.worker.connections.set(self.worker.connections.get().saturating_sub(1));
+        self.worker.load.remove(self.direction);
     }
 }
 

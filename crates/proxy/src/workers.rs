@@ -3,30 +3,68 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
-use crate::snapshot::{DataPathConfig, ListenerSpec, Shared};
+use crate::snapshot::{DataPathConfig, Direction, ListenerSpec, Shared};
 use crate::worker::Worker;
 
 /// Waiting connections per listener; the kernel's own limit cuts it further.
 const BACKLOG: i32 = 4096;
 
 /// What the workers are to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Accept and serve.
     Serve,
-    /// No new inbound connections; those open finish what they have begun.
+    /// Callers are to go elsewhere: inbound connections end with their next answer. New ones are still taken, for
+    /// callers hear of it a moment later.
     Drain,
+    /// No new inbound connections, and unused ones close.
+    Refuse,
+    /// Another process has the listeners: nothing new, and connections of both ways end with their next answer.
+    HandOver,
+    /// Unused connections of both ways close, too.
+    Finish,
     /// Let go of everything.
     Stop,
+}
+
+/// Open connections of one worker. Written by that worker alone.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    inbound: AtomicUsize,
+    outbound: AtomicUsize,
+}
+
+impl Load {
+    fn of(&self, direction: Direction) -> &AtomicUsize {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+
+    pub(crate) fn add(&self, direction: Direction) {
+        self.of(direction).fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self, direction: Direction) {
+        self.of(direction).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Both ways.
+    pub(crate) fn total(&self) -> usize {
+        self.inbound.load(Ordering::Relaxed) + self.outbound.load(Ordering::Relaxed)
+    }
 }
 
 /// Why the data path could not start.
@@ -58,6 +96,16 @@ pub struct Workers {
     phase: watch::Sender<Phase>,
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
+    loads: Vec<Arc<Load>>,
+    /// Kept for a successor, while there may be one.
+    sockets: Mutex<Vec<HeldListener>>,
+}
+
+/// A listening socket, for whoever is to have it too.
+#[derive(Debug)]
+pub(crate) struct HeldListener {
+    pub(crate) direction: Direction,
+    pub(crate) socket: std::net::TcpListener,
 }
 
 impl Workers {
@@ -66,12 +114,49 @@ impl Workers {
         &self.addresses
     }
 
-    /// Stops accepting inbound connections and lets those that are open finish (reference mtls 7.7). Outbound goes on.
+    /// Sends inbound callers elsewhere: HTTP connections end with their next answer, at the latest with
+    /// [`Workers::refuse_inbound`]. New ones are taken until then, for callers with old news. Outbound goes on (LC-3).
     pub fn drain(&self) {
+        self.enter(Phase::Drain);
+    }
+
+    /// Takes no new inbound connections from here on, lets go of unused ones, and lets the others finish.
+    pub fn refuse_inbound(&self) {
+        // The kernel refuses only when nobody has the sockets any more.
+        self.sockets.lock().clear();
+        self.enter(Phase::Refuse);
+    }
+
+    /// Accepts nothing more and leaves that to who has the sockets as well; connections end with their next answer.
+    pub(crate) fn hand_over(&self) {
+        self.sockets.lock().clear();
+        self.enter(Phase::HandOver);
+    }
+
+    /// After [`Workers::hand_over`]: lets go of unused connections, too.
+    pub(crate) fn finish(&self) {
+        self.enter(Phase::Finish);
+    }
+
+    /// Open connections, both ways.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.loads.iter().map(|load| load.total()).sum()
+    }
+
+    /// Its listening sockets, for a successor; none once it has begun to leave.
+    pub(crate) fn listeners(&self) -> io::Result<Vec<HeldListener>> {
+        let held = self.sockets.lock();
+        let copy = |held: &HeldListener| {
+            Ok(HeldListener { direction: held.direction, socket: held.socket.try_clone()? })
+        };
+        held.iter().map(copy).collect()
+    }
+
+    fn enter(&self, next: Phase) {
         self.phase.send_if_modified(|phase| {
-            let begins = *phase == Phase::Serve;
+            let begins = *phase < next;
             if begins {
-                *phase = Phase::Drain;
+                *phase = next;
             }
             begins
         });
@@ -108,32 +193,60 @@ impl Drop for Workers {
 
 /// Binds every listener in every worker and starts them. Once it returns, connections are accepted.
 pub fn start_workers(shared: Shared, config: DataPathConfig) -> Result<Workers, StartError> {
+    start_workers_on(shared, config, Vec::new())
+}
+
+/// As [`start_workers`], with sockets that listen already. Each of those is accepted from, for somebody may wait in it;
+/// those that the configuration does not name are closed.
+pub(crate) fn start_workers_on(
+    shared: Shared,
+    mut config: DataPathConfig,
+    inherited: Vec<HeldListener>,
+) -> Result<Workers, StartError> {
     raise_descriptor_limit();
-    let mut config = config;
     let count = config.workers.max(1);
-    let mut sockets: Vec<Vec<(std::net::TcpListener, ListenerSpec)>> =
+    let mut inherited: Vec<_> =
+        inherited.into_iter().filter_map(|held| Some((held.socket.local_addr().ok()?, held))).collect();
+    let mut of_workers: Vec<Vec<(std::net::TcpListener, ListenerSpec)>> =
         (0..count).map(|_| Vec::new()).collect();
+    let mut held = Vec::new();
     for spec in &mut config.listeners {
-        for of_worker in &mut sockets {
-            let socket =
-                listen(spec.address).map_err(|error| StartError::Listen { address: spec.address, error })?;
+        let wanted = spec.address;
+        let fails = |error| StartError::Listen { address: wanted, error };
+        let (ours, others) =
+            inherited.into_iter().partition(|(at, held)| (*at, held.direction) == (wanted, spec.direction));
+        inherited = others;
+        let mut sockets: Vec<_> = Vec::from_iter(ours).into_iter().map(|(_, held)| held.socket).collect();
+        while sockets.len() < count {
+            let socket = listen(spec.address).map_err(fails)?;
             // The first chooses the port for all.
-            spec.address =
-                socket.local_addr().map_err(|error| StartError::Listen { address: spec.address, error })?;
-            of_worker.push((socket, spec.clone()));
+            spec.address = socket.local_addr().map_err(fails)?;
+            sockets.push(socket);
+        }
+        for (number, socket) in sockets.into_iter().enumerate() {
+            let copy = socket.try_clone().map_err(fails)?;
+            held.push(HeldListener { direction: spec.direction, socket: copy });
+            if let Some(of_worker) = of_workers.get_mut(number % count) {
+                of_worker.push((socket, spec.clone()));
+            }
         }
     }
     let addresses = config.listeners.iter().map(|spec| spec.address).collect();
     let config = Arc::new(config);
     let phase = watch::Sender::new(Phase::Serve);
+    let loads: Vec<Arc<Load>> = (0..count).map(|_| Arc::default()).collect();
     let mut threads = Vec::with_capacity(count);
-    for (number, listeners) in sockets.into_iter().enumerate() {
-        let (shared, config, phase) = (shared.clone(), config.clone(), phase.subscribe());
-        let thread = start_worker(number, shared, config, listeners, phase)
-            .map_err(|error| StartError::Worker { number, error })?;
-        threads.push(thread);
+    for (number, (listeners, load)) in of_workers.into_iter().zip(&loads).enumerate() {
+        let start = Start {
+            shared: shared.clone(),
+            config: config.clone(),
+            load: load.clone(),
+            listeners,
+            phase: phase.subscribe(),
+        };
+        threads.push(start_worker(number, start).map_err(|error| StartError::Worker { number, error })?);
     }
-    Ok(Workers { phase, threads, addresses })
+    Ok(Workers { phase, threads, addresses, loads, sockets: Mutex::new(held) })
 }
 
 /// The soft limit is often 1024 for the sake of programs that use `select`; each connection here takes two.
@@ -145,14 +258,18 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn start_worker(
-    number: usize,
+/// What one worker begins with.
+struct Start {
     shared: Shared,
     config: Arc<DataPathConfig>,
+    load: Arc<Load>,
     listeners: Vec<(std::net::TcpListener, ListenerSpec)>,
     phase: watch::Receiver<Phase>,
-) -> io::Result<JoinHandle<()>> {
+}
+
+fn start_worker(number: usize, start: Start) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Start { shared, config, load, listeners, phase } = start;
     let listeners = {
         let _context = runtime.enter();
         let adopt = |(socket, spec)| Ok((TcpListener::from_std(socket)?, spec));
@@ -161,7 +278,7 @@ fn start_worker(
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         let seed = rand::random();
         LocalSet::new().block_on(&runtime, async move {
-            Worker::new(shared, config, seed).run(listeners, phase).await;
+            Worker::new(shared, config, load, seed).run(listeners, phase).await;
         });
     })
 }

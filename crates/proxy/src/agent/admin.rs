@@ -204,7 +204,7 @@ fn bootstrap(options: &ProxyOptions) -> wire::Bootstrap {
         discovery_address: options.discovery_address.clone(),
         ca_address: options.ca_address.clone(),
         workers: u32::try_from(options.workers).unwrap_or(u32::MAX),
-        drain_seconds: seconds(options.drain),
+        drain_seconds: seconds(options.drain.termination),
         certificate_ttl_seconds: seconds(options.certificate_ttl),
         inbound: listen.inbound.to_string(),
         outbound: listen.outbound.to_string(),

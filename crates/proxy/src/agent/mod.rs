@@ -27,6 +27,6 @@ mod status_pages;
 mod tests;
 
 pub use app_metrics::AppMetrics;
-pub use options::{ListenAddresses, LogControl, OptionError, ProxyOptions};
+pub use options::{DrainOptions, ListenAddresses, LogControl, OptionError, ProxyOptions};
 pub use probes::Probe;
 pub use run::run;

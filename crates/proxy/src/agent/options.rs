@@ -74,6 +74,77 @@ impl Default for ListenAddresses {
     }
 }
 
+/// How a proxy goes away that was told to end (reference mtls 7.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainOptions {
+    /// `TERMINATION_DRAIN_DURATION_SECONDS`: from SIGTERM to the end.
+    pub termination: Duration,
+    /// `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`: the end is when no connection is open any more instead.
+    pub until_unused: bool,
+    /// `MINIMUM_DRAIN_DURATION`: and not before this.
+    pub minimum: Duration,
+    /// `MAILLE_DRAIN_DURATION_SECONDS` (`drainDuration` of ProxyConfig): how long callers with old news are still served
+    /// at most.
+    pub window: Duration,
+}
+
+impl Default for DrainOptions {
+    /// Istio's.
+    fn default() -> Self {
+        Self {
+            termination: Duration::from_secs(5),
+            until_unused: false,
+            minimum: Duration::from_secs(5),
+            window: Duration::from_secs(45),
+        }
+    }
+}
+
+impl DrainOptions {
+    /// How long new inbound connections are taken after the drain has begun. Envoy takes them to the end, and then cuts
+    /// them; here the second half of the time is for those that were taken in the first.
+    pub fn welcome(&self) -> Duration {
+        let all = if self.until_unused { self.minimum } else { self.termination / 2 };
+        all.min(self.window)
+    }
+
+    fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, OptionError> {
+        let defaults = Self::default();
+        let invalid = |name: &'static str, value: &str, reason: &str| OptionError::Invalid {
+            name,
+            value: value.chars().take(100).collect(),
+            reason: reason.to_owned(),
+        };
+        let seconds = |name: &'static str, default: Duration| match get(name) {
+            Some(text) => {
+                text.parse().map(Duration::from_secs).map_err(|_| invalid(name, &text, "it must be seconds"))
+            }
+            None => Ok(default),
+        };
+        let until_unused = match get("EXIT_ON_ZERO_ACTIVE_CONNECTIONS").as_deref() {
+            None => false,
+            Some("1" | "t" | "T" | "TRUE" | "true" | "True") => true,
+            Some("0" | "f" | "F" | "FALSE" | "false" | "False") => false,
+            Some(other) => {
+                return Err(invalid("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", other, "it must be true or false"));
+            }
+        };
+        let minimum = match get("MINIMUM_DRAIN_DURATION") {
+            Some(text) if text == "0" || text == "0s" => Duration::ZERO,
+            Some(text) => go_duration(&text).ok_or_else(|| {
+                invalid("MINIMUM_DRAIN_DURATION", &text, "a duration has a form such as 5s or 1m0s")
+            })?,
+            None => defaults.minimum,
+        };
+        Ok(Self {
+            termination: seconds("TERMINATION_DRAIN_DURATION_SECONDS", defaults.termination)?,
+            until_unused,
+            minimum,
+            window: seconds("MAILLE_DRAIN_DURATION_SECONDS", defaults.window)?,
+        })
+    }
+}
+
 /// Everything a sidecar needs to start.
 #[derive(Clone)]
 pub struct ProxyOptions {
@@ -110,8 +181,8 @@ pub struct ProxyOptions {
     pub probes: BTreeMap<String, Probe>,
     /// `ISTIO_PROMETHEUS_ANNOTATIONS`.
     pub app_metrics: Option<AppMetrics>,
-    /// `TERMINATION_DRAIN_DURATION_SECONDS`.
-    pub drain: Duration,
+    /// How the proxy goes away.
+    pub drain: DrainOptions,
     /// How long a first look-up may wait for the control plane.
     pub resolve_timeout: Duration,
     /// Behind `/logging`.
@@ -177,13 +248,7 @@ impl ProxyOptions {
             }
             None => None,
         };
-        let drain =
-            match get("TERMINATION_DRAIN_DURATION_SECONDS") {
-                Some(text) => Duration::from_secs(text.parse().map_err(|_| {
-                    invalid("TERMINATION_DRAIN_DURATION_SECONDS", &text, &"it must be seconds")
-                })?),
-                None => Duration::from_secs(5),
-            };
+        let drain = DrainOptions::from_env(get)?;
         Ok(Self {
             pod_name: required("POD_NAME")?,
             identity,
@@ -268,6 +333,25 @@ mod tests {
     }
 
     #[test]
+    fn the_drain_is_istios_unless_told_otherwise() {
+        assert_eq!(read(&[]).expect("enough is set").drain, DrainOptions::default());
+        let told = read(&[
+            ("TERMINATION_DRAIN_DURATION_SECONDS", "20"),
+            ("MAILLE_DRAIN_DURATION_SECONDS", "4"),
+            ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true"),
+            ("MINIMUM_DRAIN_DURATION", "1m2s"),
+        ]);
+        let expected = DrainOptions {
+            termination: Duration::from_secs(20),
+            until_unused: true,
+            minimum: Duration::from_secs(62),
+            window: Duration::from_secs(4),
+        };
+        assert_eq!(told.expect("good values").drain, expected);
+        assert_eq!(expected.welcome(), Duration::from_secs(4), "never longer than the window");
+    }
+
+    #[test]
     fn bad_values_name_the_variable() {
         for (name, value) in [
             ("TRUST_DOMAIN", "a/b"),
@@ -281,6 +365,10 @@ mod tests {
             ("MAILLE_ACCESS_LOG_FORMAT", "xml"),
             ("ISTIO_KUBE_APP_PROBERS", "{"),
             ("ISTIO_PROMETHEUS_ANNOTATIONS", "scrape"),
+            ("TERMINATION_DRAIN_DURATION_SECONDS", "5s"),
+            ("MAILLE_DRAIN_DURATION_SECONDS", "-1"),
+            ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "yes"),
+            ("MINIMUM_DRAIN_DURATION", "5"),
         ] {
             let error = read(&[(name, value)]).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(error.contains(value), "{name}={value}: {error}");

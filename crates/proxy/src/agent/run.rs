@@ -1,6 +1,7 @@
 //! The life of a sidecar's process.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, info, warn};
 
-use super::options::ProxyOptions;
+use super::options::{DrainOptions, ProxyOptions};
 use super::start::Agent;
 use super::status::Need;
 use super::status_pages::Order;
@@ -20,6 +21,8 @@ use crate::workers::{Workers, start_workers};
 
 /// How long workers may take to let go at the very end.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// How often connections are counted by who waits for the last to close.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often the workers are looked after.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -101,16 +104,8 @@ async fn live(options: Arc<ProxyOptions>) -> anyhow::Result<()> {
     agent.readiness.met(Need::Listeners);
     info!(workers = options.workers, "serving");
 
-    if serve(&mut agent, &mut signals, &workers).await? == End::AtOnce {
-        return Ok(());
-    }
-    info!(seconds = options.drain.as_secs(), "draining");
-    agent.readiness.drain();
-    workers.drain();
-    tokio::select! {
-        () = tokio::time::sleep(options.drain) => {}
-        () = signals.next() => {}
-        () = quit(&mut agent) => {}
+    if serve(&mut agent, &mut signals, &workers, &options).await? == End::AfterDraining {
+        drain(&mut agent, &mut signals, &workers, &options.drain).await;
     }
     if !workers.stop(STOP_LIMIT) {
         warn!("workers did not end in time");
@@ -125,24 +120,72 @@ enum End {
 }
 
 /// Until somebody says that it is enough.
-async fn serve(agent: &mut Agent, signals: &mut Signals, workers: &Workers) -> anyhow::Result<End> {
+async fn serve(
+    agent: &mut Agent,
+    signals: &mut Signals,
+    workers: &Workers,
+    options: &ProxyOptions,
+) -> anyhow::Result<End> {
     let mut check = tokio::time::interval(CHECK_EVERY);
+    let mut is_draining = false;
+    let mut welcome = pin!(futures::future::OptionFuture::default());
     loop {
         tokio::select! {
-            () = signals.next() => return Ok(End::AfterDraining),
+            // Drained already, by the hook that a native sidecar has for it: the application has ended.
+            () = signals.next() => return Ok(if is_draining { End::AtOnce } else { End::AfterDraining }),
             order = agent.orders.recv() => match order {
                 Some(Order::Quit) => return Ok(End::AtOnce),
+                Some(Order::Drain) if is_draining => {}
                 Some(Order::Drain) => {
-                    agent.readiness.drain();
-                    workers.drain();
+                    is_draining = true;
+                    begin_drain(agent, workers);
+                    welcome.set(Some(tokio::time::sleep(options.drain.welcome())).into());
                 }
                 None => anyhow::bail!("the status server ended"),
             },
+            Some(()) = welcome.as_mut() => {
+                welcome.set(None.into());
+                workers.refuse_inbound();
+            }
             // Without one of its parts it would go on, and its certificate or its facts would not.
             Some(end) = agent.tasks.join_next() => return Err(fault(end)),
             // A proxy with a dead worker would serve half of its connections; the restart serves all.
             _ = check.tick() => anyhow::ensure!(!workers.has_failed(), "a worker has ended by a fault"),
         }
+    }
+}
+
+fn begin_drain(agent: &Agent, workers: &Workers) {
+    info!(connections = workers.open_connections(), "draining");
+    agent.readiness.drain();
+    workers.drain();
+}
+
+/// From SIGTERM to the end (reference mtls 7.7). A second signal or `/quitquitquit` cuts it short.
+async fn drain(agent: &mut Agent, signals: &mut Signals, workers: &Workers, options: &DrainOptions) {
+    begin_drain(agent, workers);
+    let finish = async {
+        tokio::time::sleep(options.welcome()).await;
+        workers.refuse_inbound();
+        if options.until_unused {
+            tokio::time::sleep(options.minimum.saturating_sub(options.welcome())).await;
+            // Whoever wants an end to this ends the process: the Pod's grace period.
+            until_unused(workers).await;
+        } else {
+            // To the last second: the application may have calls to make until its own end, which nobody tells here.
+            tokio::time::sleep(options.termination.saturating_sub(options.welcome())).await;
+        }
+    };
+    tokio::select! {
+        () = finish => {}
+        () = signals.next() => {}
+        () = quit(agent) => {}
+    }
+}
+
+async fn until_unused(workers: &Workers) {
+    while workers.open_connections() > 0 {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -160,7 +160,9 @@ impl StaticProxy {
     /// Lets inbound connections finish for as long as `drain`, then ends.
     pub fn stop(self, drain: Duration) {
         self.workers.drain();
-        std::thread::sleep(drain);
+        std::thread::sleep(drain / 2);
+        self.workers.refuse_inbound();
+        std::thread::sleep(drain / 2);
         self.workers.stop(STOP);
     }
 }
