@@ -14,6 +14,7 @@ mod chain;
 mod connect;
 mod departure;
 mod destinations;
+mod dns;
 pub mod facts;
 mod fixed;
 mod http;

@@ -185,6 +185,10 @@ pub struct ProxyOptions {
     pub drain: DrainOptions,
     /// How long a first look-up may wait for the control plane.
     pub resolve_timeout: Duration,
+    /// Where the application's DNS questions are answered; `None` unless `ISTIO_META_DNS_CAPTURE` is `true`.
+    pub dns: Option<SocketAddr>,
+    /// Names the resolvers for what the registry does not know.
+    pub resolv_conf: PathBuf,
     /// Behind `/logging`.
     pub log_control: Option<Arc<dyn LogControl>>,
 }
@@ -268,6 +272,10 @@ impl ProxyOptions {
             app_metrics,
             drain,
             resolve_timeout: Duration::from_secs(5),
+            // Any other value is Istio's "no", as the interception's.
+            dns: (get("ISTIO_META_DNS_CAPTURE").as_deref() == Some("true"))
+                .then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, ports::DNS))),
+            resolv_conf: "/etc/resolv.conf".into(),
             log_control: None,
         })
     }

@@ -1,0 +1,162 @@
+//! What the registry says of a name.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::ClusterDomain;
+use crate::snapshot::{Destination, DestinationCell, ResolveError, Resolver, Service};
+
+/// The application's resolver waits five seconds; what is left of them is for the resolvers beyond.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Names that the control plane is asked about for the first time, in a second and at once. An application that looks up
+/// ever new names must not make it do more work than that.
+const NEW_NAMES_PER_SECOND: f64 = 200.0;
+const NEW_NAMES_AT_ONCE: f64 = 1000.0;
+
+/// What is known of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Known {
+    /// The registry's own.
+    Addresses {
+        /// The name that has them, where it is another than the one asked for.
+        alias: Option<String>,
+        addresses: Vec<IpAddr>,
+    },
+    /// Nothing of the registry's: whoever else may know it.
+    Elsewhere,
+    /// Nobody can say now.
+    Failure,
+}
+
+/// The registry, asked on demand.
+pub(super) struct RegistryNames {
+    registry: Arc<dyn Resolver>,
+    cluster_domain: ClusterDomain,
+    /// The first search domain. Resolvers try names below it first, so a name that is found there needs no second
+    /// question (as Istio does).
+    first_search: Option<String>,
+    allowance: Mutex<Allowance>,
+}
+
+impl RegistryNames {
+    pub(super) fn new(
+        registry: Arc<dyn Resolver>,
+        cluster_domain: ClusterDomain,
+        search: Vec<String>,
+    ) -> Self {
+        Self {
+            registry,
+            cluster_domain,
+            first_search: search.into_iter().next(),
+            allowance: Mutex::new(Allowance::full()),
+        }
+    }
+
+    /// Looks up a name in lower case, without its final dot.
+    pub(super) async fn find(&self, name: &str) -> Known {
+        let Some(cluster_domain) = (self.cluster_domain)() else { return Known::Failure };
+        let mut is_uncertain = false;
+        for (asked, alias) in self.readings(name) {
+            match self.addresses(asked).await {
+                Ok(Some(addresses)) => {
+                    return Known::Addresses { alias: alias.map(str::to_owned), addresses };
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(name = asked, %error, "not known whether the registry has it");
+                    is_uncertain = true;
+                }
+            }
+        }
+        let is_clusters = name.strip_suffix(cluster_domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
+        // The cluster's own server says of these what the registry would.
+        if is_uncertain && !is_clusters { Known::Failure } else { Known::Elsewhere }
+    }
+
+    /// What `name` may stand for: itself, or a name that a search domain was appended to.
+    fn readings<'n>(&self, name: &'n str) -> impl Iterator<Item = (&'n str, Option<&'n str>)> {
+        let expanded = self
+            .first_search
+            .as_deref()
+            .and_then(|domain| name.strip_suffix(domain)?.strip_suffix('.'))
+            .filter(|rest| !rest.is_empty());
+        let is_name = |(name, _): &(&str, Option<&str>)| name.parse::<IpAddr>().is_err();
+        std::iter::once((name, None)).chain(expanded.map(|rest| (rest, Some(rest)))).filter(is_name)
+    }
+
+    /// The addresses that the registry has for a name; `None` if it has none.
+    async fn addresses(&self, name: &str) -> Result<Option<Vec<IpAddr>>, ResolveError> {
+        let cell = match self.registry.lookup(name) {
+            Some(cell) => cell,
+            None => self.ask(name).await?,
+        };
+        // Not a use: what is only looked up makes room for what is called.
+        match &**cell.load() {
+            Destination::Service(service) => Ok(addresses(service)),
+            Destination::Workload(_) | Destination::Unknown => Ok(None),
+        }
+    }
+
+    async fn ask(&self, name: &str) -> Result<Arc<DestinationCell>, ResolveError> {
+        let unreachable =
+            |reason: &str| ResolveError::Unreachable { name: name.to_owned(), reason: reason.to_owned() };
+        if !self.allowance.lock().take(Instant::now()) {
+            return Err(unreachable("too many new names are looked up"));
+        }
+        let answer = tokio::time::timeout(PATIENCE, self.registry.resolve(name)).await;
+        answer.unwrap_or_else(|_| Err(unreachable("no answer in time")))
+    }
+}
+
+/// The addresses under which a service is called: its own, or of a headless one its endpoints'.
+fn addresses(service: &Service) -> Option<Vec<IpAddr>> {
+    let own: Vec<IpAddr> = service.addresses.iter().copied().filter(|a| !a.is_unspecified()).collect();
+    if !own.is_empty() {
+        return Some(own);
+    }
+    let of_endpoints = service.headless && service.service_entry.is_none();
+    let endpoints: Vec<IpAddr> =
+        service.endpoints.iter().filter(|_| of_endpoints).map(|endpoint| endpoint.address).collect();
+    // The registry counts endpoints by ports; the cluster's own server knows those of Services without ports too.
+    (!endpoints.is_empty()).then_some(endpoints)
+}
+
+/// A bucket of tokens.
+struct Allowance {
+    left: f64,
+    at: Option<Instant>,
+}
+
+impl Allowance {
+    fn full() -> Self {
+        Self { left: NEW_NAMES_AT_ONCE, at: None }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let since = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.at = Some(now);
+        self.left = (self.left + since.as_secs_f64() * NEW_NAMES_PER_SECOND).min(NEW_NAMES_AT_ONCE);
+        let is_enough = self.left >= 1.0;
+        if is_enough {
+            self.left -= 1.0;
+        }
+        is_enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_names_are_asked_for_at_a_bounded_rate() {
+        let mut allowance = Allowance::full();
+        let start = Instant::now();
+        assert_eq!((0..5000).filter(|_| allowance.take(start)).count(), 1000);
+        assert_eq!((0..5000).filter(|_| allowance.take(start + Duration::from_secs(1))).count(), 200);
+    }
+}
