@@ -16,8 +16,11 @@ mod pod;
 mod request_authentication;
 mod service_entry;
 mod service_entry_endpoints;
+mod sidecar;
+mod traffic;
 mod values;
 mod view;
+mod workload_entry;
 
 use k8s_openapi::api::{
     apps::v1 as apps, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
@@ -46,6 +49,10 @@ pub enum Object {
     DestinationRule(istio::DestinationRule),
     /// `networking.istio.io` ServiceEntry.
     ServiceEntry(istio::ServiceEntry),
+    /// `networking.istio.io` WorkloadEntry.
+    WorkloadEntry(istio::WorkloadEntry),
+    /// `networking.istio.io` Sidecar.
+    Sidecar(istio::Sidecar),
     /// One of Kubernetes' own kinds, which decodes strictly into its `k8s-openapi` type; without `null` members.
     Kubernetes(Value),
 }
@@ -97,6 +104,16 @@ pub fn check(object: &Value) -> Result<Object, Vec<FieldError>> {
             service_entry::check(View::new(object), &mut errors);
             decoded.map(Object::ServiceEntry)
         }
+        ("networking.istio.io", "WorkloadEntry") => {
+            let decoded = decode_istio(members, &mut errors);
+            workload_entry::check(View::new(object), &mut errors);
+            decoded.map(Object::WorkloadEntry)
+        }
+        ("networking.istio.io", "Sidecar") => {
+            let decoded = decode_istio(members, &mut errors);
+            sidecar::check(View::new(object), &mut errors);
+            decoded.map(Object::Sidecar)
+        }
         _ => {
             decode_kubernetes(kind, object, &mut errors);
             kubernetes::check(kind, &View::new(object), &mut errors);
@@ -123,7 +140,8 @@ pub fn warnings(object: &Object) -> Vec<FieldError> {
         Object::RequestAuthentication(policy) => request_authentication::warnings(policy),
         Object::DestinationRule(rule) => destination_rule::warnings(rule),
         Object::ServiceEntry(entry) => service_entry::warnings(entry),
-        Object::Kubernetes(_) => Vec::new(),
+        Object::Sidecar(sidecar) => sidecar::warnings(sidecar),
+        Object::WorkloadEntry(_) | Object::Kubernetes(_) => Vec::new(),
     }
 }
 
@@ -156,6 +174,8 @@ impl Object {
             }
             Self::DestinationRule(rule) => (NETWORKING, "DestinationRule", serde_json::to_value(rule)),
             Self::ServiceEntry(entry) => (NETWORKING, "ServiceEntry", serde_json::to_value(entry)),
+            Self::WorkloadEntry(entry) => (NETWORKING, "WorkloadEntry", serde_json::to_value(entry)),
+            Self::Sidecar(sidecar) => (NETWORKING, "Sidecar", serde_json::to_value(sidecar)),
             Self::Kubernetes(value) => return value.clone(),
         };
         let mut members = Map::new();
@@ -306,5 +326,7 @@ mod networking_tests;
 mod security_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod traffic_tests;
 #[cfg(test)]
 pub(crate) use tests::arbitrary_json;

@@ -198,8 +198,8 @@ pub static KINDS: &[Kind] = &[
         "workloadentries",
         "workloadentry",
         &["we"],
-        Later,
-        "it comes with workloads outside the cluster",
+        Enforced,
+        "",
     ),
     istio(
         (NETWORKING, NETWORKING_VERSIONS),
@@ -207,8 +207,8 @@ pub static KINDS: &[Kind] = &[
         "sidecars",
         "sidecar",
         &[],
-        Later,
-        "it comes with the outbound traffic policy",
+        Enforced,
+        "",
     ),
     istio(
         ("telemetry.istio.io", &["v1", "v1beta1", "v1alpha1"]),

@@ -80,7 +80,7 @@ impl EgressScope {
 
 /// What becomes of calls to the unknown, if the Sidecar says so; else the mesh does.
 pub fn outbound_mode(spec: &SidecarSpec) -> Option<OutboundMode> {
-    spec.outbound_traffic_policy.as_ref().map(|policy| policy.mode)
+    spec.outbound_traffic_policy.as_ref().map(|policy| policy.mode.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ fn the_guides_manifests_pass_in_every_version() {
 #[test]
 fn destination_rules_are_checked_as_istio_does() {
     let tls = |tls: Value| json!({"host": "web", "trafficPolicy": {"tls": tls}});
+    // G-16: Secrets go to workloads that are named only.
+    let selected = |tls: Value| json!({"host": "web", "workloadSelector": {"matchLabels": {"app": "x"}}, "trafficPolicy": {"tls": tls}});
     let ports = |ports: Value| json!({"host": "web", "trafficPolicy": {"portLevelSettings": ports}});
     let of = |more: Value| {
         let mut spec = json!({"host": "web"});
@@ -99,17 +101,26 @@ fn destination_rules_are_checked_as_istio_does() {
             (json!({"host": 5}), vec![("spec.host", Type)]),
             (of(json!({"hosts": ["web"]})), vec![("spec.hosts", Unknown)]),
             (of(json!({"subsets": []})), vec![]),
-            (of(json!({"subsets": [{"name": "v1"}]})), vec![("spec.subsets", NotEnforced)]),
+            (of(json!({"subsets": [{"name": "v1", "labels": {"v": "1"}}]})), vec![]),
+            (
+                of(json!({"subsets": [
+                    {"name": "v1"}, {"name": "v1", "labels": {"a b": "c"}}, {"name": "V_1", "trafficPolicy": {}}, {},
+                ]})),
+                vec![
+                    ("spec.subsets[1].name", Duplicate),
+                    ("spec.subsets[1].labels[a b]", Invalid),
+                    ("spec.subsets[2].name", Invalid),
+                    ("spec.subsets[2].trafficPolicy", Invalid),
+                    ("spec.subsets[3].name", Required),
+                ],
+            ),
             (of(json!({"trafficPolicy": {}})), vec![("spec.trafficPolicy", Invalid)]),
             (
                 of(json!({"trafficPolicy": {
-                    "loadBalancer": {}, "connectionPool": {}, "outlierDetection": {}, "tunnel": {},
+                    "loadBalancer": {}, "connectionPool": {"tcp": {}}, "outlierDetection": {}, "tunnel": {},
                     "proxyProtocol": {}, "retryBudget": {},
                 }})),
                 vec![
-                    ("spec.trafficPolicy.loadBalancer", NotEnforced),
-                    ("spec.trafficPolicy.connectionPool", NotEnforced),
-                    ("spec.trafficPolicy.outlierDetection", NotEnforced),
                     ("spec.trafficPolicy.tunnel", NotEnforced),
                     ("spec.trafficPolicy.proxyProtocol", NotEnforced),
                     ("spec.trafficPolicy.retryBudget", NotEnforced),
@@ -125,7 +136,29 @@ fn destination_rules_are_checked_as_istio_does() {
             (tls(json!({"mode": "SIMPLE", "credentialName": "x"})), vec![(&credential, NotEnforced)]),
             (
                 tls(json!({"mode": "MUTUAL", "credentialName": "x", "privateKey": "/a", "caCrl": "/b"})),
-                vec![(&credential, NotEnforced), (&key, Invalid), (&crl, Invalid), (&crl, NotEnforced)],
+                vec![(&credential, NotEnforced), (&key, Invalid), (&crl, Invalid)],
+            ),
+            (tls(json!({"mode": "SIMPLE", "caCertificates": "/a", "caCrl": "/b"})), vec![]),
+            (tls(json!({"mode": "SIMPLE", "credentialName": "sds://x"})), vec![(&credential, NotEnforced)]),
+            (tls(json!({"mode": "SIMPLE", "credentialName": "A b"})), vec![(&credential, Invalid)]),
+            (tls(json!({"mode": "SIMPLE", "credentialName": "configmap://shop/roots"})), vec![]),
+            (
+                tls(json!({"mode": "MUTUAL", "credentialName": "configmap://shop/roots"})),
+                vec![(&credential, Invalid)],
+            ),
+            (
+                tls(json!({"mode": "SIMPLE", "credentialName": "configmap://bank/roots"})),
+                vec![(&credential, Invalid)],
+            ),
+            (
+                tls(json!({"mode": "SIMPLE", "credentialName": "configmap://roots"})),
+                vec![(&credential, Invalid)],
+            ),
+            (selected(json!({"mode": "MUTUAL", "credentialName": "client-cert"})), vec![]),
+            (selected(json!({"mode": "SIMPLE", "credentialName": "kubernetes://roots"})), vec![]),
+            (
+                selected(json!({"mode": "SIMPLE", "credentialName": "roots", "insecureSkipVerify": true})),
+                vec![(&credential, Invalid)],
             ),
             (
                 tls(
@@ -160,12 +193,12 @@ fn destination_rules_are_checked_as_istio_does() {
             (
                 ports(json!([
                     {"port": {"number": 80}, "tls": {"mode": "MUTUAL", "privateKey": "/a"}},
-                    {"port": {"number": 80}, "loadBalancer": {}},
+                    {"port": {"number": 80}, "connectionPool": {}},
                 ])),
                 vec![
                     ("spec.trafficPolicy.portLevelSettings[0].tls.clientCertificate", Required),
                     ("spec.trafficPolicy.portLevelSettings[1].port.number", Duplicate),
-                    ("spec.trafficPolicy.portLevelSettings[1].loadBalancer", NotEnforced),
+                    ("spec.trafficPolicy.portLevelSettings[1].connectionPool", Invalid),
                 ],
             ),
             (of(json!({"exportTo": ["."]})), vec![]),
@@ -207,6 +240,26 @@ fn destination_rules_that_are_weaker_than_they_look_are_warned_about() {
     assert_eq!(tls(json!({"mode": "SIMPLE", "sni": "a", "subjectAltNames": ["a"]})), none);
     assert_eq!(tls(json!({"mode": "SIMPLE", "insecureSkipVerify": true})), ["insecureSkipVerify"]);
     assert_eq!(warned("DestinationRule", json!({"host": "web"})), ["spec.trafficPolicy"]);
+    assert_eq!(
+        tls(json!({"mode": "MUTUAL", "clientCertificate": "/a", "privateKey": "/b", "caCrl": "/c"})),
+        none
+    );
+    assert_eq!(
+        tls(json!({"mode": "ISTIO_MUTUAL", "caCrl": "/a", "credentialName": "x"})),
+        ["credentialName", "caCrl"]
+    );
+    assert_eq!(
+        tls(json!({"mode": "SIMPLE", "insecureSkipVerify": true, "caCrl": "/a"})),
+        ["caCrl", "insecureSkipVerify"]
+    );
+    assert_eq!(
+        warned(
+            "DestinationRule",
+            json!({"host": "web", "subsets": [{"name": "v1", "trafficPolicy": {"tls": {"sni": "a"}}}],
+            "trafficPolicy": {"loadBalancer": {}}})
+        ),
+        ["spec.subsets", "spec.subsets[0].trafficPolicy.tls.sni"]
+    );
     let selector =
         json!({"host": "web", "workloadSelector": {}, "trafficPolicy": {"tls": {"mode": "DISABLE"}}});
     assert_eq!(warned("DestinationRule", selector), ["spec.workloadSelector"]);
@@ -251,14 +304,7 @@ fn service_entries_are_checked_as_istio_does() {
             (of(json!({"port": []})), vec![("spec.port", Unknown)]),
             (port(json!({"number": 80, "name": "http", "protocol": "http", "targetPort": 8080})), vec![]),
             (port(json!({"number": 80, "name": "http", "protocol": "GRPC", "targetPort": 0})), vec![]),
-            (
-                port(json!({})),
-                vec![
-                    ("spec.ports[0].name", Required),
-                    ("spec.ports[0].number", Required),
-                    ("spec.ports[0]", NotEnforced),
-                ],
-            ),
+            (port(json!({})), vec![("spec.ports[0].name", Required), ("spec.ports[0].number", Required)]),
             (
                 port(json!({"number": 0, "name": "A", "protocol": "UDP", "targetPort": 65536})),
                 vec![
@@ -278,15 +324,20 @@ fn service_entries_are_checked_as_istio_does() {
                 ]})),
                 vec![("spec.ports[1].name", Duplicate), ("spec.ports[1].number", Duplicate)],
             ),
+            (port(json!({"number": 5432, "name": "db", "protocol": "TCP"})), vec![]),
+            (port(json!({"number": 5432, "name": "db"})), vec![]),
             (
-                port(json!({"number": 5432, "name": "db", "protocol": "TCP"})),
+                of(
+                    json!({"hosts": ["*.a.corp"], "resolution": "NONE", "ports": [{"number": 5432, "name": "db"}]}),
+                ),
                 vec![("spec.ports[0]", NotEnforced)],
             ),
             (
-                port(json!({"number": 5432, "name": "db", "protocol": "MONGO"})),
+                of(
+                    json!({"resolution": "NONE", "ports": [{"number": 5432, "name": "db", "protocol": "MONGO"}]}),
+                ),
                 vec![("spec.ports[0]", NotEnforced)],
             ),
-            (port(json!({"number": 5432, "name": "db"})), vec![("spec.ports[0]", NotEnforced)]),
             (
                 of(
                     json!({"addresses": ["10.0.0.1"], "ports": [{"number": 5432, "name": "db", "protocol": "TCP"}]}),
@@ -303,10 +354,40 @@ fn service_entries_are_checked_as_istio_does() {
             (of(json!({"resolution": "STATIC"})), vec![]),
             (of(json!({"resolution": "dns"})), vec![("spec.resolution", Enum)]),
             (of(json!({"location": "EXTERNAL"})), vec![("spec.location", Enum)]),
-            (of(json!({"resolution": "DYNAMIC_DNS"})), vec![("spec.resolution", NotEnforced)]),
+            (of(json!({"resolution": "DYNAMIC_DNS", "hosts": ["*.a.corp"]})), vec![]),
             (
-                of(json!({"workloadSelector": {"labels": {"a": "b"}}})),
-                vec![("spec.workloadSelector", NotEnforced)],
+                of(json!({
+                    "resolution": "DYNAMIC_DNS", "addresses": ["10.0.0.1"], "workloadSelector": {},
+                    "ports": [
+                        {"number": 80, "name": "a", "protocol": "http"}, {"number": 81, "name": "b", "protocol": "TCP"},
+                        {"number": 82, "name": "c", "protocol": "HTTPS"}, {"number": 83, "name": "d"},
+                    ],
+                })),
+                vec![
+                    ("spec.hosts[0]", Invalid),
+                    ("spec.addresses", Invalid),
+                    ("spec.workloadSelector", Invalid),
+                    ("spec.ports[1].protocol", Invalid),
+                    ("spec.ports[2].protocol", Invalid),
+                    ("spec.ports[3].protocol", Invalid),
+                ],
+            ),
+            (
+                of(
+                    json!({"resolution": "DYNAMIC_DNS", "hosts": ["*.a.corp"], "endpoints": [{"address": "10.0.0.1"}]}),
+                ),
+                vec![("spec.endpoints", Invalid)],
+            ),
+            (of(json!({"resolution": "STATIC", "workloadSelector": {"labels": {"a": "b"}}})), vec![]),
+            (
+                of(json!({"resolution": "STATIC", "workloadSelector": {"labels": {"a": "*"}}})),
+                vec![("spec.workloadSelector.labels.a", Invalid)],
+            ),
+            (
+                of(
+                    json!({"resolution": "STATIC", "workloadSelector": {}, "endpoints": [{"address": "10.0.0.1"}]}),
+                ),
+                vec![("spec.endpoints", Invalid)],
             ),
             (
                 of(json!({"resolution": "NONE", "endpoints": [{"address": "10.0.0.1"}]})),
@@ -328,7 +409,28 @@ fn service_entries_are_checked_as_istio_does() {
             ),
             (endpoint(json!({})), vec![("spec.endpoints[0].address", Required)]),
             (endpoint(json!({"address": "b.corp"})), vec![("spec.endpoints[0].address", Invalid)]),
-            (endpoint(json!({"address": "unix:///run/a"})), vec![("spec.endpoints[0].address", NotEnforced)]),
+            (endpoint(json!({"address": "unix:///run/a", "weight": 5})), vec![]),
+            (endpoint(json!({"address": "unix://@a"})), vec![("spec.endpoints[0].address", NotEnforced)]),
+            (endpoint(json!({"address": "unix://a"})), vec![("spec.endpoints[0].address", Invalid)]),
+            (endpoint(json!({"address": "unix:///run/"})), vec![("spec.endpoints[0].address", Invalid)]),
+            (
+                endpoint(json!({"address": format!("unix:///{}", "a".repeat(107))})),
+                vec![("spec.endpoints[0].address", Invalid)],
+            ),
+            (
+                endpoint(json!({"address": "unix:///run/a", "ports": {"tls": 1}})),
+                vec![("spec.endpoints[0].ports", Invalid)],
+            ),
+            (
+                of(json!({"endpoints": [{"address": "unix:///run/a"}]})),
+                vec![("spec.endpoints[0].address", Invalid)],
+            ),
+            (
+                of(json!({"resolution": "STATIC", "endpoints": [{"address": "unix:///run/a"}], "ports": [
+                    {"number": 80, "name": "a", "protocol": "HTTP"}, {"number": 81, "name": "b", "protocol": "HTTP"},
+                ]})),
+                vec![("spec.endpoints[0].address", Invalid)],
+            ),
             (
                 endpoint(json!({"address": "10.0.0.1", "ports": {"tsl": 1, "tls": 70000}})),
                 vec![("spec.endpoints[0].ports.tsl", Invalid), ("spec.endpoints[0].ports.tls", Invalid)],
@@ -342,7 +444,6 @@ fn service_entries_are_checked_as_istio_does() {
                     ("spec.endpoints[0].labels[a b]", Invalid),
                     ("spec.endpoints[0].network", NotEnforced),
                     ("spec.endpoints[0].locality", NotEnforced),
-                    ("spec.endpoints[0].weight", NotEnforced),
                     ("spec.endpoints[0].serviceAccount", Invalid),
                 ],
             ),
@@ -367,4 +468,13 @@ fn service_entries_that_reach_nobody_are_warned_about() {
         entry(json!({"hosts": ["a.corp"], "ports": port, "resolution": "STATIC"})),
         ["spec.endpoints"]
     );
+    let selecting = |selector: Value| {
+        entry(
+            json!({"hosts": ["a.corp"], "ports": port, "resolution": "STATIC", "workloadSelector": selector}),
+        )
+    };
+    assert_eq!(selecting(json!({"labels": {"a": "b"}})), none);
+    assert_eq!(selecting(json!({})), ["spec.workloadSelector"]);
+    let unnamed = json!([{"number": 80, "name": "http", "protocol": "HTTP"}, {"number": 5432, "name": "db"}]);
+    assert_eq!(entry(json!({"hosts": ["a.corp"], "ports": unnamed, "resolution": "DNS"})), ["spec.ports[1]"]);
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use maille_core::is_dns_label;
 
-use super::values::{any, check_port_number, check_texts, ip_block};
+use super::values::{any, check_port_number, check_selected_labels, check_texts, ip_block};
 use super::view::View;
 use super::{export, service_entry_endpoints};
 use crate::field_error::{FieldError, FieldErrorKind};
@@ -19,6 +19,9 @@ const MAX_HOSTS: usize = 256;
 const MAX_ADDRESSES: usize = 256;
 const MAX_PORTS: usize = 256;
 const MAX_ENDPOINTS: usize = 4096;
+
+/// The label by which an entry declines addresses (SE-15).
+const NO_ALLOCATION: &str = "networking.istio.io/enable-autoallocate-ip";
 
 pub(super) fn check(object: View<'_>, errors: &mut Vec<FieldError>) {
     let spec = object.get("spec");
@@ -39,23 +42,12 @@ pub(super) fn check(object: View<'_>, errors: &mut Vec<FieldError>) {
     }
     check_hosts(&spec, errors);
     check_addresses(&spec, errors);
-    check_ports(&spec, errors);
+    check_ports(&spec, allocates(&object), errors);
     let mode = resolution.text().unwrap_or("NONE");
     if mode == "DYNAMIC_DNS" {
-        errors.push(
-            resolution
-                .error(
-                    FieldErrorKind::NotEnforced,
-                    "resolution DYNAMIC_DNS is not enforced yet: names are looked up ahead of requests",
-                )
-                .help("name the hosts, with resolution DNS"),
-        );
+        check_dynamic(&spec, errors);
     }
-    let selector = spec.get("workloadSelector");
-    if !selector.is_absent() {
-        errors
-            .push(selector.not_enforced("workloadSelector", "workloads outside the cluster; list endpoints"));
-    }
+    check_selected_labels(&spec.get("workloadSelector").get("labels"), errors);
     service_entry_endpoints::check(&spec, mode, errors);
     check_texts(&spec.get("subjectAltNames"), any, errors);
     let namespace = object.get("metadata").get("namespace");
@@ -96,12 +88,62 @@ fn check_hosts(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     let by_dns = matches!(spec.get("resolution").text(), Some("DNS" | "DNS_ROUND_ROBIN"));
     if by_dns && spec.get("endpoints").is_empty() {
         for host in list.elements().filter(|h| h.text().is_some_and(|text| text.starts_with('*'))) {
+            errors.push(host.invalid("a wildcard cannot be looked up in DNS").help(
+                "name the hosts, list endpoints to look up instead, or use resolution DYNAMIC_DNS or NONE",
+            ));
+        }
+    }
+}
+
+/// DYNAMIC_DNS (SE-8): what each request or ClientHello names is looked up, so something must name it, and nothing else
+/// may say where it is.
+fn check_dynamic(spec: &View<'_>, errors: &mut Vec<FieldError>) {
+    for host in spec.get("hosts").elements().filter(|h| h.text().is_some_and(|text| !text.starts_with('*'))) {
+        errors.push(
+            host.invalid("resolution DYNAMIC_DNS is for wildcards")
+                .help("for example *.example.com; a single host is looked up with resolution DNS"),
+        );
+    }
+    let addresses = spec.get("addresses");
+    if !addresses.is_empty() {
+        errors.push(
+            addresses
+                .invalid("with resolution DYNAMIC_DNS hosts are recognised by name alone")
+                .help("leave addresses out"),
+        );
+    }
+    let selector = spec.get("workloadSelector");
+    if !selector.is_absent() {
+        errors.push(
+            selector
+                .invalid("resolution DYNAMIC_DNS looks up the name of each request, and selects no workloads")
+                .help("write resolution: STATIC"),
+        );
+    }
+    for port in spec.get("ports").elements() {
+        let protocol = port.get("protocol");
+        let named = protocol.text().unwrap_or_default().to_ascii_uppercase();
+        // Other words for the same are refused by Istio too. What is no protocol at all has been reported.
+        if !matches!(named.as_str(), "HTTP" | "HTTP2" | "GRPC" | "TLS") && PortClass::parse(&named).is_some()
+        {
             errors.push(
-                host.invalid("a wildcard cannot be looked up in DNS")
-                    .help("name the hosts, list endpoints to look up instead, or use resolution NONE"),
+                protocol
+                    .invalid("resolution DYNAMIC_DNS needs a protocol that names the host in each request or connection")
+                    .help("HTTP, HTTP2, GRPC or TLS"),
             );
         }
     }
+}
+
+/// Whether the hosts get addresses of their own (SE-15).
+fn allocates(object: &View<'_>) -> bool {
+    let spec = object.get("spec");
+    let labels = object.get("metadata").get("labels");
+    let wildcard = spec.get("hosts").elements().any(|h| h.text().is_some_and(|text| text.starts_with('*')));
+    let opted_out =
+        labels.get_exactly(NO_ALLOCATION).text().is_some_and(|text| text.eq_ignore_ascii_case("false"));
+    let resolution = spec.get("resolution").text().unwrap_or("NONE");
+    resolution != "NONE" && (!wildcard || resolution == "DYNAMIC_DNS") && !opted_out
 }
 
 fn check_addresses(spec: &View<'_>, errors: &mut Vec<FieldError>) {
@@ -120,10 +162,10 @@ fn check_addresses(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn check_ports(spec: &View<'_>, errors: &mut Vec<FieldError>) {
+fn check_ports(spec: &View<'_>, allocates: bool, errors: &mut Vec<FieldError>) {
     let list = spec.get("ports");
     let (mut names, mut numbers) = (Vec::new(), Vec::new());
-    let (mut all_name_their_host, unaddressed) = (true, spec.get("addresses").is_empty());
+    let (mut all_name_their_host, unaddressed) = (true, spec.get("addresses").is_empty() && !allocates);
     for port in list.elements() {
         let name = port.get("name");
         match name.text().unwrap_or_default() {
@@ -215,7 +257,34 @@ pub(super) fn warnings(entry: &ServiceEntry) -> Vec<FieldError> {
             "for example {number: 443, name: tls, protocol: TLS}",
         );
     }
-    if entry.spec.resolution == Resolution::Static && entry.spec.endpoints.is_empty() {
+    let selector = entry.spec.workload_selector.as_ref();
+    if selector.is_some_and(|selector| selector.labels.is_empty()) {
+        warn(
+            spec.key("workloadSelector"),
+            "the selector names no label: all workloads of the namespace are endpoints",
+            "name the labels of those that are meant",
+        );
+    }
+    if selector.is_some() && entry.spec.resolution == Resolution::None {
+        warn(
+            spec.key("workloadSelector"),
+            "resolution NONE goes where the application dials, and uses no workloads",
+            "write resolution: STATIC",
+        );
+    }
+    for (i, port) in entry.spec.ports.iter().enumerate() {
+        let named = PortClass::parse(&port.protocol).is_none_or(PortClass::names_its_host);
+        if entry.spec.addresses.is_empty() && !named {
+            warn(
+                spec.key("ports").index(i),
+                "connections to the port do not name their host: they are recognised by the address that the mesh \
+                 gives it, which applications know only if their DNS queries are captured (ISTIO_META_DNS_CAPTURE)",
+                "list the hosts' addresses in spec.addresses",
+            );
+        }
+    }
+    let without_endpoints = entry.spec.endpoints.is_empty() && selector.is_none();
+    if entry.spec.resolution == Resolution::Static && without_endpoints {
         warn(
             spec.key("endpoints"),
             "resolution STATIC without endpoints reaches nobody",

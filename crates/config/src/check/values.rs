@@ -15,7 +15,12 @@ const MAX_SERVICE_ACCOUNT_LENGTH: usize = 320;
 
 /// `selector.matchLabels`: literal, non-empty keys.
 pub(super) fn check_selector(selector: &View<'_>, errors: &mut Vec<FieldError>) {
-    for (key, value) in selector.get("matchLabels").members() {
+    check_selected_labels(&selector.get("matchLabels"), errors);
+}
+
+/// Labels that select: literal, non-empty keys.
+pub(super) fn check_selected_labels(labels: &View<'_>, errors: &mut Vec<FieldError>) {
+    for (key, value) in labels.members() {
         if key.is_empty() {
             errors.push(value.invalid("a label has a key").help("write the label's name"));
         }
@@ -159,6 +164,13 @@ pub(super) fn check_choice(value: &View<'_>, choices: &[&str], errors: &mut Vec<
 pub(super) fn check_minimum(value: &View<'_>, minimum: i64, errors: &mut Vec<FieldError>) {
     if value.number().is_some_and(|n| n < minimum) {
         errors.push(value.invalid("is too small").help(format!("at least {minimum}")));
+    }
+}
+
+/// A number that is `maximum` or less.
+pub(super) fn check_maximum(value: &View<'_>, maximum: i64, errors: &mut Vec<FieldError>) {
+    if value.number().is_some_and(|n| n > maximum) {
+        errors.push(value.invalid("is too large").help(format!("at most {maximum}")));
     }
 }
 

@@ -74,8 +74,8 @@ pub struct SidecarPort {
 #[serde(rename_all = "camelCase")]
 pub struct OutboundTrafficPolicy {
     /// Absent is REGISTRY_ONLY, the first of Protobuf's enumeration.
-    #[serde(default, deserialize_with = "or_default")]
-    pub mode: OutboundMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<OutboundMode>,
     /// Not enforced, refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<serde_json::Value>,
