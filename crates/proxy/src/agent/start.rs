@@ -1,5 +1,6 @@
 //! Puts the agent's parts together and starts them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
@@ -18,15 +19,13 @@ use super::destinations::Destinations;
 use super::discovery::Discovery;
 use super::facts_in_force::FactsInForce;
 use super::options::ProxyOptions;
-use super::server::Pages;
-use super::servers::{Server, Servers};
+use super::server::{Pages, bind, serve};
 use super::state::{Credential, StateStore};
 use super::status::Readiness;
 use super::status_pages::{MetricsPages, Order, ReadinessPages, StatusPages};
 use super::{flows, identity};
 use crate::dns::{Dns, DnsOptions};
 use crate::snapshot::Shared;
-use crate::takeover::{Handed, Role};
 use crate::upkeep::{Servers, Upkeep};
 
 /// The running agent. Dropping it ends its tasks.
@@ -36,12 +35,8 @@ pub(crate) struct Agent {
     pub(crate) readiness: Arc<Readiness>,
     /// What callers on this host ordered.
     pub(crate) orders: mpsc::Receiver<Order>,
-    /// The servers that run, with where they listen.
-    pub(crate) servers: Servers,
-    /// Those that do not run yet.
-    waiting: Vec<Server>,
-    /// What is kept for the next process of this Pod.
-    pub(crate) store: Option<Arc<StateStore>>,
+    /// Where the servers listen.
+    pub(crate) listening: Listening,
     /// For tests and explanations.
     #[cfg_attr(not(test), expect(dead_code, reason = "read by tests only"))]
     pub(crate) facts: Arc<Mutex<FactsInForce>>,
@@ -49,25 +44,18 @@ pub(crate) struct Agent {
     pub(crate) tasks: JoinSet<()>,
 }
 
+/// Addresses of the status servers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listening {
+    pub(crate) readiness: SocketAddr,
+    pub(crate) status: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
 impl Agent {
     /// Starts everything on the current runtime. Fails only if a port cannot be had or the options contradict themselves.
-    #[cfg(test)]
     pub(crate) fn start(options: Arc<ProxyOptions>, telemetry: Arc<Registry>) -> anyhow::Result<Self> {
-        let mut agent = Self::prepare(options, telemetry)?;
-        agent.listen(&mut Vec::new())?;
-        Ok(agent)
-    }
-
-    /// Starts the status servers, on sockets of `inherited` as far as they are there.
-    pub(crate) fn listen(&mut self, inherited: &mut Vec<Handed>) -> anyhow::Result<()> {
-        for server in std::mem::take(&mut self.waiting) {
-            self.servers.start(server, inherited)?;
-        }
-        Ok(())
-    }
-
-    /// Starts everything but the status servers, whose ports another process of this Pod may still have.
-    pub(crate) fn prepare(options: Arc<ProxyOptions>, telemetry: Arc<Registry>) -> anyhow::Result<Self> {
         let admin = options.listen.admin;
         anyhow::ensure!(admin.ip().is_loopback(), "the admin address {admin} is not a loopback address");
         let store = match StateStore::open(&options.state_dir) {
@@ -104,12 +92,16 @@ impl Agent {
 
         let mut tasks = JoinSet::new();
         let (orders_sender, orders) = mpsc::channel(4);
-        let server = |role, address, pages: Arc<dyn Pages>| Server { role, address, pages };
-        let waiting = vec![
-            server(Role::Readiness, options.listen.readiness, Arc::new(ReadinessPages(readiness.clone()))),
-            server(Role::Metrics, options.listen.metrics, Arc::new(MetricsPages(telemetry.clone()))),
-            server(
-                Role::Status,
+        let mut server = |address: SocketAddr, pages: Arc<dyn Pages>| -> anyhow::Result<SocketAddr> {
+            let listener = bind(address).with_context(|| format!("cannot listen on {address}"))?;
+            let bound = listener.local_addr()?;
+            tasks.spawn(serve(listener, pages));
+            Ok(bound)
+        };
+        let listening = Listening {
+            readiness: server(options.listen.readiness, Arc::new(ReadinessPages(readiness.clone())))?,
+            metrics: server(options.listen.metrics, Arc::new(MetricsPages(telemetry.clone())))?,
+            status: server(
                 options.listen.status,
                 Arc::new(StatusPages {
                     options: options.clone(),
@@ -119,9 +111,8 @@ impl Agent {
                     scrapes: AtomicU64::new(0),
                     scrape_failures: AtomicU64::new(0),
                 }),
-            ),
-            server(
-                Role::Admin,
+            )?,
+            admin: server(
                 admin,
                 Arc::new(AdminPages {
                     options: options.clone(),
@@ -130,8 +121,8 @@ impl Agent {
                     facts: facts.clone(),
                     destinations: destinations.clone(),
                 }),
-            ),
-        ];
+            )?,
+        };
 
         if let Some(address) = options.dns {
             let facts = shared.clone();
@@ -170,12 +161,11 @@ impl Agent {
         tasks.spawn(flows::run(telemetry, channel, client.connection()));
         tasks.spawn(discovery.clone().sweep());
         tasks.spawn(upkeep.run());
-        if let Some(store) = &store {
-            tasks.spawn(discovery.clone().store(store.clone()));
+        if let Some(store) = store {
+            tasks.spawn(discovery.clone().store(store));
         }
         tasks.spawn(discovery.run(driver, client_options, credential, channel_sender));
-        let servers = Servers::default();
-        Ok(Self { shared, readiness, orders, servers, waiting, store, facts, tasks })
+        Ok(Self { shared, readiness, orders, listening, facts, tasks })
     }
 }
 
