@@ -21,9 +21,10 @@ mod traffic;
 mod values;
 mod view;
 mod workload_entry;
+mod workloads;
 
 use k8s_openapi::api::{
-    apps::v1 as apps, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    apps::v1 as apps, batch::v1 as batch, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -34,6 +35,7 @@ use crate::path::FieldPath;
 use crate::{decode, istio, suggest};
 pub(crate) use values::header_name;
 pub(crate) use view::{View, snake_case};
+pub use workloads::parse_indexes;
 
 /// A checked object.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,7 +143,8 @@ pub fn warnings(object: &Object) -> Vec<FieldError> {
         Object::DestinationRule(rule) => destination_rule::warnings(rule),
         Object::ServiceEntry(entry) => service_entry::warnings(entry),
         Object::Sidecar(sidecar) => sidecar::warnings(sidecar),
-        Object::WorkloadEntry(_) | Object::Kubernetes(_) => Vec::new(),
+        Object::WorkloadEntry(_) => Vec::new(),
+        Object::Kubernetes(object) => workloads::warnings(&View::new(object)),
     }
 }
 
@@ -248,13 +251,9 @@ fn kind_of(members: &Map<String, Value>) -> Result<&'static Kind, Vec<FieldError
 /// What to write in place of kinds of Kubernetes that people often have in their files.
 fn instead_of(kind: &str) -> Option<&'static str> {
     match kind {
-        "Job" => Some("write a Pod with restartPolicy: OnFailure, which runs to its end"),
-        "CronJob" => Some("write a Pod with restartPolicy: OnFailure for each run"),
-        "StatefulSet" | "DaemonSet" | "ReplicationController" => {
-            Some("write a Deployment; a Service with clusterIP: None gives each Pod's address by name")
-        }
-        "PersistentVolumeClaim" | "PersistentVolume" | "StorageClass" => {
-            Some("mount an emptyDir or hostPath volume, which need no claim")
+        "ReplicationController" => Some("write a Deployment"),
+        "PersistentVolume" | "StorageClass" => {
+            Some("write a PersistentVolumeClaim, which is given a directory of this machine")
         }
         "NetworkPolicy" => Some("write an AuthorizationPolicy, which selects callers by identity"),
         "Role" | "RoleBinding" | "ClusterRole" | "ClusterRoleBinding" => {
@@ -312,6 +311,12 @@ fn decode_kubernetes(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) 
         ("discovery.k8s.io", "EndpointSlice") => strictly::<discovery::EndpointSlice>,
         ("apps", "Deployment") => strictly::<apps::Deployment>,
         ("apps", "ReplicaSet") => strictly::<apps::ReplicaSet>,
+        ("apps", "StatefulSet") => strictly::<apps::StatefulSet>,
+        ("apps", "DaemonSet") => strictly::<apps::DaemonSet>,
+        ("apps", "ControllerRevision") => strictly::<apps::ControllerRevision>,
+        ("batch", "Job") => strictly::<batch::Job>,
+        ("batch", "CronJob") => strictly::<batch::CronJob>,
+        ("", "PersistentVolumeClaim") => strictly::<core::PersistentVolumeClaim>,
         _ => {
             errors.push(refusal(kind));
             return;

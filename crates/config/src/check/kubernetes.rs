@@ -8,8 +8,9 @@ use maille_core::is_dns_label;
 
 use super::metadata::check_labels;
 use super::pod;
-use super::values::{check_choice, check_minimum, check_port_number};
+use super::values::{check_choice, check_port_number};
 use super::view::View;
+use super::workloads;
 use crate::field_error::{FieldError, FieldErrorKind};
 use crate::kinds::Kind;
 
@@ -22,7 +23,7 @@ pub(super) fn check(kind: &Kind, object: &View<'_>, errors: &mut Vec<FieldError>
     match (kind.group, kind.kind) {
         ("", "Pod") => pod::check(&spec, errors),
         ("", "Service") => check_service(&spec, errors),
-        ("apps", _) => check_replicated(kind, &spec, errors),
+        ("apps" | "batch", _) | ("", "PersistentVolumeClaim") => workloads::check(kind, object, errors),
         ("discovery.k8s.io", "EndpointSlice") => check_endpoints(object, errors),
         ("", "ConfigMap") => {
             check_data(object, errors);
@@ -88,39 +89,6 @@ fn check_service(spec: &View<'_>, errors: &mut Vec<FieldError>) {
             _ => {}
         }
     }
-}
-
-/// Deployment and ReplicaSet.
-fn check_replicated(kind: &Kind, spec: &View<'_>, errors: &mut Vec<FieldError>) {
-    check_minimum(&spec.get("replicas"), 0, errors);
-    check_minimum(&spec.get("minReadySeconds"), 0, errors);
-    check_choice(&spec.get("strategy").get("type"), &["RollingUpdate", "Recreate"], errors);
-    let (selector, template) = (spec.get("selector"), spec.get("template"));
-    let labels = template.get("metadata").get("labels");
-    check_labels(&labels, errors);
-    let wanted = selector.get("matchLabels");
-    if selector.is_empty() || (wanted.is_empty() && selector.get("matchExpressions").is_empty()) {
-        errors.push(
-            selector
-                .required(format!("a {} selects its pods", kind.kind))
-                .help("matchLabels with labels of the template"),
-        );
-    }
-    for (key, value) in wanted.members() {
-        if value.text().is_some() && labels.get_exactly(key).text() != value.text() {
-            errors.push(
-                value
-                    .invalid(format!("the template's pods have no label {key} of this value"))
-                    .help("add it to spec.template.metadata.labels, or change the selector"),
-            );
-        }
-    }
-    let pod_spec = template.get("spec");
-    let restart = pod_spec.get("restartPolicy");
-    if restart.text().is_some_and(|policy| policy != "Always") {
-        errors.push(restart.invalid(format!("pods of a {} restart always", kind.kind)).help("leave it out"));
-    }
-    pod::check(&pod_spec, errors);
 }
 
 fn check_endpoints(object: &View<'_>, errors: &mut Vec<FieldError>) {

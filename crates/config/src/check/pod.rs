@@ -16,6 +16,11 @@ const HOOKS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "sleep"];
 const MAX_ID: i64 = i32::MAX as i64;
 
 pub(super) fn check(spec: &View<'_>, errors: &mut Vec<FieldError>) {
+    check_with(spec, &[], errors);
+}
+
+/// As [`check`], for Pods that are given these volumes beside their own.
+pub(super) fn check_with(spec: &View<'_>, given: &[&str], errors: &mut Vec<FieldError>) {
     let containers = spec.get("containers");
     if containers.is_empty() {
         errors.push(containers.required("a pod has at least one container").help("for example - name: app"));
@@ -29,7 +34,8 @@ pub(super) fn check(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     check_minimum(&spec.get("terminationGracePeriodSeconds"), 0, errors);
     check_ids(&spec.get("securityContext"), errors);
 
-    let volumes = check_volumes(&spec.get("volumes"), errors);
+    let mut volumes = check_volumes(&spec.get("volumes"), errors);
+    volumes.extend(given);
     let mut names = BTreeSet::new();
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for container in spec.get(list).elements() {

@@ -61,8 +61,8 @@ fn names_of_kinds_are_checked_first() {
         ),
         (
             "batch/v1",
-            "Job",
-            "kind: kind Job of batch/v1 is not known here; write a Pod with restartPolicy: OnFailure, which runs to its end",
+            "ReplicationController",
+            "kind: kind ReplicationController of batch/v1 is not known here; write a Deployment",
         ),
         (
             "v1",
