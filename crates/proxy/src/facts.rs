@@ -23,6 +23,9 @@ use crate::snapshot::{
 };
 
 mod external;
+mod traffic;
+
+pub(crate) use traffic::{MAX_EJECTION, connection_pool};
 
 /// What is wrong with a message from the control plane.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -179,6 +182,8 @@ fn service(message: &wire::Service) -> Checked<Service> {
             is_tls: wire::Protocol::try_from(declared.protocol) == Ok(wire::Protocol::Tls),
             order: declared.tls.as_ref().map(|tls| Arc::new(external::order(tls))),
             target_port,
+            traffic: declared.traffic.as_ref().map(traffic::traffic),
+            balance: None,
         })
     });
     let mut endpoints = Vec::with_capacity(message.endpoints.len());
@@ -192,7 +197,8 @@ fn service(message: &wire::Service) -> Checked<Service> {
                     .map_err(|e| wrong("service.endpoints.dns_name", e))?
                     .as_str()
                     .into(),
-                ports: endpoint_ports(endpoint)?,
+                ports: endpoint_ports(endpoint, false)?,
+                weight: endpoint.weight.max(1),
             }),
         }
     }
@@ -212,21 +218,34 @@ fn service(message: &wire::Service) -> Checked<Service> {
 }
 
 fn endpoint(message: &wire::Endpoint) -> Checked<Endpoint> {
+    let unix_path = match message.unix_path.as_str() {
+        "" => None,
+        path if path.starts_with('/') && !path.contains('\0') => Some(Arc::from(path)),
+        path => return Err(wrong("service.endpoints.unix_path", format!("'{path}' is no absolute path"))),
+    };
     Ok(Endpoint {
         workload: owner(message)?,
-        address: address("service.endpoints.address", &message.address)?,
-        ports: endpoint_ports(message)?,
+        address: match unix_path {
+            Some(_) => IpAddr::from([0, 0, 0, 0]),
+            None => address("service.endpoints.address", &message.address)?,
+        },
+        ports: endpoint_ports(message, unix_path.is_some())?,
+        weight: message.weight.max(1),
+        unix_path,
     })
 }
 
-fn endpoint_ports(message: &wire::Endpoint) -> Checked<Vec<EndpointPort>> {
+fn endpoint_ports(message: &wire::Endpoint, is_socket: bool) -> Checked<Vec<EndpointPort>> {
     let mut ports = Vec::with_capacity(message.ports.len());
     for declared in &message.ports {
         // An endpoint of unknown security is not used; its other ports may be.
         let Some(tls) = endpoint_tls(declared.tls) else { continue };
         ports.push(EndpointPort {
             service_port: port("service.endpoints.ports.service_port", declared.service_port)?,
-            target_port: port("service.endpoints.ports.target_port", declared.target_port)?,
+            target_port: match declared.target_port {
+                0 if is_socket => 0,
+                number => port("service.endpoints.ports.target_port", number)?,
+            },
             tls,
         });
     }
@@ -258,6 +277,8 @@ fn direct_workload(message: &wire::DirectWorkload) -> Checked<DirectWorkload> {
             sni: sni_of(hostname.as_str(), service_port),
             subject_alt_names: declared.subject_alt_names.as_slice().into(),
             order: declared.client_tls.as_ref().map(|tls| Arc::new(external::order(tls))),
+            traffic: declared.traffic.as_ref().map(traffic::traffic),
+            terms: None,
         })
     });
     Ok(DirectWorkload {

@@ -10,6 +10,7 @@
 
 mod agent;
 mod authorizer;
+mod balance;
 mod chain;
 mod connect;
 mod departure;

@@ -97,6 +97,8 @@ mod tests {
             sni: "x".into(),
             subject_alt_names: Arc::new([]),
             order: None,
+            traffic: None,
+            terms: None,
         }
     }
 

@@ -21,10 +21,14 @@ use maille_telemetry::access_log::Coverage;
 use tokio::sync::watch;
 
 mod service;
+mod traffic;
 
 pub use service::{
     Destination, DirectWorkload, Endpoint, EndpointPort, HeadlessPort, NamedEndpoint, Resolution, Service,
     ServicePort,
+};
+pub use traffic::{
+    Algorithm, ConnectionPool, HashKey, HashTable, IdleLimit, Keepalive, OutlierDetection, Traffic,
 };
 
 pub use crate::order::{Material, OrderFiles, OrderMode, Reading, RootsFrom, TlsOrder};

@@ -45,10 +45,9 @@ pub(super) fn resolution(value: i32) -> Checked<Resolution> {
         Ok(wire::Resolution::Dns) => Ok(Resolution::Dns),
         Ok(wire::Resolution::DnsRoundRobin) => Ok(Resolution::DnsFirst),
         Ok(wire::Resolution::None) => Ok(Resolution::Dialled),
+        Ok(wire::Resolution::DynamicDns) => Ok(Resolution::NameAsked),
         // Guessing would send the application's bytes somewhere else than its operator meant.
-        Ok(wire::Resolution::DynamicDns) | Err(_) => {
-            Err(wrong("service.resolution", format!("unknown value {value}")))
-        }
+        Err(_) => Err(wrong("service.resolution", format!("unknown value {value}"))),
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use maille_core::{EndpointTls, PortProtocol};
 
-use super::{OrderMode, ServiceName, TlsOrder, Workload};
+use super::{OrderMode, ServiceName, TlsOrder, Traffic, Workload};
+use crate::balance::{Balance, Terms};
 
 /// The answer to "what is behind this address or host name?".
 #[derive(Debug, Clone)]
@@ -69,6 +70,9 @@ pub enum Resolution {
     DnsFirst,
     /// The address that the application dialled (SE-4).
     Dialled,
+    /// Every answer of DNS for the name that was asked for (SE-8): the service is a wildcard, and each name under it has
+    /// endpoints of its own.
+    NameAsked,
 }
 
 /// An endpoint known by name.
@@ -80,10 +84,12 @@ pub struct NamedEndpoint {
     pub dns_name: Arc<str>,
     /// Its ports.
     pub ports: Vec<EndpointPort>,
+    /// Of each address that the name gives; at least 1.
+    pub weight: u32,
 }
 
 /// One port of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ServicePort {
     /// The service port.
     pub number: u16,
@@ -98,6 +104,10 @@ pub struct ServicePort {
     pub order: Option<Arc<TlsOrder>>,
     /// With [`Resolution::Dialled`], the port that is dialled in place of the application's.
     pub target_port: Option<u16>,
+    /// What a DestinationRule says of load, bounds and failing endpoints.
+    pub traffic: Option<Arc<Traffic>>,
+    /// What becomes of that and of the endpoints' weights, if there is anything to say.
+    pub(crate) balance: Option<Arc<Balance>>,
 }
 
 impl ServicePort {
@@ -127,6 +137,10 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// Its ports.
     pub ports: Vec<EndpointPort>,
+    /// Its share in proportion to others; at least 1.
+    pub weight: u32,
+    /// The path of a Unix socket, in place of the address, which is 0.0.0.0 then.
+    pub unix_path: Option<Arc<str>>,
 }
 
 /// How one service port is reached at one endpoint.
@@ -168,4 +182,8 @@ pub struct HeadlessPort {
     pub subject_alt_names: Arc<[String]>,
     /// As [`ServicePort::order`].
     pub order: Option<Arc<TlsOrder>>,
+    /// As [`ServicePort::traffic`]; there is one endpoint only, so that bounds alone have an effect.
+    pub traffic: Option<Arc<Traffic>>,
+    /// The bounds, and what is in use of them.
+    pub(crate) terms: Option<Arc<Terms>>,
 }

@@ -62,12 +62,14 @@ fn with_addresses(service: &Service, known: &[Option<Known>]) -> Service {
         let wanted = match service.resolution {
             // SE-7.
             Resolution::DnsFirst => 1,
-            Resolution::Listed | Resolution::Dns | Resolution::Dialled => usize::MAX,
+            Resolution::Listed | Resolution::Dns | Resolution::Dialled | Resolution::NameAsked => usize::MAX,
         };
         let endpoints = known.addresses.iter().take(wanted).map(|address: &IpAddr| Endpoint {
             workload: named.workload.clone(),
             address: *address,
             ports: named.ports.clone(),
+            weight: named.weight,
+            unix_path: None,
         });
         let room = MAX_ENDPOINTS.saturating_sub(full.endpoints.len());
         full.endpoints.extend(endpoints.take(room));
