@@ -21,6 +21,7 @@ mod policy;
 mod policy_change;
 mod protocols;
 mod shop;
+mod soak;
 mod wire;
 
 use std::panic::AssertUnwindSafe;
@@ -76,6 +77,7 @@ const OWN_MESH: &[Own] = &[
     ("a_namespace_migrates_to_strict_without_a_failed_call", guide::migration),
     ("the_guide_document_is_true", guide::the_document_is_true),
     ("the_policy_document_is_true", policy::the_document_is_true),
+    ("nothing_is_lost_while_everything_changes", soak::churn),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),
 ];
 

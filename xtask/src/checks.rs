@@ -31,6 +31,10 @@ pub(crate) fn unit() -> Result<()> {
 
 /// The end-to-end tests, on the binary that the demo runs.
 pub(crate) fn end_to_end(names: &[String]) -> Result<()> {
+    in_end_to_end(names, &[])
+}
+
+fn in_end_to_end(names: &[String], settings: &[(&str, String)]) -> Result<()> {
     let binary = build_maille()?;
     step("end-to-end tests");
     run(cargo()
@@ -39,7 +43,19 @@ pub(crate) fn end_to_end(names: &[String]) -> Result<()> {
         .env("MAILLE_BIN", binary)
         .env("MAILLE_KUBECTL", tools::kubectl())
         .env("MAILLE_ENVOY", tools::envoy())
-        .env("MAILLE_PYTHON_LIBRARIES", tools::python_libraries()))
+        .env("MAILLE_PYTHON_LIBRARIES", tools::python_libraries())
+        .envs(settings.iter().map(|(name, value)| (name, value))))
+}
+
+/// The scenarios under load, for longer than the tests run them.
+pub(crate) fn soak(arguments: &[String]) -> Result<()> {
+    let seconds: u32 = match arguments.first() {
+        Some(text) => text.parse().with_context(|| format!("'{text}' is no number of seconds"))?,
+        None => 600,
+    };
+    tools::install(tools::Wanted::Everything)?;
+    step(&format!("load for {seconds} s while everything changes"));
+    in_end_to_end(&["nothing_is_lost".to_owned()], &[("MAILLE_SOAK_SECONDS", seconds.to_string())])
 }
 
 /// Every fuzz target for so many seconds, one job, starting from the seeds.

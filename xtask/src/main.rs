@@ -24,6 +24,7 @@ usage: cargo xtask <command>
   e2e [NAME…]   the end-to-end tests, or those whose name contains NAME
   bench         requests through two sidecars beside a direct connection and Envoy
   bench policies  what 5,000 policies cost beside one
+  soak [S]      load for S seconds (600) while Pods, policies and certificates change
   fuzz [S]      each fuzz target for S seconds (60), with nightly Rust and cargo-fuzz
   setup         install what the above need";
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         "unit" => checks::unit(),
         "e2e" => checks::end_to_end(rest),
         "bench" => checks::bench(rest),
+        "soak" => checks::soak(rest),
         "fuzz" => checks::fuzz(rest),
         "setup" => tools::install(tools::Wanted::Everything),
         "help" | "--help" | "-h" => {

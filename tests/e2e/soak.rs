@@ -1,0 +1,197 @@
+//! Load while everything around it changes: Pods, policies, certificates, sidecars.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::mesh::{Mesh, eventually};
+
+const NAMESPACE: &str = "soak";
+
+/// One minute in the tests; `cargo xtask soak` asks for ten.
+fn length() -> Duration {
+    let seconds = std::env::var("MAILLE_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
+
+/// Servers that come and go, one that stays, and a load in the mesh and beside it.
+struct Soak<'a> {
+    mesh: &'a Mesh,
+}
+
+impl<'a> Soak<'a> {
+    fn start(mesh: &'a Mesh) -> Result<Self> {
+        let namespace = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": {"istio-injection": "enabled"}},
+        });
+        mesh.apply(&namespace.to_string())?;
+        let soak = Self { mesh };
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/fixtures/soak.py");
+        let file = format!("--from-file={}", program.display());
+        mesh.kubectl(&["create", "configmap", "programs", "-n", NAMESPACE, &file])?;
+        for (name, role, replicas, meshed) in [
+            ("changing", "serve", 3, true),
+            ("steady", "serve", 1, true),
+            ("load", "load", 1, true),
+            ("bare-changing", "serve", 3, false),
+            ("bare-steady", "serve", 1, false),
+            ("bare-load", "load", 1, false),
+        ] {
+            for object in workload(name, role, replicas, meshed) {
+                mesh.apply(&object.to_string())?;
+            }
+        }
+        soak.settled()?;
+        Ok(soak)
+    }
+
+    fn settled(&self) -> Result<()> {
+        for name in ["changing", "steady", "load", "bare-changing", "bare-steady", "bare-load"] {
+            let deployment = format!("deployment/{name}");
+            self.mesh.kubectl(&["rollout", "status", &deployment, "-n", NAMESPACE, "--timeout=120s"])?;
+        }
+        Ok(())
+    }
+
+    /// Starts a load for `length`; its report comes when it has ended.
+    fn load(&self, prefix: &str, length: Duration) -> Result<Child> {
+        let seconds = length.as_secs().to_string();
+        let target = format!("deploy/{prefix}load");
+        let (host, steady) = (format!("{prefix}changing"), format!("{prefix}steady"));
+        let program = ["python3", "/programs/soak.py", "load", &host, &seconds, &steady];
+        let arguments = [&["exec", &target, "-n", NAMESPACE, "--"][..], &program].concat();
+        let mut command = self.mesh.maille_command(&arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start the load")
+    }
+
+    /// Resident memory of the sidecar of the Deployment's first Pod, in KiB.
+    fn resident_kib(&self, name: &str) -> Result<u64> {
+        let line = "grep -s VmRSS /proc/[0-9]*/status | head -1 | awk '{print $2}'";
+        let workload = format!("{NAMESPACE}/{name}");
+        let ran = self.mesh.exec_in(&workload, Some("istio-proxy"), &["sh", "-c", line])?;
+        ran.stdout.trim().parse().with_context(|| format!("{}{}", ran.stdout, ran.stderr))
+    }
+
+    /// Something that concerns neither the load nor its servers: another workload's policy, and one more of theirs that
+    /// allows what is allowed anyway.
+    fn flip(&self, turn: u64) -> Result<()> {
+        let policy = |name: &str, app: &str, path: String| {
+            json!({
+                "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": {"selector": {"matchLabels": {"app": app}}, "action": "DENY",
+                    "rules": [{"to": [{"operation": {"paths": [path]}}]}]},
+            })
+        };
+        let other = policy("another", "nobody", format!("/{turn}"));
+        let own = policy("never-matches", "changing", format!("/never/{turn}"));
+        self.mesh.apply(&format!("{other}\n---\n{own}"))
+    }
+}
+
+impl Drop for Soak<'_> {
+    fn drop(&mut self) {
+        let _ = self.mesh.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"]);
+    }
+}
+
+fn workload(name: &str, role: &str, replicas: u32, meshed: bool) -> Vec<Value> {
+    let metadata = json!({"name": name, "namespace": NAMESPACE});
+    let command = match role {
+        "serve" => json!(["python3", "/programs/soak.py", "serve"]),
+        _ => json!(["sleep", "infinity"]),
+    };
+    let mut container = json!({
+        "name": "main", "image": "tests", "command": command,
+        "volumeMounts": [{"name": "programs", "mountPath": "/programs"}],
+    });
+    if role == "serve" {
+        container["readinessProbe"] = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
+    }
+    let template = json!({
+        "metadata": {
+            "labels": {"app": name, "sidecar.istio.io/inject": meshed.to_string()},
+            // Certificates that have to be renewed twice a minute.
+            "annotations": {"proxy.istio.io/config": "proxyMetadata:\n  SECRET_TTL: 60s\n"},
+        },
+        "spec": {
+            "serviceAccountName": name, "terminationGracePeriodSeconds": 10, "containers": [container],
+            "volumes": [{"name": "programs", "configMap": {"name": "programs"}}],
+        },
+    });
+    let ports = json!([{"name": "http", "port": 8080}, {"name": "tcp", "port": 9000}]);
+    vec![
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
+            "spec": {"selector": {"app": name}, "ports": ports}}),
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": name}},
+            "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}, "template": template}}),
+    ]
+}
+
+/// What a load reports.
+#[derive(Debug)]
+struct Report {
+    done: Value,
+    lost: Vec<String>,
+}
+
+fn report(load: Child) -> Result<Report> {
+    let output = load.wait_with_output()?;
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let seen: Value =
+        serde_json::from_str(&text).with_context(|| format!("the load printed {text}{errors}"))?;
+    let lost = seen["lost"].as_array().cloned().unwrap_or_default();
+    let lost = lost.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    Ok(Report { done: seen["done"].clone(), lost })
+}
+
+/// Pods come and go, policies change every second, certificates live for a minute; nothing is lost that would not be lost
+/// without the mesh, and memory does not grow.
+pub(crate) fn churn() -> Result<()> {
+    let mesh = Mesh::start(&["--demo"])?;
+    let soak = Soak::start(&mesh)?;
+    // What is opened once and kept belongs to the start.
+    report(soak.load("", Duration::from_secs(5))?)?;
+    let before = [soak.resident_kib("load")?, soak.resident_kib("steady")?];
+    let length = length();
+    let (meshed, bare) = (soak.load("", length)?, soak.load("bare-", length)?);
+    let ends = Instant::now() + length;
+    let mut turn = 0;
+    while Instant::now() < ends {
+        let next = Instant::now() + Duration::from_secs(1);
+        soak.flip(turn)?;
+        if turn % 10 == 2 {
+            for name in ["changing", "bare-changing"] {
+                mesh.kubectl(&["rollout", "restart", &format!("deployment/{name}"), "-n", NAMESPACE])?;
+            }
+        }
+        turn += 1;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    let (meshed, bare) = (report(meshed)?, report(bare)?);
+    println!(
+        "        in the mesh: {}, {} lost; without it: {}, {} lost",
+        meshed.done,
+        meshed.lost.len(),
+        bare.done,
+        bare.lost.len()
+    );
+    ensure!(meshed.lost.is_empty(), "{} lost in the mesh:\n{}", meshed.lost.len(), meshed.lost.join("\n"));
+    ensure!(meshed.done["requests"].as_u64() > Some(500), "the load did next to nothing: {}", meshed.done);
+    eventually(Duration::from_secs(60), || {
+        let after = [soak.resident_kib("load")?, soak.resident_kib("steady")?];
+        println!(
+            "        resident memory of the caller's and the callee's sidecar, KiB: {before:?}, then {after:?}"
+        );
+        // The allocator keeps some of what it once had.
+        let grew = before.iter().zip(after).any(|(before, after)| after > before + before / 4);
+        ensure!(!grew, "memory grew from {before:?} to {after:?} KiB");
+        Ok(())
+    })
+}
