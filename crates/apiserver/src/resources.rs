@@ -94,6 +94,11 @@ fn subresources(group: &str, plural: &str) -> &'static [Subresource] {
         }
         ("apps", "deployments") => const { &[status("apps", "Deployment"), scale()] },
         ("apps", "replicasets") => const { &[status("apps", "ReplicaSet"), scale()] },
+        ("apps", "statefulsets") => const { &[status("apps", "StatefulSet"), scale()] },
+        ("apps", "daemonsets") => const { &[status("apps", "DaemonSet")] },
+        ("batch", "jobs") => const { &[status("batch", "Job")] },
+        ("batch", "cronjobs") => const { &[status("batch", "CronJob")] },
+        ("", "persistentvolumeclaims") => const { &[status("", "PersistentVolumeClaim")] },
         ("security.istio.io" | "networking.istio.io" | "telemetry.istio.io", _) => {
             // The kind is the resource's own; discovery fills it in.
             const { &[Subresource { name: "status", kind: "", group: "", version: "", verbs: UPDATE }] }

@@ -1,4 +1,4 @@
-//! The `scale` subresource of Deployments and ReplicaSets (`autoscaling/v1 Scale`).
+//! The `scale` subresource of Deployments, ReplicaSets and StatefulSets (`autoscaling/v1 Scale`).
 
 use serde_json::{Value, json};
 

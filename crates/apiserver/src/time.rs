@@ -27,6 +27,11 @@ pub(crate) fn human_age(since: &str, now: Timestamp) -> String {
     }
 }
 
+/// The time from one to the other, in the same form.
+pub(crate) fn human_between(from: &str, to: &str) -> String {
+    to.parse::<Timestamp>().map_or_else(|_| "<unknown>".to_owned(), |to| human_age(from, to))
+}
+
 fn human(seconds: i64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let two = |big: i64, unit: &str, small: i64, small_unit: &str| {

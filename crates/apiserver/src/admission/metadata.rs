@@ -52,7 +52,9 @@ pub(crate) fn create(target: &Target, object: &mut Value) -> ApiResult<()> {
 
 /// Whether `metadata.generation` counts the changes of `spec`.
 pub(crate) fn counts_generations(resource: &Resource) -> bool {
-    !resource.is_kubernetes() || matches!(resource.plural, "pods" | "deployments" | "replicasets")
+    !resource.is_kubernetes()
+        || resource.plural == "pods"
+        || matches!(resource.group, "apps" | "batch") && resource.plural != "controllerrevisions"
 }
 
 /// Keeps what the server owns, and refuses what may not change.

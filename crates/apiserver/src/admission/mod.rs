@@ -1,7 +1,9 @@
 //! What becomes of an object between the request and the store: defaults, what the mesh adds, and
 //! validation, kind by kind.
 
+pub(crate) mod claims;
 pub(crate) mod fields;
+pub(crate) mod jobs;
 pub(crate) mod metadata;
 pub(crate) mod namespaces;
 pub(crate) mod pod_defaults;
@@ -47,6 +49,11 @@ pub(crate) fn create(
         ("", "nodes") => drop(json::object_mut(json::map_of(&mut object), "spec")),
         ("apps", "deployments") => workloads::deployment(target, &mut object, None)?,
         ("apps", "replicasets") => workloads::replica_set(target, &mut object, None)?,
+        ("apps", "statefulsets") => workloads::stateful_set(target, &mut object, None)?,
+        ("apps", "daemonsets") => workloads::daemon_set(target, &mut object, None)?,
+        ("batch", "jobs") => jobs::create(target, &mut object)?,
+        ("batch", "cronjobs") => jobs::cron_job(target, &mut object)?,
+        ("", "persistentvolumeclaims") => claims::create(&mut object),
         ("discovery.k8s.io", "endpointslices") => services::endpoint_slice(target, &mut object, None)?,
         _ => {}
     }
@@ -113,6 +120,12 @@ pub(crate) fn update(
         }
         ("apps", "deployments") => workloads::deployment(target, &mut new, Some(old))?,
         ("apps", "replicasets") => workloads::replica_set(target, &mut new, Some(old))?,
+        ("apps", "statefulsets") => workloads::stateful_set(target, &mut new, Some(old))?,
+        ("apps", "daemonsets") => workloads::daemon_set(target, &mut new, Some(old))?,
+        ("apps", "controllerrevisions") => workloads::controller_revision(target, &new, Some(old))?,
+        ("batch", "jobs") => jobs::update(target, old, &mut new)?,
+        ("batch", "cronjobs") => jobs::cron_job(target, &mut new)?,
+        ("", "persistentvolumeclaims") => claims::update(target, old, &mut new)?,
         ("discovery.k8s.io", "endpointslices") => services::endpoint_slice(target, &mut new, Some(old))?,
         _ => {}
     }

@@ -15,8 +15,14 @@ const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 /// All that is wrong with a Pod's spec at `path`.
 pub(crate) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
+    spec_with(spec, path, &[])
+}
+
+/// As [`spec()`], for a Pod that is given these volumes beside its own.
+pub(crate) fn spec_with(spec: &Value, path: &str, given: &[Value]) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let volumes = volumes(spec, path, &mut causes);
+    let mut volumes = volumes(spec, path, &mut causes);
+    volumes.extend(given.iter().map(|claim| json::name(claim).to_owned()));
     let containers = json::items(spec, &["containers"]);
     if containers.is_empty() {
         causes.push(Cause::required(format!("{path}.containers"), ""));
@@ -80,16 +86,28 @@ fn volumes(spec: &Value, path: &str, causes: &mut Vec<Cause>) -> HashSet<String>
             causes.push(Cause::forbidden(&path, "may not specify more than 1 volume type"));
         }
         for source in sources {
-            const MOUNTED: &[&str] =
-                &["configMap", "secret", "emptyDir", "projected", "hostPath", "downwardAPI"];
+            const MOUNTED: &[&str] = &[
+                "configMap",
+                "secret",
+                "emptyDir",
+                "projected",
+                "hostPath",
+                "downwardAPI",
+                "persistentVolumeClaim",
+            ];
             if !MOUNTED.contains(&source) {
                 causes.push(Cause::forbidden(
                     format!("{path}.{source}"),
-                    "a mesh on one machine mounts configMap, secret, emptyDir, projected, hostPath and downwardAPI volumes only",
+                    "a mesh on one machine mounts configMap, secret, emptyDir, projected, hostPath, downwardAPI and persistentVolumeClaim volumes only",
                 ));
             }
         }
-        let needs = [("secret", "secretName"), ("configMap", "name"), ("hostPath", "path")];
+        let needs = [
+            ("secret", "secretName"),
+            ("configMap", "name"),
+            ("hostPath", "path"),
+            ("persistentVolumeClaim", "claimName"),
+        ];
         for (source, key) in needs {
             if volume.get(source).is_some() && json::text(volume, &[source, key]).is_empty() {
                 causes.push(Cause::required(format!("{path}.{source}.{key}"), ""));

@@ -1,4 +1,4 @@
-//! Deployments and ReplicaSets: defaults, validation, immutability.
+//! Deployments, ReplicaSets, StatefulSets and DaemonSets: defaults, validation, immutability.
 //!
 //! Source: kubernetes `pkg/apis/apps/v1/defaults.go`, `pkg/apis/apps/validation`.
 
@@ -66,7 +66,90 @@ pub(crate) fn replica_set(target: &Target, object: &mut Value, old: Option<&Valu
     finish(target, object, causes)
 }
 
-fn finish(target: &Target, object: &Value, causes: Vec<Cause>) -> ApiResult<()> {
+/// Admits a StatefulSet; `old` when it changes.
+pub(crate) fn stateful_set(target: &Target, object: &mut Value, old: Option<&Value>) -> ApiResult<()> {
+    let spec = json::object_mut(json::map_of(object), "spec");
+    for (key, value) in [
+        ("replicas", json!(1)),
+        ("revisionHistoryLimit", json!(10)),
+        ("podManagementPolicy", json!("OrderedReady")),
+        ("serviceName", json!("")),
+    ] {
+        json::default_to(spec, key, value);
+    }
+    let strategy = json::object_mut(spec, "updateStrategy");
+    json::default_to(strategy, "type", "RollingUpdate");
+    if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
+        json::default_to(json::object_mut(strategy, "rollingUpdate"), "partition", 0);
+    }
+    let retention = json::object_mut(spec, "persistentVolumeClaimRetentionPolicy");
+    json::default_to(retention, "whenDeleted", "Retain");
+    json::default_to(retention, "whenScaled", "Retain");
+    for claim in spec.get_mut("volumeClaimTemplates").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Value::Object(claim) = claim {
+            json::default_to(claim, "apiVersion", "v1");
+            json::default_to(claim, "kind", "PersistentVolumeClaim");
+            json::default_to(json::object_mut(claim, "spec"), "volumeMode", "Filesystem");
+            claim.insert("status".into(), json!({ "phase": "Pending" }));
+        }
+    }
+    template_defaults(spec);
+    let mut causes = common(object, old);
+    if let Some(old) = old {
+        // Kubernetes `ValidateStatefulSetUpdate`: identity and storage of the Pods that are there do not change.
+        const MAY_CHANGE: &[&str] = &[
+            "replicas",
+            "ordinals",
+            "template",
+            "updateStrategy",
+            "revisionHistoryLimit",
+            "persistentVolumeClaimRetentionPolicy",
+            "minReadySeconds",
+        ];
+        let fixed = |object: &Value| {
+            let mut spec = object.get("spec").cloned().unwrap_or_default();
+            json::map_of(&mut spec).retain(|key, _| !MAY_CHANGE.contains(&key.as_str()));
+            spec
+        };
+        if fixed(old) != fixed(object) {
+            causes.push(Cause::forbidden(
+                "spec",
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            ));
+        }
+    }
+    finish(target, object, causes)
+}
+
+/// Admits a DaemonSet; `old` when it changes.
+pub(crate) fn daemon_set(target: &Target, object: &mut Value, old: Option<&Value>) -> ApiResult<()> {
+    let spec = json::object_mut(json::map_of(object), "spec");
+    json::default_to(spec, "revisionHistoryLimit", 10);
+    let strategy = json::object_mut(spec, "updateStrategy");
+    json::default_to(strategy, "type", "RollingUpdate");
+    if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
+        let rolling = json::object_mut(strategy, "rollingUpdate");
+        let surges = rolling
+            .get("maxSurge")
+            .is_some_and(|n| !matches!(n.as_i64(), Some(0)) && n.as_str() != Some("0%"));
+        json::default_to(rolling, "maxUnavailable", if surges { 0 } else { 1 });
+        json::default_to(rolling, "maxSurge", 0);
+    }
+    template_defaults(spec);
+    let causes = common(object, old);
+    finish(target, object, causes)
+}
+
+/// Admits a ControllerRevision, whose data never changes.
+pub(crate) fn controller_revision(target: &Target, object: &Value, old: Option<&Value>) -> ApiResult<()> {
+    let mut causes = Vec::new();
+    if old.is_some_and(|old| old.get("data") != object.get("data")) {
+        causes.push(Cause::invalid("data", &Value::from(""), "field is immutable"));
+    }
+    finish(target, object, causes)
+}
+
+pub(super) fn finish(target: &Target, object: &Value, causes: Vec<Cause>) -> ApiResult<()> {
     if causes.is_empty() {
         Ok(())
     } else {
@@ -74,7 +157,7 @@ fn finish(target: &Target, object: &Value, causes: Vec<Cause>) -> ApiResult<()> 
     }
 }
 
-fn template_defaults(spec: &mut Map<String, Value>) {
+pub(super) fn template_defaults(spec: &mut Map<String, Value>) {
     if let Some(Value::Object(template)) = spec.get_mut("template") {
         json::object_mut(template, "metadata");
         if let Some(spec) = template.get_mut("spec") {
@@ -104,7 +187,7 @@ fn common(object: &Value, old: Option<&Value>) -> Vec<Cause> {
             causes.push(Cause::invalid(
                 "spec.selector",
                 selector,
-                "empty selector is invalid for deployment",
+                &format!("empty selector is invalid for {}", json::text(object, &["kind"]).to_lowercase()),
             ));
         }
         Some(selector) => {
@@ -125,7 +208,8 @@ fn common(object: &Value, old: Option<&Value>) -> Vec<Cause> {
     }
     match json::at(object, &["spec", "template", "spec"]) {
         Some(spec) => {
-            causes.extend(pod_validation::spec(spec, "spec.template.spec"));
+            let claims = json::items(object, &["spec", "volumeClaimTemplates"]);
+            causes.extend(pod_validation::spec_with(spec, "spec.template.spec", claims));
             let policy = json::text(spec, &["restartPolicy"]);
             if policy != "Always" {
                 causes.push(Cause::unsupported("spec.template.spec.restartPolicy", policy, &["Always"]));

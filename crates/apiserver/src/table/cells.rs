@@ -3,13 +3,12 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::age;
+use super::{age, workloads};
 use crate::json;
 use crate::resources::Resource;
-use crate::selector::LabelSelector;
 use crate::time::human_age;
 
-const NONE: &str = "<none>";
+pub(super) const NONE: &str = "<none>";
 
 /// One cell.
 pub(super) fn cell(resource: &Resource, column: &str, object: &Value, now: Timestamp) -> Value {
@@ -21,7 +20,13 @@ pub(super) fn cell(resource: &Resource, column: &str, object: &Value, now: Times
         (_, "services") => service(column, object),
         (_, "events") => event(column, object, now),
         (_, "nodes") => node(column, object),
-        (_, "deployments" | "replicasets") => workload(column, object),
+        (_, "deployments" | "replicasets" | "statefulsets" | "daemonsets") => {
+            workloads::replicated(column, object)
+        }
+        (_, "controllerrevisions") => workloads::revision(column, object),
+        (_, "jobs") => workloads::job(column, object, now),
+        (_, "cronjobs") => workloads::cron_job(column, object, now),
+        (_, "persistentvolumeclaims") => workloads::claim(column, object),
         (_, "endpointslices") => slice(column, object),
         ("Status", _) => json::text(object, &["status", "phase"]).into(),
         ("Type", _) => json::text(object, &["type"]).into(),
@@ -46,11 +51,11 @@ pub(super) fn cell(resource: &Resource, column: &str, object: &Value, now: Times
     }
 }
 
-fn or_none(text: &str) -> Value {
+pub(super) fn or_none(text: &str) -> Value {
     if text.is_empty() { NONE.into() } else { text.into() }
 }
 
-fn count(object: &Value, path: &[&str]) -> i64 {
+pub(super) fn count(object: &Value, path: &[&str]) -> i64 {
     json::at(object, path).and_then(Value::as_i64).unwrap_or(0)
 }
 
@@ -160,7 +165,7 @@ fn service(column: &str, service: &Value) -> Value {
     }
 }
 
-fn pairs(map: Option<&Value>) -> String {
+pub(super) fn pairs(map: Option<&Value>) -> String {
     let mut pairs: Vec<String> = map
         .and_then(Value::as_object)
         .into_iter()
@@ -238,29 +243,6 @@ fn node(column: &str, node: &Value) -> Value {
         "OS-Image" => or_none(info("osImage")),
         "Kernel-Version" => or_none(info("kernelVersion")),
         "Container-Runtime" => or_none(info("containerRuntimeVersion")),
-        _ => NONE.into(),
-    }
-}
-
-fn workload(column: &str, object: &Value) -> Value {
-    let status = |key: &str| count(object, &["status", key]);
-    let containers = || json::items(object, &["spec", "template", "spec", "containers"]);
-    let join = |key: &str| containers().iter().map(|c| json::text(c, &[key])).collect::<Vec<_>>().join(",");
-    let deployment = json::text(object, &["kind"]) == "Deployment";
-    match column {
-        "Ready" if deployment => {
-            format!("{}/{}", status("readyReplicas"), count(object, &["spec", "replicas"])).into()
-        }
-        "Ready" => status("readyReplicas").into(),
-        "Up-to-date" => status("updatedReplicas").into(),
-        "Available" => status("availableReplicas").into(),
-        "Desired" => count(object, &["spec", "replicas"]).into(),
-        "Current" => status("replicas").into(),
-        "Containers" => join("name").into(),
-        "Images" => join("image").into(),
-        "Selector" => json::at(object, &["spec", "selector"])
-            .map_or_else(String::new, |s| LabelSelector::of_spec(s).to_text())
-            .into(),
         _ => NONE.into(),
     }
 }

@@ -1,6 +1,7 @@
 //! `meta.k8s.io/v1 Table`: what `kubectl get` prints.
 
 mod cells;
+mod workloads;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -104,6 +105,54 @@ fn columns(resource: &Resource) -> Vec<Column> {
             wide("Containers"),
             wide("Images"),
             wide("Selector"),
+        ],
+        ("apps", "statefulsets") => vec![NAME, column("Ready"), AGE, wide("Containers"), wide("Images")],
+        ("apps", "daemonsets") => vec![
+            NAME,
+            number("Desired"),
+            number("Current"),
+            number("Ready"),
+            number("Up-to-date"),
+            number("Available"),
+            column("Node Selector"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        ("apps", "controllerrevisions") => vec![NAME, column("Controller"), number("Revision"), AGE],
+        ("batch", "jobs") => vec![
+            NAME,
+            column("Status"),
+            column("Completions"),
+            column("Duration"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        ("batch", "cronjobs") => vec![
+            NAME,
+            column("Schedule"),
+            column("Timezone"),
+            column("Suspend"),
+            number("Active"),
+            column("Last Schedule"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        ("", "persistentvolumeclaims") => vec![
+            NAME,
+            column("Status"),
+            column("Volume"),
+            column("Capacity"),
+            column("Access Modes"),
+            column("StorageClass"),
+            column("VolumeAttributesClass"),
+            AGE,
+            wide("VolumeMode"),
         ],
         ("discovery.k8s.io", "endpointslices") => {
             vec![NAME, column("AddressType"), column("Ports"), column("Endpoints"), AGE]

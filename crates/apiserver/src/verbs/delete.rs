@@ -25,6 +25,8 @@ pub(crate) struct DeleteOptions {
     uid: Option<String>,
     resource_version: Option<String>,
     propagation: Option<&'static str>,
+    /// Nothing was said of dependents.
+    unsaid: bool,
     dry_run: bool,
 }
 
@@ -46,6 +48,7 @@ impl DeleteOptions {
         let named =
             text(&["propagationPolicy"]).or_else(|| query.text("propagationPolicy").map(str::to_owned));
         let orphans = body.get("orphanDependents").and_then(Value::as_bool);
+        let chosen = named.is_some() || orphans.is_some();
         let propagation = match (named.as_deref(), orphans) {
             (None, Some(true)) | (Some("Orphan"), _) => Some(ORPHAN),
             (Some("Foreground"), _) => Some(FOREGROUND),
@@ -62,6 +65,7 @@ impl DeleteOptions {
             uid: text(&["preconditions", "uid"]),
             resource_version: text(&["preconditions", "resourceVersion"]),
             propagation,
+            unsaid: !chosen,
             dry_run: in_body || query.dry_run()?,
         })
     }
@@ -147,7 +151,10 @@ fn mark(target: &Target, old: &Value, options: &DeleteOptions) -> Value {
             metadata.insert("generation".into(), (generation + 1).into());
         }
     }
-    if let Some(policy) = options.propagation.filter(|_| !was_terminating) {
+    // Pods of a Job stay if nothing else is said (kubernetes `DefaultGarbageCollectionPolicy` of batch/v1).
+    let orphans = options.unsaid && target.resource.is("batch", "jobs");
+    let propagation = options.propagation.or(orphans.then_some(ORPHAN));
+    if let Some(policy) = propagation.filter(|_| !was_terminating) {
         let mut finalizers: Vec<Value> =
             metadata.get("finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
         finalizers.retain(|f| f.as_str() != Some(FOREGROUND) && f.as_str() != Some(ORPHAN));
