@@ -16,6 +16,7 @@ mod identity;
 mod isolation;
 mod lifecycle;
 mod mesh;
+mod outside;
 mod pcap;
 mod policy;
 mod policy_change;
@@ -23,6 +24,7 @@ mod protocols;
 mod shop;
 mod soak;
 mod wire;
+mod workloads;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -52,6 +54,8 @@ const SCENARIOS: &[Scenario] = &[
     ("offline_answers_are_the_meshs", policy::offline_answers_are_the_meshs),
     ("real_clients_and_servers_of_every_protocol_understand_each_other", protocols::real_clients),
     ("envoy_is_a_sidecar_like_any_other_on_both_sides", envoy::both_ways),
+    ("the_outside_is_reached_as_the_tables_say", outside::all),
+    ("workloads_of_every_kind_begin_and_end_beside_a_sidecar", workloads::all),
     ("a_pod_cannot_reach_secrets_or_the_sidecar", isolation::secrets_and_sidecar),
     ("a_pod_cannot_become_the_sidecars_user", isolation::sidecar_user),
     ("a_pod_has_no_rights_on_the_api", isolation::api_rights),
