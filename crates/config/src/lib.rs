@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod mesh;
 pub mod mtls;
 mod path;
+pub mod proxy_config;
 pub mod scope;
 pub mod service_entry;
 pub mod sidecar;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use maille_core::TrustDomain;
 
+use crate::proxy_config::ProxyConfig;
 pub use check::check;
 pub(crate) use config_map::check_object;
 
@@ -36,6 +37,11 @@ pub struct MeshConfig {
     pub path_normalization: PathNormalization,
     /// `outboundTrafficPolicy.mode` is `REGISTRY_ONLY`; default ALLOW_ANY.
     pub registry_only: bool,
+    /// `inboundTrafficPolicy.mode` is `LOCALHOST`: requests go to 127.0.0.1 or ::1, in place of the address that was
+    /// called; default PASSTHROUGH.
+    pub deliver_to_localhost: bool,
+    /// `defaultConfig`: what holds for every proxy whose Pod does not say otherwise.
+    pub default_config: ProxyConfig,
     /// `accessLogFile` and `accessLogEncoding`.
     pub access_log: AccessLog,
     /// `protocolDetectionTimeout`; `None` (`0s`, the default): as long as it takes.
@@ -55,6 +61,8 @@ impl Default for MeshConfig {
             trust_domain_aliases: Vec::new(),
             path_normalization: PathNormalization::default(),
             registry_only: false,
+            deliver_to_localhost: false,
+            default_config: ProxyConfig::default(),
             access_log: AccessLog::default(),
             protocol_detection_timeout: None,
             extension_providers: Vec::new(),

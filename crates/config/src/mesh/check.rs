@@ -5,13 +5,13 @@ use std::time::Duration;
 use maille_core::{TrustDomain, is_dns_label};
 use serde_json::Value;
 
-use super::spec::{AccessLogEncoding, MeshConfigSpec, OutboundMode};
+use super::spec::{AccessLogEncoding, InboundMode, MeshConfigSpec, OutboundMode};
 use super::{AccessLog, MeshConfig, fields, providers};
 use crate::check::View;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::field_error::{FieldError, FieldErrorKind};
 use crate::path::FieldPath;
-use crate::{decode, duration, yaml};
+use crate::{decode, duration, proxy_config, yaml};
 
 /// Reads and checks the YAML of key `mesh`; an empty text is the default configuration. All errors, not the first;
 /// lines count within the text.
@@ -20,8 +20,7 @@ use crate::{decode, duration, yaml};
 /// nothing here, unless it has a value with which Istio does nothing either.
 ///
 /// Sources: reference authorization 10.3, 15 and 18; istio pkg/config/validation/agent, `ValidateMeshConfig`, and
-/// pkg/config/mesh for the defaults. Two things differ: a bad provider is an error, where Istio only logs it, and
-/// proxies are not told their own settings (`defaultConfig`) here.
+/// pkg/config/mesh for the defaults. One thing differs: a bad provider is an error, where Istio only logs it.
 pub fn check(text: &str) -> Result<MeshConfig, Vec<Diagnostic>> {
     let (document, value) = match yaml::plain("mesh", text)? {
         Some(document) => {
@@ -46,6 +45,8 @@ fn check_value(value: &Value) -> Result<MeshConfig, Vec<FieldError>> {
     let (trust_domain, trust_domain_aliases) = check_trust_domains(&view, &mut errors);
     check_root_namespace(&view.get("rootNamespace"), &mut errors);
     check_access_log(&view, &mut errors);
+    check_mesh_tls(&view.get("meshMTLS"), &mut errors);
+    let default_config = proxy_config::read(&view.get("defaultConfig"), &mut errors);
     let detection = view.get("protocolDetectionTimeout");
     let detection = detection.text().and_then(|text| check_duration(&detection, text, false, &mut errors));
     match spec {
@@ -58,6 +59,8 @@ fn check_value(value: &Value) -> Result<MeshConfig, Vec<FieldError>> {
             trust_domain_aliases,
             path_normalization: spec.path_normalization.normalization.into(),
             registry_only: spec.outbound_traffic_policy.mode == OutboundMode::RegistryOnly,
+            deliver_to_localhost: spec.inbound_traffic_policy.mode == InboundMode::Localhost,
+            default_config,
             access_log: match (spec.access_log_file.is_empty(), spec.access_log_encoding) {
                 (true, _) => AccessLog::Refusals,
                 (false, AccessLogEncoding::Text) => AccessLog::Text,
@@ -131,6 +134,32 @@ fn check_access_log(view: &View<'_>, errors: &mut Vec<FieldError>) {
                 )
                 .help("write ALLOW_ANY or REGISTRY_ONLY"),
         );
+    }
+}
+
+/// `meshMTLS`: TLS between proxies, which is 1.2 or better, and the suites of the library.
+fn check_mesh_tls(tls: &View<'_>, errors: &mut Vec<FieldError>) {
+    const REASON: &str = "mutual TLS is TLS 1.3 or 1.2 with the suites of the library";
+    let oldest = tls.get("minProtocolVersion");
+    if oldest.text() == Some("TLSV1_3") {
+        errors.push(
+            oldest
+                .error(
+                    FieldErrorKind::NotEnforced,
+                    format!("minProtocolVersion TLSV1_3 is not enforced: {REASON}"),
+                )
+                .help("leave it out: proxies of the mesh agree upon TLS 1.3 among each other"),
+        );
+    }
+    for field in ["maxProtocolVersion", "ecdhCurves", "cipherSuites"] {
+        let value = tls.get(field);
+        if !(value.is_empty() || value.text() == Some("TLS_AUTO")) {
+            errors.push(
+                value
+                    .error(FieldErrorKind::NotEnforced, format!("{field} is not enforced: {REASON}"))
+                    .help("leave it out"),
+            );
+        }
     }
 }
 

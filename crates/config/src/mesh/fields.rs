@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::check::{View, snake_case};
+use crate::check::View;
 use crate::field_error::{FieldError, FieldErrorKind};
 
 /// A field, the values it may have (JSON; `""`, `[]` and `{}` go without saying), and why it may have no other.
@@ -34,7 +34,6 @@ const FIELDS: &[Field] = &[
     ("h2UpgradePolicy", &[r#""DO_NOT_UPGRADE""#], "requests keep the HTTP version that they came with"),
     ("hboneIdleTimeout", &[], AMBIENT),
     ("inboundClusterStatName", &[], "metrics have the names that Istio's have by default"),
-    ("inboundTrafficPolicy", &[r#"{"mode":"PASSTHROUGH"}"#], "the sidecar calls the address that was called"),
     ("ingressClass", &[r#""istio""#], INGRESS),
     ("ingressControllerMode", &[r#""OFF""#, r#""STRICT""#], INGRESS),
     ("ingressSelector", &[r#""ingressgateway""#], INGRESS),
@@ -43,11 +42,6 @@ const FIELDS: &[Field] = &[
         "localityLbSetting",
         &[r#"{"enabled":true}"#, r#"{"enabled":false}"#],
         "endpoints have no locality here",
-    ),
-    (
-        "meshMTLS",
-        &[r#"{"minProtocolVersion":"TLS_AUTO"}"#],
-        "mutual TLS is TLS 1.3 with the suites of the library",
     ),
     ("outboundClusterStatName", &[], "metrics have the names that Istio's have by default"),
     ("proxyHttpPort", &["0"], "the sidecar listens on no port that applications dial"),
@@ -62,41 +56,13 @@ const FIELDS: &[Field] = &[
     ("zoneAwareLbSetting", &[], "endpoints have no locality here"),
 ];
 
-/// Fields of `defaultConfig` (Istio's `ProxyConfig`): how a proxy is started.
-const PROXY_FIELDS: &[Field] = &[
-    ("binaryPath", &[r#""/usr/local/bin/envoy""#], PROXY),
-    ("configPath", &[r#""./etc/istio/proxy""#], PROXY),
-    ("controlPlaneAuthPolicy", &[r#""MUTUAL_TLS""#], PROXY),
-    ("discoveryAddress", &[r#""istiod.istio-system.svc:15012""#], PROXY),
-    ("drainDuration", &["45s"], PROXY),
-    ("holdApplicationUntilProxyStarts", &["false"], PROXY),
-    ("proxyAdminPort", &["15000"], PROXY),
-    ("proxyMetadata", &[], PROXY),
-    ("serviceCluster", &[r#""istio-proxy""#], PROXY),
-    ("statNameLength", &["189"], PROXY),
-    ("statusPort", &["15020"], PROXY),
-    ("terminationDrainDuration", &["5s"], PROXY),
-    ("tracing", &[], TELEMETRY),
-];
-
 const EXPORT: &str = "objects say themselves where they are seen (exportTo)";
 const TELEMETRY: &str = "metrics are for Prometheus to fetch, and the access log is what accessLogFile says";
 const AMBIENT: &str = "the mesh has sidecars, and no waypoints";
 const INGRESS: &str = "the mesh has no gateways";
-const PROXY: &str = "Pods set what concerns their own proxy in the annotation proxy.istio.io/config";
 
 pub(super) fn check(config: &View<'_>, errors: &mut Vec<FieldError>) {
     check_fields(config, FIELDS, errors);
-    let proxy = config.get("defaultConfig");
-    if !proxy.is_absent() && !proxy.is_object() {
-        errors.push(proxy.error(FieldErrorKind::Type, "expected an object"));
-    }
-    check_fields(&proxy, PROXY_FIELDS, errors);
-    for (name, member) in proxy.members() {
-        if !PROXY_FIELDS.iter().any(|(known, ..)| *known == name || snake_case(known) == name) {
-            errors.push(refuse(&member, name, PROXY));
-        }
-    }
     let tls = config.get("outboundTrafficPolicy").get("tls");
     if !tls.is_empty() {
         errors.push(refuse(&tls, "tls", "TLS towards others is what their DestinationRules say"));

@@ -81,8 +81,8 @@ pub(super) struct MeshConfigSpec {
     hbone_idle_timeout: Option<Value>,
     #[serde(alias = "inbound_cluster_stat_name")]
     inbound_cluster_stat_name: Option<Value>,
-    #[serde(alias = "inbound_traffic_policy")]
-    inbound_traffic_policy: Option<Value>,
+    #[serde(deserialize_with = "or_default", alias = "inbound_traffic_policy")]
+    pub(super) inbound_traffic_policy: InboundTrafficPolicySpec,
     #[serde(alias = "ingress_class")]
     ingress_class: Option<Value>,
     #[serde(alias = "ingress_controller_mode")]
@@ -93,8 +93,8 @@ pub(super) struct MeshConfigSpec {
     ingress_service: Option<Value>,
     #[serde(alias = "locality_lb_setting")]
     locality_lb_setting: Option<Value>,
-    #[serde(rename = "meshMTLS")]
-    mesh_mtls: Option<Value>,
+    #[serde(deserialize_with = "or_default", rename = "meshMTLS")]
+    pub(super) mesh_mtls: MeshTlsSpec,
     #[serde(alias = "outbound_cluster_stat_name")]
     outbound_cluster_stat_name: Option<Value>,
     #[serde(alias = "proxy_http_port")]
@@ -168,6 +168,50 @@ pub(super) enum OutboundMode {
     #[default]
     AllowAny,
     AllowAnyDynamicDns,
+}
+
+/// `inboundTrafficPolicy`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct InboundTrafficPolicySpec {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) mode: InboundMode,
+}
+
+/// `inboundTrafficPolicy.mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(super) enum InboundMode {
+    #[default]
+    Passthrough,
+    Localhost,
+}
+
+/// `meshMTLS`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(dead_code, reason = "looked at as JSON")]
+pub(super) struct MeshTlsSpec {
+    #[serde(deserialize_with = "or_default", alias = "min_protocol_version")]
+    min_protocol_version: TlsVersion,
+    #[serde(alias = "max_protocol_version")]
+    max_protocol_version: Option<Value>,
+    #[serde(alias = "ecdh_curves")]
+    ecdh_curves: Option<Value>,
+    #[serde(alias = "cipher_suites")]
+    cipher_suites: Option<Value>,
+}
+
+/// `meshMTLS.minProtocolVersion`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) enum TlsVersion {
+    #[default]
+    #[serde(rename = "TLS_AUTO")]
+    Auto,
+    #[serde(rename = "TLSV1_2")]
+    V1_2,
+    #[serde(rename = "TLSV1_3")]
+    V1_3,
 }
 
 /// `accessLogEncoding`.

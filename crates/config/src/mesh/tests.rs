@@ -67,6 +67,11 @@ trustDomain: td-new
 trustDomainAliases: [td-old, corp.example]
 pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
 outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+inboundTrafficPolicy: {mode: LOCALHOST}
+meshMTLS: {minProtocolVersion: TLSV1_2}
+defaultConfig:
+  holdApplicationUntilProxyStarts: true
+  proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}
 accessLogFile: /dev/stdout
 accessLogEncoding: JSON
 protocolDetectionTimeout: 1500ms
@@ -100,6 +105,12 @@ extensionProviders:
         trust_domain_aliases: vec![domain("td-old"), domain("corp.example")],
         path_normalization: PathNormalization::DecodeAndMergeSlashes,
         registry_only: true,
+        deliver_to_localhost: true,
+        default_config: ProxyConfig {
+            hold_application_until_proxy_starts: Some(true),
+            dns_capture: Some(true),
+            ..ProxyConfig::default()
+        },
         access_log: AccessLog::Json,
         protocol_detection_timeout: Some(Duration::from_millis(1500)),
         explain_in_response: true,
@@ -168,12 +179,16 @@ fn what_istio_does_and_the_mesh_does_not_is_refused() {
         ("pathNormalization: {normalization: merge}\n", "1:36 ML0105 pathNormalization.normalization"),
         ("enableAutoMtls: false\n", "1:17 ML0108 enableAutoMtls"),
         ("connectTimeout: 1s\n", "1:17 ML0108 connectTimeout"),
-        ("meshMTLS: {minProtocolVersion: TLSV1_2}\n", "1:11 ML0108 meshMTLS"),
+        ("meshMTLS: {minProtocolVersion: TLSV1_3}\n", "1:32 ML0108 meshMTLS.minProtocolVersion"),
+        ("meshMTLS: {minProtocolVersion: TLSV1_1}\n", "1:32 ML0105 meshMTLS.minProtocolVersion"),
+        ("meshMTLS: {cipherSuites: [A]}\n", "1:26 ML0108 meshMTLS.cipherSuites"),
+        ("inboundTrafficPolicy: {mode: LOOPBACK}\n", "1:30 ML0105 inboundTrafficPolicy.mode"),
         ("mesh_mTLS: {minProtocolVersion: TLSV1_2}\n", "1:1 ML0103 mesh_mTLS"),
         ("mesh_config: {}\n", "1:1 ML0103 mesh_config"),
         ("enable_auto_mtls: false\n", "1:19 ML0108 enable_auto_mtls"),
         ("defaultConfig: {tracing: {sampling: 1}}\n", "1:26 ML0108 defaultConfig.tracing"),
-        ("defaultConfig: {concurrency: 4}\n", "1:30 ML0108 defaultConfig.concurrency"),
+        ("defaultConfig: {concurrency: 400}\n", "1:30 ML0106 defaultConfig.concurrency"),
+        ("defaultConfig: {drainDuraton: 5s}\n", "1:17 ML0103 defaultConfig.drainDuraton"),
         ("defaultConfig: 3\n", "1:16 ML0104 defaultConfig"),
         ("defaultProviders: {accessLogging: [envoy]}\n", "1:19 ML0108 defaultProviders"),
         ("discoverySelectors: [{matchLabels: {a: b}}]\n", "1:21 ML0108 discoverySelectors"),
