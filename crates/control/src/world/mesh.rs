@@ -24,6 +24,8 @@ pub struct MeshConfig {
     pub cluster_domain: String,
     /// Whether unknown destinations are passed through.
     pub registry_only: bool,
+    /// Whether proxies deliver to the loopback address in place of the one that was called.
+    pub deliver_to_localhost: bool,
     /// How paths are normalized before they are judged and forwarded.
     pub path_normalization: PathNormalization,
     /// What proxies write to their access log.
@@ -48,6 +50,7 @@ impl MeshConfig {
             system_namespace: maille_core::ROOT_NAMESPACE.to_owned(),
             cluster_domain: maille_core::CLUSTER_DOMAIN.to_owned(),
             registry_only: false,
+            deliver_to_localhost: false,
             path_normalization: PathNormalization::default(),
             access_log: AccessLog::default(),
             protocol_detection_timeout: None,
@@ -66,6 +69,9 @@ impl MeshConfig {
             trust_domain_aliases,
             path_normalization,
             registry_only,
+            deliver_to_localhost,
+            // What proxies are started with is injection's business, not theirs to hear later.
+            default_config: _,
             access_log,
             protocol_detection_timeout,
             extension_providers,
@@ -78,6 +84,7 @@ impl MeshConfig {
             root_namespace,
             path_normalization,
             registry_only,
+            deliver_to_localhost,
             access_log,
             protocol_detection_timeout,
             extension_providers,
