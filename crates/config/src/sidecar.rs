@@ -36,7 +36,7 @@ pub fn in_force<'s>(
 }
 
 /// What a workload with a Sidecar may see, made once per workload's namespace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct EgressScope {
     /// Namespace (`None`: all) and host.
     imported: Vec<(Option<String>, HostPattern)>,
