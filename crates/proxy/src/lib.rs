@@ -33,6 +33,7 @@ mod route;
 pub mod snapshot;
 mod sniff;
 mod stream;
+mod takeover;
 mod tcp;
 mod upkeep;
 mod worker;

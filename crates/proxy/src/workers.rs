@@ -97,7 +97,7 @@ pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
     loads: Vec<Arc<Load>>,
-    /// Kept for a successor, while there may be one.
+    /// Kept for a successor, until it is given away or there can be none.
     sockets: Mutex<Vec<HeldListener>>,
 }
 
@@ -129,7 +129,6 @@ impl Workers {
 
     /// Accepts nothing more and leaves that to who has the sockets as well; connections end with their next answer.
     pub(crate) fn hand_over(&self) {
-        self.sockets.lock().clear();
         self.enter(Phase::HandOver);
     }
 
@@ -143,13 +142,9 @@ impl Workers {
         self.loads.iter().map(|load| load.total()).sum()
     }
 
-    /// Its listening sockets, for a successor; none once it has begun to leave.
-    pub(crate) fn listeners(&self) -> io::Result<Vec<HeldListener>> {
-        let held = self.sockets.lock();
-        let copy = |held: &HeldListener| {
-            Ok(HeldListener { direction: held.direction, socket: held.socket.try_clone()? })
-        };
-        held.iter().map(copy).collect()
+    /// Its listening sockets, for a successor. The caller closes them before callers can be refused.
+    pub(crate) fn give_listeners(&self) -> Vec<HeldListener> {
+        std::mem::take(&mut *self.sockets.lock())
     }
 
     fn enter(&self, next: Phase) {
@@ -296,3 +291,6 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests;

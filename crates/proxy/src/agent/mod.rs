@@ -18,11 +18,13 @@ mod peer_user;
 mod probes;
 mod run;
 mod server;
+mod servers;
 mod shown_keys;
 mod start;
 mod state;
 mod status;
 mod status_pages;
+mod succession;
 #[cfg(test)]
 mod tests;
 

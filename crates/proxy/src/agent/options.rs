@@ -183,6 +183,8 @@ pub struct ProxyOptions {
     pub app_metrics: Option<AppMetrics>,
     /// How the proxy goes away.
     pub drain: DrainOptions,
+    /// `MAILLE_LIFE`: told with every answer about readiness, for whoever starts one process in place of another.
+    pub life: Option<String>,
     /// How long a first look-up may wait for the control plane.
     pub resolve_timeout: Duration,
     /// Where the application's DNS questions are answered; `None` unless `ISTIO_META_DNS_CAPTURE` is `true`.
@@ -271,6 +273,7 @@ impl ProxyOptions {
             probes,
             app_metrics,
             drain,
+            life: get("MAILLE_LIFE"),
             resolve_timeout: Duration::from_secs(5),
             // Any other value is Istio's "no", as the interception's.
             dns: (get("ISTIO_META_DNS_CAPTURE").as_deref() == Some("true"))

@@ -16,11 +16,14 @@ use super::options::{DrainOptions, ProxyOptions};
 use super::start::Agent;
 use super::status::Need;
 use super::status_pages::Order;
-use crate::snapshot::{DataPathConfig, Direction, Limits, ListenerSpec, Target};
-use crate::workers::{Workers, start_workers};
+use super::succession::{self, Heir, Predecessor, Sockets};
+use crate::snapshot::{DataPathConfig, Direction, Limits, ListenerSpec, Shared, Target};
+use crate::workers::{Workers, start_workers_on};
 
 /// How long workers may take to let go at the very end.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// How long a process whose place was taken lives on for its connections (Envoy's `--parent-shutdown-time-s`).
+const FINISH_LIMIT: Duration = Duration::from_secs(900);
 /// How often connections are counted by who waits for the last to close.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often the workers are looked after.
@@ -80,32 +83,30 @@ async fn live(options: Arc<ProxyOptions>) -> anyhow::Result<()> {
     let own = OwnWorkload { cluster: options.cluster.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
     let telemetry = Registry::new(own, access_log);
     info!(workload = options.uid(), identity = %options.identity, "starting");
-    let mut agent = Agent::start(options.clone(), telemetry)?;
-    let at = agent.listening;
-    debug!(readiness = %at.readiness, status = %at.status, metrics = %at.metrics, admin = %at.admin, "status servers listen");
-
-    let mut everything = agent.shared.clone();
-    let shared = loop {
-        tokio::select! {
-            shared = everything.wait_for(Option::is_some) => {
-                break shared.context("the agent ended")?.clone().context("the agent has nothing to share")?;
-            }
-            () = signals.next() => return Ok(()),
-            Some(end) = agent.tasks.join_next() => return Err(fault(end)),
-            order = agent.orders.recv() => match order {
-                Some(Order::Quit) => return Ok(()),
-                // Nothing is accepted yet.
-                Some(Order::Drain) => agent.readiness.drain(),
-                None => anyhow::bail!("the status server ended"),
-            },
-        }
-    };
-    let workers = start_workers(shared, data_path(&options))?;
+    let mut agent = Agent::prepare(options.clone(), telemetry)?;
+    let mut predecessor = Predecessor::find(&agent);
+    if !predecessor.is_there() {
+        agent.listen(&mut Vec::new())?;
+    }
+    let Some(shared) = become_able(&mut agent, &mut signals, &mut predecessor).await? else { return Ok(()) };
+    let mut inherited = predecessor.take().await?;
+    let listeners = succession::take_listeners(&mut inherited);
+    let workers = start_workers_on(shared, data_path(&options), listeners)?;
+    // Before the servers answer in the place of a process that was ready: who hears of this one may start the next.
     agent.readiness.met(Need::Listeners);
+    let heir = Heir::expect(&agent);
+    agent.listen(&mut inherited)?;
+    let at = agent.servers.listening;
+    debug!(readiness = %at.readiness, status = %at.status, metrics = %at.metrics, admin = %at.admin, "status servers listen");
+    predecessor.dismiss().await;
     info!(workers = options.workers, "serving");
 
-    if serve(&mut agent, &mut signals, &workers, &options).await? == End::AfterDraining {
-        drain(&mut agent, &mut signals, &workers, &options.drain).await;
+    let sockets = succession::sockets(&mut agent, &workers);
+    let end = serve(&mut agent, &mut signals, &workers, &sockets, heir, &options).await?;
+    match end {
+        End::AtOnce => {}
+        End::AfterDraining => drain(&mut agent, &mut signals, &workers, &sockets, &options.drain).await,
+        End::Succeeded => finish(&mut agent, &mut signals, &workers, &options.drain).await,
     }
     if !workers.stop(STOP_LIMIT) {
         warn!("workers did not end in time");
@@ -113,10 +114,39 @@ async fn live(options: Arc<ProxyOptions>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until there is all that the data path needs; `None` if the process is told to end before.
+async fn become_able(
+    agent: &mut Agent,
+    signals: &mut Signals,
+    predecessor: &mut Predecessor,
+) -> anyhow::Result<Option<Shared>> {
+    let mut everything = agent.shared.clone();
+    loop {
+        tokio::select! {
+            shared = everything.wait_for(Option::is_some) => {
+                let shared = shared.context("the agent ended")?.clone().context("the agent has nothing to share")?;
+                return Ok(Some(shared));
+            }
+            () = signals.next() => return Ok(None),
+            Some(end) = agent.tasks.join_next() => return Err(fault(end)),
+            end = agent.servers.fault() => return Err(fault(end)),
+            () = predecessor.gone() => agent.listen(&mut Vec::new())?,
+            order = agent.orders.recv() => match order {
+                Some(Order::Quit) => return Ok(None),
+                // Nothing is accepted yet.
+                Some(Order::Drain) => agent.readiness.drain(),
+                None => anyhow::bail!("the status server ended"),
+            },
+        }
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     AfterDraining,
     AtOnce,
+    /// Another process serves now.
+    Succeeded,
 }
 
 /// Until somebody says that it is enough.
@@ -124,6 +154,8 @@ async fn serve(
     agent: &mut Agent,
     signals: &mut Signals,
     workers: &Workers,
+    sockets: &Sockets,
+    mut heir: Heir,
     options: &ProxyOptions,
 ) -> anyhow::Result<End> {
     let mut check = tokio::time::interval(CHECK_EVERY);
@@ -138,7 +170,7 @@ async fn serve(
                 Some(Order::Drain) if is_draining => {}
                 Some(Order::Drain) => {
                     is_draining = true;
-                    begin_drain(agent, workers);
+                    begin_drain(agent, workers, sockets);
                     welcome.set(Some(tokio::time::sleep(options.drain.welcome())).into());
                 }
                 None => anyhow::bail!("the status server ended"),
@@ -147,6 +179,18 @@ async fn serve(
                 welcome.set(None.into());
                 workers.refuse_inbound();
             }
+            successor = heir.serves(sockets) => {
+                workers.hand_over();
+                sockets.lock().clear();
+                agent.servers.release().await;
+                if let Some(store) = &agent.store {
+                    store.release();
+                }
+                heir.close();
+                successor.released().await;
+                return Ok(End::Succeeded);
+            }
+            end = agent.servers.fault() => return Err(fault(end)),
             // Without one of its parts it would go on, and its certificate or its facts would not.
             Some(end) = agent.tasks.join_next() => return Err(fault(end)),
             // A proxy with a dead worker would serve half of its connections; the restart serves all.
@@ -155,15 +199,23 @@ async fn serve(
     }
 }
 
-fn begin_drain(agent: &Agent, workers: &Workers) {
+fn begin_drain(agent: &Agent, workers: &Workers, sockets: &Sockets) {
     info!(connections = workers.open_connections(), "draining");
+    // Nobody takes over from a process that is about to end.
+    sockets.lock().clear();
     agent.readiness.drain();
     workers.drain();
 }
 
 /// From SIGTERM to the end (reference mtls 7.7). A second signal or `/quitquitquit` cuts it short.
-async fn drain(agent: &mut Agent, signals: &mut Signals, workers: &Workers, options: &DrainOptions) {
-    begin_drain(agent, workers);
+async fn drain(
+    agent: &mut Agent,
+    signals: &mut Signals,
+    workers: &Workers,
+    sockets: &Sockets,
+    options: &DrainOptions,
+) {
+    begin_drain(agent, workers, sockets);
     let finish = async {
         tokio::time::sleep(options.welcome()).await;
         workers.refuse_inbound();
@@ -180,6 +232,30 @@ async fn drain(agent: &mut Agent, signals: &mut Signals, workers: &Workers, opti
         () = finish => {}
         () = signals.next() => {}
         () = quit(agent) => {}
+    }
+}
+
+/// After another process has taken over: serves what is open to its end. Facts and certificate stay current meanwhile, so
+/// that policy holds for these connections too.
+async fn finish(agent: &mut Agent, signals: &mut Signals, workers: &Workers, options: &DrainOptions) {
+    info!(connections = workers.open_connections(), "another process serves now; finishing");
+    let to_the_end = async {
+        tokio::select! {
+            () = until_unused(workers) => return,
+            () = tokio::time::sleep(options.window) => workers.finish(),
+        }
+        if tokio::time::timeout(FINISH_LIMIT, until_unused(workers)).await.is_err() {
+            warn!(connections = workers.open_connections(), "cutting connections that did not end");
+        }
+    };
+    tokio::select! {
+        () = to_the_end => {}
+        // The whole Pod ends.
+        () = signals.next() => {
+            workers.finish();
+            let _ = tokio::time::timeout(options.termination, until_unused(workers)).await;
+        }
+        Some(end) = agent.tasks.join_next() => warn!(error = %fault(end), "ending before its connections"),
     }
 }
 

@@ -1,11 +1,11 @@
 //! Puts the agent's parts together and starts them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use http::HeaderValue;
 use maille_telemetry::Registry;
 use maille_xds::{Client, ClientOptions};
 use parking_lot::Mutex;
@@ -19,13 +19,15 @@ use super::destinations::Destinations;
 use super::discovery::Discovery;
 use super::facts_in_force::FactsInForce;
 use super::options::ProxyOptions;
-use super::server::{Pages, bind, serve};
+use super::server::Pages;
+use super::servers::{Server, StatusServers};
 use super::state::{Credential, StateStore};
 use super::status::Readiness;
 use super::status_pages::{MetricsPages, Order, ReadinessPages, StatusPages};
 use super::{flows, identity};
 use crate::dns::{Dns, DnsOptions};
 use crate::snapshot::Shared;
+use crate::takeover::{Handed, Role};
 use crate::upkeep::{Servers, Upkeep};
 
 /// The running agent. Dropping it ends its tasks.
@@ -35,8 +37,12 @@ pub(crate) struct Agent {
     pub(crate) readiness: Arc<Readiness>,
     /// What callers on this host ordered.
     pub(crate) orders: mpsc::Receiver<Order>,
-    /// Where the servers listen.
-    pub(crate) listening: Listening,
+    /// The servers that run, with where they listen.
+    pub(crate) servers: StatusServers,
+    /// Those that do not run yet.
+    waiting: Vec<Server>,
+    /// What is kept for the next process of this Pod.
+    pub(crate) store: Option<Arc<StateStore>>,
     /// For tests and explanations.
     #[cfg_attr(not(test), expect(dead_code, reason = "read by tests only"))]
     pub(crate) facts: Arc<Mutex<FactsInForce>>,
@@ -44,18 +50,25 @@ pub(crate) struct Agent {
     pub(crate) tasks: JoinSet<()>,
 }
 
-/// Addresses of the status servers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Listening {
-    pub(crate) readiness: SocketAddr,
-    pub(crate) status: SocketAddr,
-    pub(crate) metrics: SocketAddr,
-    pub(crate) admin: SocketAddr,
-}
-
 impl Agent {
     /// Starts everything on the current runtime. Fails only if a port cannot be had or the options contradict themselves.
+    #[cfg(test)]
     pub(crate) fn start(options: Arc<ProxyOptions>, telemetry: Arc<Registry>) -> anyhow::Result<Self> {
+        let mut agent = Self::prepare(options, telemetry)?;
+        agent.listen(&mut Vec::new())?;
+        Ok(agent)
+    }
+
+    /// Starts the status servers, on sockets of `inherited` as far as they are there.
+    pub(crate) fn listen(&mut self, inherited: &mut Vec<Handed>) -> anyhow::Result<()> {
+        for server in std::mem::take(&mut self.waiting) {
+            self.servers.start(server, inherited)?;
+        }
+        Ok(())
+    }
+
+    /// Starts everything but the status servers, whose ports another process of this Pod may still have.
+    pub(crate) fn prepare(options: Arc<ProxyOptions>, telemetry: Arc<Registry>) -> anyhow::Result<Self> {
         let admin = options.listen.admin;
         anyhow::ensure!(admin.ip().is_loopback(), "the admin address {admin} is not a loopback address");
         let store = match StateStore::open(&options.state_dir) {
@@ -92,16 +105,14 @@ impl Agent {
 
         let mut tasks = JoinSet::new();
         let (orders_sender, orders) = mpsc::channel(4);
-        let mut server = |address: SocketAddr, pages: Arc<dyn Pages>| -> anyhow::Result<SocketAddr> {
-            let listener = bind(address).with_context(|| format!("cannot listen on {address}"))?;
-            let bound = listener.local_addr()?;
-            tasks.spawn(serve(listener, pages));
-            Ok(bound)
-        };
-        let listening = Listening {
-            readiness: server(options.listen.readiness, Arc::new(ReadinessPages(readiness.clone())))?,
-            metrics: server(options.listen.metrics, Arc::new(MetricsPages(telemetry.clone())))?,
-            status: server(
+        let server = |role, address, pages: Arc<dyn Pages>| Server { role, address, pages };
+        let life = options.life.as_ref().and_then(|life| HeaderValue::from_str(life).ok());
+        let ready = Arc::new(ReadinessPages { readiness: readiness.clone(), life });
+        let waiting = vec![
+            server(Role::Readiness, options.listen.readiness, ready),
+            server(Role::Metrics, options.listen.metrics, Arc::new(MetricsPages(telemetry.clone()))),
+            server(
+                Role::Status,
                 options.listen.status,
                 Arc::new(StatusPages {
                     options: options.clone(),
@@ -111,8 +122,9 @@ impl Agent {
                     scrapes: AtomicU64::new(0),
                     scrape_failures: AtomicU64::new(0),
                 }),
-            )?,
-            admin: server(
+            ),
+            server(
+                Role::Admin,
                 admin,
                 Arc::new(AdminPages {
                     options: options.clone(),
@@ -121,8 +133,8 @@ impl Agent {
                     facts: facts.clone(),
                     destinations: destinations.clone(),
                 }),
-            )?,
-        };
+            ),
+        ];
 
         if let Some(address) = options.dns {
             let facts = shared.clone();
@@ -161,11 +173,12 @@ impl Agent {
         tasks.spawn(flows::run(telemetry, channel, client.connection()));
         tasks.spawn(discovery.clone().sweep());
         tasks.spawn(upkeep.run());
-        if let Some(store) = store {
-            tasks.spawn(discovery.clone().store(store));
+        if let Some(store) = &store {
+            tasks.spawn(discovery.clone().store(store.clone()));
         }
         tasks.spawn(discovery.run(driver, client_options, credential, channel_sender));
-        Ok(Self { shared, readiness, orders, listening, facts, tasks })
+        let servers = StatusServers::default();
+        Ok(Self { shared, readiness, orders, servers, waiting, store, facts, tasks })
     }
 }
 

@@ -7,6 +7,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use maille_core::Identity;
@@ -14,7 +15,7 @@ use maille_pki::{CertificateDer, KeyPair, Svid, certificate_pem, certificates_fr
 use maille_proto::discovery::{DeltaDiscoveryResponse, Resource};
 use prost::Message as _;
 use prost_types::Any;
-use rustix::fs::{OFlags, statfs};
+use rustix::fs::{FlockOperation, OFlags, statfs};
 use zeroize::Zeroizing;
 
 use super::identity::is_same_account;
@@ -71,6 +72,8 @@ pub(crate) struct StoredResource {
 #[derive(Debug)]
 pub(crate) struct StateStore {
     dir: PathBuf,
+    /// Another process of this Pod keeps the state now.
+    is_released: AtomicBool,
 }
 
 impl StateStore {
@@ -98,7 +101,17 @@ impl StateStore {
             let reason = "it is not a directory of the proxy's user alone (mode 0700)".to_owned();
             return Err(StateError::Unsafe { path: dir, reason });
         }
-        Ok(Self { dir })
+        Ok(Self { dir, is_released: AtomicBool::new(false) })
+    }
+
+    /// A file of this directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Leaves the state to another process of this Pod: from here on nothing is written.
+    pub(crate) fn release(&self) {
+        self.is_released.store(true, Ordering::Release);
     }
 
     /// Keeps a credential for the next start.
@@ -186,9 +199,15 @@ impl StateStore {
 
     /// Replaces a file whole. No flush to a disk: there is none.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        if self.is_released.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let path = self.dir.join(name);
         let temporary = self.dir.join(format!(".{name}.new"));
         let write = || {
+            // A process that is about to take over may write at the same time.
+            let lock = std::fs::File::open(&self.dir)?;
+            rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
             match std::fs::remove_file(&temporary) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {}

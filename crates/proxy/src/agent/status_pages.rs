@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use http::{Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use maille_telemetry::Registry;
 use tokio::sync::mpsc;
 
@@ -23,8 +23,14 @@ pub(crate) enum Order {
     Quit,
 }
 
+/// Header that says which process answers.
+const LIFE: HeaderName = HeaderName::from_static("x-maille-life");
+
 /// Pages of port 15021: readiness, and nothing else.
-pub(crate) struct ReadinessPages(pub(crate) Arc<Readiness>);
+pub(crate) struct ReadinessPages {
+    pub(crate) readiness: Arc<Readiness>,
+    pub(crate) life: Option<HeaderValue>,
+}
 
 /// Pages of port 15090: own metrics, and nothing else.
 pub(crate) struct MetricsPages(pub(crate) Arc<Registry>);
@@ -45,7 +51,13 @@ impl Pages for ReadinessPages {
     fn answer(&self, asked: Asked) -> Answering<'_> {
         Box::pin(async move {
             match (asked.method == Method::GET, asked.path.as_str()) {
-                (true, "/healthz/ready") => ready(&self.0),
+                (true, "/healthz/ready") => {
+                    let mut answer = ready(&self.readiness);
+                    if let Some(life) = &self.life {
+                        answer.headers_mut().insert(LIFE, life.clone());
+                    }
+                    answer
+                }
                 _ => not_found("/healthz/ready"),
             }
         })

@@ -177,7 +177,7 @@ async fn ready_says_what_is_missing_and_stays_when_the_control_plane_goes() {
     let mut lab = Lab::new().await;
     lab.control = None;
     let (agent, telemetry) = lab.agent();
-    let address = agent.listening.readiness;
+    let address = agent.servers.listening.readiness;
     let (code, body) = get(address, "/healthz/ready").await;
     assert_eq!(code, 503);
     assert!(body.contains("a workload certificate"), "{body}");
@@ -195,7 +195,7 @@ async fn ready_says_what_is_missing_and_stays_when_the_control_plane_goes() {
         .await;
     assert_eq!(get(address, "/healthz/ready").await.0, 200);
     agent.readiness.drain();
-    assert_eq!(get(agent.listening.status, "/healthz/ready").await.0, 503);
+    assert_eq!(get(agent.servers.listening.status, "/healthz/ready").await.0, 503);
 }
 
 #[tokio::test]
@@ -338,7 +338,7 @@ async fn rules_about_tokens_are_in_force_shown_without_secrets_and_outlive_a_res
         let (agent, _) = lab.agent();
         let shared = shared(&agent).await;
         assert!(!shared.snapshot.load().authentication.is_empty(), "the first snapshot has the whole set");
-        let (_, dump) = get(agent.listening.admin, "/config_dump").await;
+        let (_, dump) = get(agent.servers.listening.admin, "/config_dump").await;
         assert!(dump.contains("https://idp.example") && !dump.contains("c2hhcmVk"), "{dump}");
         let dump: wire::ConfigDump = serde_json::from_str(&dump).expect("protobuf's JSON");
         let shown = dump.facts.expect("facts").request_authentications;
@@ -359,7 +359,7 @@ async fn rules_about_tokens_are_in_force_shown_without_secrets_and_outlive_a_res
     let (agent, _) = lab.agent();
     let shared = shared(&agent).await;
     assert!(!shared.snapshot.load().authentication.is_empty(), "a restart forgot the rules");
-    let (_, dump) = get(agent.listening.admin, "/config_dump").await;
+    let (_, dump) = get(agent.servers.listening.admin, "/config_dump").await;
     assert!(dump.contains("https://idp.example"), "{dump}");
     lab.script.remove(type_urls::REQUEST_AUTHENTICATION, "shop/idp");
     lab.start_control().await;

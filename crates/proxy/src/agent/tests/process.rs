@@ -1,6 +1,7 @@
 //! A sidecar as a process of its own: start, serve, drain, restart. The test binary starts itself again as the sidecar.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -47,6 +48,11 @@ impl Sidecar {
             (0..6).map(|_| std::net::TcpListener::bind(loopback()).expect("a port")).collect();
         let addresses: Vec<_> = sockets.iter().map(|s| s.local_addr().expect("an address")).collect();
         drop(sockets);
+        Self::start_at(lab, addresses, "first")
+    }
+
+    /// Beside another one, or after it.
+    fn start_at(lab: &Lab, addresses: Vec<SocketAddr>, life: &str) -> Self {
         let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let process = Command::new(std::env::current_exe().expect("this binary"))
             .args(["--exact", "agent::tests::process::sidecar_process", "--nocapture"])
@@ -57,6 +63,7 @@ impl Sidecar {
             .env("SERVICE_ACCOUNT", "cart")
             .env("INSTANCE_IP", "127.0.0.1")
             .env("DISCOVERY_ADDRESS", lab.address.to_string())
+            .env("MAILLE_LIFE", life)
             .env("TERMINATION_DRAIN_DURATION_SECONDS", "1")
             .stdout(Stdio::null())
             .spawn()
@@ -77,6 +84,16 @@ impl Sidecar {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("never ready: {}", get(self.addresses[3], "/healthz/ready").await.1);
+    }
+
+    /// Which process answers about readiness, if it says that it is ready.
+    fn life(&self) -> Option<String> {
+        let mut stream = std::net::TcpStream::connect(self.addresses[3]).ok()?;
+        stream.write_all(b"GET /healthz/ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let life = answer.lines().find_map(|line| line.strip_prefix("x-maille-life: "))?;
+        answer.starts_with("HTTP/1.1 200").then(|| life.to_owned())
     }
 
     fn signal(&self, signal: Signal) {
@@ -144,4 +161,68 @@ async fn a_killed_sidecar_comes_back_without_a_control_plane() {
     sidecar.ready().await;
     assert_eq!(request(sidecar.addresses[2], "POST", "/quitquitquit", "localhost").await.0, 200);
     assert!(sidecar.ended().await, "told to quit, it ends at once");
+}
+
+#[tokio::test]
+async fn a_new_process_takes_over_and_nobody_is_refused_meanwhile() {
+    let lab = Lab::new().await;
+    let mut old = Sidecar::start(&lab);
+    old.ready().await;
+    assert_eq!(old.life().as_deref(), Some("first"));
+    let addresses = old.addresses.clone();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let prober = std::thread::spawn(move || {
+        let mut failures = Vec::new();
+        while stopped.try_recv().is_err() {
+            for address in &addresses {
+                if let Err(error) = TcpStream::connect(address) {
+                    failures.push(format!("{address}: {error}"));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        failures
+    });
+    let mut new = Sidecar::start_at(&lab, old.addresses.clone(), "second");
+    eventually("the second one serves, and was never unready", || {
+        let life = new.life();
+        assert!(life.is_some(), "not ready");
+        life.as_deref() == Some("second")
+    })
+    .await;
+    assert!(old.ended().await, "the first one ends in order");
+
+    // And again, by the door that the second has opened.
+    let mut third = Sidecar::start_at(&lab, new.addresses.clone(), "third");
+    eventually("the third one serves", || third.life().as_deref() == Some("third")).await;
+    assert!(new.ended().await, "the second one ends in order");
+    stop.send(()).expect("a prober");
+    let failures = prober.join().expect("a prober");
+    assert!(failures.is_empty(), "{failures:?}");
+    third.signal(Signal::TERM);
+    assert!(third.ended().await);
+}
+
+#[tokio::test]
+async fn a_successor_that_cannot_serve_changes_nothing() {
+    let mut lab = Lab::new().await;
+    let old = Sidecar::start(&lab);
+    old.ready().await;
+    // Without what the first has kept, and with nobody to ask, the second waits.
+    lab.control = None;
+    for file in ["proxy/svid.pem", "proxy/roots.pem"] {
+        std::fs::remove_file(lab.file(file)).expect("kept");
+    }
+    let mut new = Sidecar::start_at(&lab, old.addresses.clone(), "second");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(old.life().as_deref(), Some("first"));
+    new.signal(Signal::TERM);
+    assert!(new.ended().await, "it goes as it came");
+    assert_eq!(old.life().as_deref(), Some("first"));
+    // The one that serves dies while the next gets ready: that one serves then.
+    let next = Sidecar::start_at(&lab, old.addresses.clone(), "next");
+    drop(old);
+    lab.start_control().await;
+    next.ready().await;
+    assert_eq!(next.life().as_deref(), Some("next"));
 }

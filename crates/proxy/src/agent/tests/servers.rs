@@ -54,7 +54,7 @@ async fn probes_and_metrics_of_the_application_go_through_the_status_port() {
         ..lab.options()
     };
     let (agent, _) = start(options);
-    let status = agent.listening.status;
+    let status = agent.servers.listening.status;
     for (path, code, body) in [
         ("/app-health/cart/readyz", 200, "127.0.0.6"),
         ("/app-health/cart/startupz", 200, "127.0.0.6"),
@@ -72,7 +72,7 @@ async fn probes_and_metrics_of_the_application_go_through_the_status_port() {
     assert!(page.contains("maille_xds_connected") && page.ends_with("app_up 1.0\n"), "{page}");
     assert!(page.contains("\nistio_agent_scrapes_total 1\n"), "{page}");
     assert!(page.contains("\nistio_agent_scrape_failures_total{type=\"application\"} 0\n"), "{page}");
-    let (_, own) = get(agent.listening.metrics, "/stats/prometheus").await;
+    let (_, own) = get(agent.servers.listening.metrics, "/stats/prometheus").await;
     assert!(own.contains("istio_build") && !own.contains("app_up"), "{own}");
 }
 
@@ -81,7 +81,7 @@ async fn orders_and_admin_pages_are_for_this_host_by_its_own_name() {
     let lab = Lab::new().await;
     let (mut agent, _) = lab.agent();
     shared(&agent).await;
-    let (status, admin) = (agent.listening.status, agent.listening.admin);
+    let (status, admin) = (agent.servers.listening.status, agent.servers.listening.admin);
     for (host, method, code) in
         [("evil.example", "POST", 403), ("localhost", "GET", 405), ("localhost:1", "POST", 200)]
     {
@@ -111,7 +111,7 @@ async fn orders_and_admin_pages_are_for_this_host_by_its_own_name() {
         "{certs}"
     );
     assert_eq!(request(admin, "POST", "/logging?level=debug", "localhost").await.0, 404);
-    let (code, _) = get(agent.listening.readiness, "/config_dump").await;
+    let (code, _) = get(agent.servers.listening.readiness, "/config_dump").await;
     assert_eq!(code, 404, "the readiness port has nothing else");
 }
 
