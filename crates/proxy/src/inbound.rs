@@ -22,6 +22,7 @@ use crate::snapshot::ListenerSpec;
 use crate::sniff::{self, Detected, Prefixed};
 use crate::stream::Stream;
 use crate::tcp::Passage;
+use crate::tunnel::ByteStream;
 use crate::worker::Worker;
 use crate::{authorizer, original, tunnel};
 
@@ -43,7 +44,11 @@ pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &Listene
         Chain::MutualTcp => {
             let accepted = arrival.accept_tls(stream, detected, Carried::Tcp).await;
             let Some((stream, facts)) = accepted else { return };
-            arrival.tcp(Stream::Accepted(Box::new(stream)), facts).await;
+            let stream = Stream::Accepted(Box::new(stream));
+            match stream.is_of_many() {
+                true => arrival.streams(stream, facts).await,
+                false => arrival.tcp(stream, facts).await,
+            }
         }
         Chain::PlainHttp => arrival.http(Stream::Plain(stream), arrival.anonymous(detected)).await,
         Chain::PlainTcp => arrival.tcp(Stream::Plain(stream), arrival.anonymous(detected)).await,
@@ -144,7 +149,7 @@ impl Arrival<'_> {
         let worker = self.worker;
         let negotiated = match &stream {
             Stream::Accepted(tls) => tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
-            Stream::Plain(_) | Stream::Connected(_) => None,
+            Stream::Plain(_) | Stream::Connected(_) | Stream::Carried(_) => None,
         };
         let mut stream = stream;
         let mut prefix = BytesMut::new();
@@ -176,9 +181,6 @@ impl Arrival<'_> {
     }
 
     async fn tcp(&self, mut stream: Stream, facts: Facts) {
-        if stream.is_of_many() {
-            return;
-        }
         let Some(entry) = self.enter(facts, Carries::Tcp) else { return };
         let labels = self.labels(&entry.open.facts, Protocol::Tcp);
         let facts = &entry.open.facts;
@@ -230,6 +232,22 @@ impl Arrival<'_> {
                 refuse(Refused::new(error.kind(), error.to_string()).with_flags(error.flags()));
             }
         }
+    }
+
+    /// Each stream is served as the connection that it would else have been.
+    async fn streams(&self, stream: Stream, facts: Facts) {
+        let Some(entry) = self.enter(facts, Carries::Streams) else { return };
+        let (peer, destination) = (self.peer, self.destination);
+        let each = |stream: ByteStream| {
+            let Some(counted) = self.worker.admit_stream() else { return };
+            let (worker, facts) = (self.worker.clone(), entry.open.facts.clone());
+            tokio::task::spawn_local(async move {
+                let arrival = Arrival { worker: &worker, peer, destination };
+                arrival.tcp(Stream::Carried(Box::new(stream)), facts).await;
+                drop(counted);
+            });
+        };
+        tunnel::serve_streams(self.worker, stream, entry.open.clone(), each).await;
     }
 
     /// From here on the connection is judged whenever facts change. `None`: facts changed meanwhile, and it is

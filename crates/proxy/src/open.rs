@@ -86,6 +86,8 @@ pub(crate) enum Carries {
     Tcp,
     /// HTTP requests, each judged by itself as well.
     Http,
+    /// Streams of bytes, each judged as a connection of its own.
+    Streams,
     /// The bytes after an upgrade, judged by the request that asked for it.
     Upgraded(Box<Upgraded>),
 }
@@ -117,7 +119,7 @@ impl Open {
     pub(crate) fn new(facts: Facts, carries: Carries, policy: ConnectionPolicy) -> Self {
         let asked = match &carries {
             Carries::Upgraded(upgraded) => upgraded.asked.clone(),
-            Carries::Tcp | Carries::Http => None,
+            Carries::Tcp | Carries::Http | Carries::Streams => None,
         };
         Self {
             facts,
@@ -141,7 +143,7 @@ impl Open {
         self.policy.replace(policy);
         let no_good = || match &self.carries {
             Carries::Upgraded(upgraded) => upgraded.review(worker, snapshot),
-            Carries::Tcp | Carries::Http => None,
+            Carries::Tcp | Carries::Http | Carries::Streams => None,
         };
         match self.refused_mode(snapshot).or_else(no_good).or_else(|| self.refusal()) {
             Some(refused) => {
@@ -159,7 +161,7 @@ impl Open {
         let asked = if policy.needs().asks {
             let ask = match &self.carries {
                 Carries::Tcp => policy.ask_tcp().map(AskedFor::from),
-                Carries::Http => None,
+                Carries::Http | Carries::Streams => None,
                 Carries::Upgraded(upgraded) => {
                     upgraded.with_attributes(|attributes| policy.ask_http(attributes).map(AskedFor::from))
                 }
@@ -181,7 +183,7 @@ impl Open {
         let Ok(_turn) = worker.open.asking.acquire().await else { return };
         let answer = match &self.carries {
             Carries::Tcp => authorizer::ask_tcp(worker, ask.clone(), &self.facts).await,
-            Carries::Http => Ok(()),
+            Carries::Http | Carries::Streams => Ok(()),
             Carries::Upgraded(upgraded) => {
                 authorizer::ask_about_stream(worker, ask.clone(), &self.facts, upgraded.request()).await
             }
@@ -217,6 +219,7 @@ impl Open {
         let policy = self.policy.borrow();
         match &self.carries {
             Carries::Tcp => Refused::unless_allowed(&policy, None, &policy.decide_tcp()),
+            Carries::Streams => None,
             Carries::Http if policy.can_allow_http() => None,
             Carries::Http => {
                 let reason = "no request on this connection could be allowed any more";
@@ -231,14 +234,14 @@ impl Open {
     /// Ends the connection as its kind demands.
     fn end(&self, refused: Refused) {
         match self.carries {
-            Carries::Http => self.decree(Fate::Drains),
+            Carries::Http | Carries::Streams => self.decree(Fate::Drains),
             Carries::Tcp | Carries::Upgraded(_) => self.decree(Fate::Cut(Rc::new(refused))),
         }
     }
 
     /// Lets requests under way finish; streams are left alone.
     pub(crate) fn drain(&self) {
-        if matches!(self.carries, Carries::Http) {
+        if matches!(self.carries, Carries::Http | Carries::Streams) {
             self.decree(Fate::Drains);
         }
     }

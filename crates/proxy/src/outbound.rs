@@ -23,6 +23,7 @@ use crate::snapshot::{
 use crate::sniff::{self, Detected, Prefixed};
 use crate::stream::Stream;
 use crate::tcp::Passage;
+use crate::tunnel;
 use crate::worker::Worker;
 
 /// Accept → original destination → what is behind it → protocol → endpoint → upstream TLS → forward → record.
@@ -290,7 +291,7 @@ impl Departure<'_> {
         let proven = upstream.security.proven();
         let connected = match opened {
             Some(connected) => Ok(connected),
-            None => connect(self.worker, &upstream, ClientAlpn::Tcp).await,
+            None => tunnel::connect(self.worker, &upstream).await,
         };
         match connected {
             Ok(mut connected) => {

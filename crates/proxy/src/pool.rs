@@ -27,8 +27,6 @@ use crate::worker::{LocalExec, Worker};
 const STREAMS: usize = 100;
 /// A connection unused for longer may have been closed meanwhile, so a copy of the request is kept.
 const STALE_AFTER: Duration = Duration::from_millis(50);
-/// How long a peer that took no more than one stream a connection is not asked again to take many.
-const SINGLE_FOR: Duration = Duration::from_secs(60);
 
 /// Why a request got no response.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -438,7 +436,7 @@ impl Pool {
 
     /// Uses a connection whose peer has not selected many streams for what it was opened with besides: HTTP/1.1.
     async fn keep_single(&self, worker: &Worker, connected: Connected) -> SendError {
-        self.is_single_until.set(Some(Instant::now() + SINGLE_FOR));
+        self.is_single_until.set(Some(Instant::now() + tunnel::SINGLE_FOR));
         match self.shake_http1(worker, connected).await {
             Ok((sender, generation, local)) => {
                 self.idle.borrow_mut().push(Idle { sender, generation, local, since: Instant::now() });

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 use crate::sniff::Prefixed;
+use crate::tunnel::ByteStream;
 
 /// One end of a connection, with or without TLS.
 pub(crate) enum Stream {
@@ -19,6 +20,8 @@ pub(crate) enum Stream {
     Accepted(Box<server::TlsStream<Prefixed<TcpStream>>>),
     /// TLS that this proxy opened.
     Connected(Box<client::TlsStream<TcpStream>>),
+    /// One of the streams of a connection between two proxies.
+    Carried(Box<ByteStream>),
 }
 
 impl Stream {
@@ -28,6 +31,7 @@ impl Stream {
             Self::Plain(io) => io.get_ref(),
             Self::Accepted(tls) => tls.get_ref().0.get_ref(),
             Self::Connected(tls) => tls.get_ref().0,
+            Self::Carried(stream) => return stream.local_addr(),
         };
         socket.local_addr().ok()
     }
@@ -35,7 +39,7 @@ impl Stream {
     /// Whether TLS was opened for many streams.
     pub(crate) fn is_of_many(&self) -> bool {
         let chosen = match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Carried(_) => None,
             Self::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
             Self::Connected(tls) => tls.get_ref().1.alpn_protocol(),
         };
@@ -47,7 +51,7 @@ impl Stream {
     pub(crate) async fn is_spoken_to(&self) -> bool {
         match self {
             Self::Plain(io) => io.get_ref().peek(&mut [0]).await.is_ok_and(|count| count > 0),
-            Self::Accepted(_) | Self::Connected(_) => false,
+            Self::Accepted(_) | Self::Connected(_) | Self::Carried(_) => false,
         }
     }
 }
@@ -59,6 +63,7 @@ macro_rules! each {
             Stream::Plain($io) => $call,
             Stream::Accepted($io) => $call,
             Stream::Connected($io) => $call,
+            Stream::Carried($io) => $call,
         }
     };
 }
@@ -87,6 +92,7 @@ impl AsyncWrite for Stream {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Accepted(io) => io.is_write_vectored(),
             Self::Connected(io) => io.is_write_vectored(),
+            Self::Carried(io) => io.is_write_vectored(),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::destinations::Destinations;
 use crate::open::OpenConnections;
 use crate::pool::Pools;
 use crate::snapshot::{DataPathConfig, Direction, ListenerSpec, Shared, Snapshot};
+use crate::tunnel::Callers;
 use crate::workers::{Load, Phase};
 use crate::{inbound, outbound};
 
@@ -32,6 +33,8 @@ pub(crate) struct Worker {
     pub(crate) recorder: WorkerRecorder,
     pub(crate) open: Rc<OpenConnections>,
     pub(crate) pools: Pools,
+    /// Connections to other proxies whose streams are bytes.
+    pub(crate) callers: Callers,
     pub(crate) destinations: Destinations,
     pub(crate) undetected: Undetected,
     /// Tokens that were verified lately.
@@ -51,6 +54,7 @@ impl Worker {
             destinations: Destinations::new(shared.destinations.clone()),
             open: Rc::default(),
             pools: Pools::default(),
+            callers: Callers::default(),
             undetected: Undetected::new(config.limits.undetected),
             tokens: RefCell::new(TokenCache::new()),
             authorizers: Authorizers::default(),
@@ -180,7 +184,14 @@ impl Worker {
         self.open.expire(SystemTime::now());
         self.open.recheck(&self.shared.tls);
         self.pools.sweep(self.config.limits.idle, self.shared.tls.generation());
+        self.callers.sweep(self.config.limits.idle, self.shared.tls.generation());
         self.destinations.sweep();
+    }
+
+    /// Room for one more inbound stream that is a connection of its own, if there is any.
+    pub(crate) fn admit_stream(self: &Rc<Self>) -> Option<Counted> {
+        (self.load.total() < self.config.limits.connections)
+            .then(|| Counted::new(self.clone(), Direction::Inbound))
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener, spec: Rc<ListenerSpec>) {
@@ -226,7 +237,7 @@ impl Worker {
 }
 
 /// Counts one connection while it lives.
-struct Counted {
+pub(crate) struct Counted {
     worker: Rc<Worker>,
     direction: Direction,
 }

@@ -15,9 +15,13 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// And on a connection. No less than all its streams together: else a few that nobody reads would stop their
 /// neighbours.
 pub(crate) const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+/// What a stream may have written that the connection has not yet.
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+/// How long a peer that took no more than one stream a connection is not asked again to take many.
+pub(crate) const SINGLE_FOR: Duration = Duration::from_secs(60);
 /// How often a peer with streams under way is asked whether it is still there, and how long it may take to say so.
-const PING: Duration = Duration::from_secs(10);
-const PONG: Duration = Duration::from_secs(20);
+pub(crate) const PING: Duration = Duration::from_secs(10);
+pub(crate) const PONG: Duration = Duration::from_secs(20);
 
 /// The bounds of a client's connection for HTTP/1.1 requests.
 pub(crate) fn bound_client(builder: &mut http2::Builder<LocalExec>, limits: &Limits) {

@@ -8,7 +8,7 @@
 //! - HTTP/1.1 requests (`istio-http/1.1`): at the far end each is an HTTP/1.1 request again before anything looks at it,
 //!   so the same checks, policy and application meet it ([`Requests`]).
 //! - bytes (`istio`): each stream is one connection of opaque bytes, judged, recorded and cut for itself
-//!   ([`streams`]).
+//!   ([`ByteStream`]).
 //!
 //! Nothing is trusted that a stream says of itself. Identity, SNI and destination are those of the connection: proved by
 //! TLS, or known from the kernel; no header carries them, so no application and no peer can forge them, and a connection
@@ -17,7 +17,13 @@
 //! with no other.
 
 mod bounds;
+mod bytes;
+mod callers;
 mod requests;
+mod streams;
 
-pub(crate) use bounds::bound_client;
+pub(crate) use bounds::{SINGLE_FOR, bound_client};
+pub(crate) use bytes::ByteStream;
+pub(crate) use callers::{Callers, connect};
 pub(crate) use requests::{Requests, pack, unpack};
+pub(crate) use streams::serve_streams;

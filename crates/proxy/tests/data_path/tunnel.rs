@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 
 use maille_proxy::StaticProxy;
 
-use crate::lab::{HOST, Lab, Server, at, dial, get, http_backend, read_until};
+use crate::lab::{
+    ALLOW_WEB, HOST, Lab, Server, at, dial, exchange_half_closed, get, http_backend, is_closed_soon,
+    line_backend, read_until, tcp_backend,
+};
 
 /// An outbound proxy that knows of its peer that it multiplexes.
 fn client(lab: &Lab, account: &str, endpoint: SocketAddr, protocol: &str) -> StaticProxy {
@@ -39,6 +42,14 @@ fn opened(proxy: &StaticProxy) -> String {
     let metrics = proxy.metrics();
     let line = metrics.lines().find(|line| line.starts_with("istio_tcp_connections_opened_total"));
     line.and_then(|line| line.rsplit(' ').next()).unwrap_or("0").to_owned()
+}
+
+/// Connections that the kernel knows of to a proxy.
+fn sockets(proxy: &StaticProxy) -> usize {
+    let local = format!(":{:04X}", at(proxy).port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    columns.filter(|line| line[1].ends_with(&local) && line[3] == "01").count()
 }
 
 #[test]
@@ -117,4 +128,90 @@ fn upgrades_have_a_connection_of_their_own() {
     caller.read_exact(&mut echo).expect("open");
     assert_eq!(&echo, b"hello");
     assert_eq!(opened(&server), "2");
+}
+
+const TCP: Server<'_> = Server {
+    mode: "STRICT",
+    protocol: "TCP",
+    policy: Some(ALLOW_WEB),
+    backend: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9),
+    extra: "",
+};
+
+#[test]
+fn connections_of_bytes_are_streams_of_one() {
+    let (_lab, server, client) = pair(&Server { backend: line_backend(), ..TCP });
+    let mut callers: Vec<_> = (0..30).map(|_| dial(at(&client))).collect();
+    for round in 0..3 {
+        for (number, caller) in callers.iter_mut().enumerate() {
+            writeln!(caller, "{round} of {number}").expect("open");
+        }
+        for (number, caller) in callers.iter_mut().enumerate() {
+            assert_eq!(read_until(caller, "\n"), format!("{round} of {number}\n"));
+        }
+    }
+    // As without: what the caller's metrics and the called's say of connections is what applications opened.
+    assert_eq!((opened(&client), opened(&server)), ("30".to_owned(), "30".to_owned()));
+    assert_eq!(sockets(&server), 1);
+}
+
+#[test]
+fn half_close_and_much_data_pass_both_ways() {
+    let (_lab, _server, client) = pair(&Server { backend: tcp_backend(b"hello\n"), ..TCP });
+    let sent: String = (0..400_000).map(|i| char::from(b'a' + (i % 23) as u8)).collect::<String>().repeat(10);
+    // The server speaks first, reads to the end and only then answers.
+    let (a, b) = std::thread::scope(|scope| {
+        let talk = || exchange_half_closed(at(&client), sent.as_bytes());
+        let (a, b) = (scope.spawn(talk), scope.spawn(talk));
+        (a.join().expect("no panic"), b.join().expect("no panic"))
+    });
+    assert!(a == format!("hello\n{sent}") && b == a, "{} and {} bytes came back", a.len(), b.len());
+}
+
+#[test]
+fn a_stream_that_nobody_reads_does_not_stop_its_neighbours() {
+    let (_lab, _server, client) = pair(&Server { backend: line_backend(), ..TCP });
+    let mut deaf = dial(at(&client));
+    deaf.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("a socket");
+    // It sends until nothing more is taken, and never reads the echo.
+    while deaf.write_all(&[b'x'; 65536]).is_ok() {}
+    for _ in 0..3 {
+        let mut caller = dial(at(&client));
+        writeln!(caller, "still here").expect("open");
+        assert_eq!(read_until(&mut caller, "\n"), "still here\n");
+    }
+}
+
+#[test]
+fn streams_are_judged_one_by_one_and_again_when_policy_changes() {
+    let lab = Lab::new();
+    let backend = line_backend();
+    let server = lab.server(&Server { backend, ..TCP });
+    let near = client(&lab, "web", at(&server), "TCP");
+    let mut caller = dial(at(&near));
+    writeln!(caller, "one").expect("open");
+    assert_eq!(read_until(&mut caller, "\n"), "one\n");
+    let thief = client(&lab, "thief", at(&server), "TCP");
+    assert!(is_closed_soon(&mut dial(at(&thief))), "another identity is let in");
+    let deny = "{action: DENY, rules: [{}]}";
+    lab.server_file(&Server { backend, policy: Some(deny), ..TCP });
+    server.reload().expect("read again");
+    assert!(is_closed_soon(&mut caller), "a stream outlives the policy that allowed it");
+    assert!(is_closed_soon(&mut dial(at(&near))), "a new stream is let in against policy");
+    // The connection itself lives on, and carries what is allowed again.
+    lab.server_file(&Server { backend, ..TCP });
+    server.reload().expect("read again");
+    let mut caller = dial(at(&near));
+    writeln!(caller, "two").expect("open");
+    assert_eq!(read_until(&mut caller, "\n"), "two\n");
+    assert_eq!(sockets(&server), 2);
+}
+
+#[test]
+fn bytes_to_a_port_of_requests_have_a_connection_of_their_own() {
+    let lab = Lab::new();
+    let server = lab.server(&Server { backend: http_backend(), ..Default::default() });
+    let near = client(&lab, "web", at(&server), "TCP");
+    assert!(get(at(&near), "/x").starts_with("HTTP/1.1 200"));
+    assert!(get(at(&near), "/y").starts_with("HTTP/1.1 200"));
 }

@@ -1,0 +1,188 @@
+//! One stream of a shared connection, as the bytes of a connection of its own.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream, SendStream};
+use http::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Both directions of a stream. Dropped before both have ended, it is reset.
+pub(crate) struct ByteStream {
+    send: SendStream<Bytes>,
+    receive: Receive,
+    /// Received and not yet read.
+    left: Bytes,
+    has_ended: bool,
+    has_been_ended: bool,
+    /// The own end of the connection that it is a stream of.
+    local: Option<SocketAddr>,
+    _counted: Option<Counted>,
+}
+
+enum Receive {
+    /// The peer has not answered yet. That need not be waited for to send.
+    Asked(ResponseFuture),
+    Open(RecvStream),
+}
+
+impl ByteStream {
+    /// A stream that this proxy opened.
+    pub(crate) fn opened(
+        send: SendStream<Bytes>,
+        answer: ResponseFuture,
+        local: Option<SocketAddr>,
+        counted: Counted,
+    ) -> Self {
+        Self::new(send, Receive::Asked(answer), local, Some(counted))
+    }
+
+    /// A stream that the peer opened, and that has been answered.
+    pub(crate) fn accepted(send: SendStream<Bytes>, receive: RecvStream, local: Option<SocketAddr>) -> Self {
+        Self::new(send, Receive::Open(receive), local, None)
+    }
+
+    fn new(
+        send: SendStream<Bytes>,
+        receive: Receive,
+        local: Option<SocketAddr>,
+        counted: Option<Counted>,
+    ) -> Self {
+        let (left, has_ended, has_been_ended) = (Bytes::new(), false, false);
+        Self { send, receive, left, has_ended, has_been_ended, local, _counted: counted }
+    }
+
+    /// The own end.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// More of what was received, empty at the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        loop {
+            match &mut self.receive {
+                Receive::Asked(answer) => {
+                    let answer = ready!(Pin::new(answer).poll(cx)).map_err(failed)?;
+                    if answer.status() != StatusCode::OK {
+                        let text = format!("the peer's proxy answered a stream with {}", answer.status());
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionRefused, text)));
+                    }
+                    self.receive = Receive::Open(answer.into_body());
+                }
+                Receive::Open(stream) => {
+                    return Poll::Ready(match ready!(stream.poll_data(cx)) {
+                        Some(Ok(bytes)) if bytes.is_empty() => continue,
+                        Some(Ok(bytes)) => Ok(bytes),
+                        Some(Err(error)) => Err(failed(error)),
+                        None => Ok(Bytes::new()),
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for ByteStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while out.remaining() > 0 && !this.has_been_ended {
+            if this.left.is_empty() {
+                match this.poll_more(cx) {
+                    Poll::Ready(Ok(more)) if more.is_empty() => {
+                        this.has_been_ended = true;
+                        break;
+                    }
+                    Poll::Ready(Ok(more)) => this.left = more,
+                    // What has been read so far goes first.
+                    _ if !out.filled().is_empty() => break,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            let count = this.left.len().min(out.remaining());
+            out.put_slice(this.left.get(..count).unwrap_or_default());
+            this.left.advance(count);
+            // The peer may send as much again once somebody has taken it, not before.
+            if let Receive::Open(stream) = &mut this.receive {
+                stream.flow_control().release_capacity(count).map_err(failed)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ByteStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let send = &mut self.send;
+        send.reserve_capacity(bytes.len());
+        let mut room = send.capacity();
+        while room == 0 {
+            room = match ready!(send.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            };
+        }
+        let taken = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+        send.send_data(Bytes::copy_from_slice(taken), false).map_err(failed)?;
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The connection writes what all its streams have, in its own turn.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.has_ended {
+            self.has_ended = true;
+            self.send.send_data(Bytes::new(), true).map_err(failed)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for ByteStream {
+    fn drop(&mut self) {
+        if !self.has_ended || !self.has_been_ended {
+            self.send.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+fn failed(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        return error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+    }
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+/// Counts one stream of a connection while it lives. Atomic since hyper wants streams that could change threads.
+pub(crate) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    pub(crate) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,226 @@
+//! The caller's side of connections whose streams are bytes: which are open, and when another is opened.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use h2::{Ping, PingPong};
+use http::{Method, Request, Uri};
+use maille_core::Identity;
+use maille_tls::ClientAlpn;
+use tokio::time::{sleep, timeout};
+
+use super::bounds::{CONNECTION_WINDOW, PING, PONG, SEND_BUFFER, SINGLE_FOR, STREAM_WINDOW, STREAMS};
+use super::bytes::{ByteStream, Counted};
+use crate::connect::{self, ConnectError, Connected, Security, Upstream};
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// Opens a connection of bytes: a stream of a shared one where the upstream takes many, else one of its own.
+pub(crate) async fn connect(worker: &Worker, to: &Upstream) -> Result<Connected, ConnectError> {
+    if matches!(to.security, Security::Mutual { multiplexes: true, .. }) {
+        // Boxed, since the future of every other connection would carry it.
+        return Box::pin(worker.callers.to(to).stream(worker, to)).await;
+    }
+    connect::connect(worker, to, ClientAlpn::Tcp).await
+}
+
+/// A worker's shared connections that carry bytes, by upstream.
+#[derive(Default)]
+pub(crate) struct Callers {
+    all: RefCell<HashMap<Upstream, Rc<Shared>, foldhash::fast::RandomState>>,
+}
+
+impl Callers {
+    fn to(&self, upstream: &Upstream) -> Rc<Shared> {
+        if let Some(shared) = self.all.borrow().get(upstream) {
+            return shared.clone();
+        }
+        self.all.borrow_mut().entry(upstream.clone()).or_default().clone()
+    }
+
+    /// Lets go of connections that nobody has used for `idle`, and of those of an older certificate or trust, whose
+    /// streams go on.
+    pub(crate) fn sweep(&self, idle: Duration, generation: u64) {
+        self.all
+            .borrow_mut()
+            .retain(|_, shared| shared.sweep(idle, generation) || Rc::strong_count(shared) > 1);
+    }
+}
+
+/// The connections to one upstream.
+#[derive(Default)]
+struct Shared {
+    open: RefCell<Vec<One>>,
+    opening: tokio::sync::Mutex<()>,
+    failed: RefCell<Option<(Instant, ConnectError)>>,
+    /// The upstream was to take many streams, and does not.
+    is_single_until: Cell<Option<Instant>>,
+}
+
+/// One connection.
+#[derive(Clone)]
+struct One {
+    sender: SendRequest<Bytes>,
+    identity: Option<Identity>,
+    generation: u64,
+    local: Option<SocketAddr>,
+    streams: Arc<AtomicUsize>,
+    is_over: Rc<Cell<bool>>,
+    used: Rc<Cell<Instant>>,
+}
+
+/// What an upstream gives to whoever dials it.
+enum Opened {
+    Many(One),
+    /// It took no more than one stream, and this is it.
+    Single(Connected),
+}
+
+impl Shared {
+    async fn stream(&self, worker: &Worker, to: &Upstream) -> Result<Connected, ConnectError> {
+        let mut is_fresh = false;
+        loop {
+            if self.is_single_until.get().is_some_and(|until| until > Instant::now()) {
+                return connect::connect(worker, to, ClientAlpn::Tcp).await;
+            }
+            let one = match self.take(worker.shared.tls.generation()) {
+                Some(one) => one,
+                None => match self.open(worker, to).await? {
+                    Opened::Many(one) => {
+                        is_fresh = true;
+                        one
+                    }
+                    Opened::Single(connected) => return Ok(connected),
+                },
+            };
+            match one.stream().await {
+                Ok(stream) => {
+                    let stream = Stream::Carried(Box::new(stream));
+                    return Ok(Connected { stream, identity: one.identity, generation: one.generation });
+                }
+                Err(error) => {
+                    one.is_over.set(true);
+                    // It ended while nobody looked; nothing was sent.
+                    if is_fresh {
+                        return Err(ConnectError::Tcp { address: to.address, reason: error.to_string() });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection with room.
+    fn take(&self, generation: u64) -> Option<One> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|one| one.generation == generation && !one.is_over.get());
+        open.iter().find(|one| one.streams.load(Relaxed) < STREAMS).cloned()
+    }
+
+    /// Opens one. Whoever else finds none meanwhile waits, and shares it or its failure.
+    async fn open(&self, worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
+        let asked = Instant::now();
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(one) = self.take(worker.shared.tls.generation()) {
+            return Ok(Opened::Many(one));
+        }
+        if let Some((when, error)) = &*self.failed.borrow()
+            && *when >= asked
+        {
+            return Err(error.clone());
+        }
+        let opened = dial(worker, to).await;
+        match &opened {
+            Ok(Opened::Many(one)) => self.open.borrow_mut().push(one.clone()),
+            Ok(Opened::Single(_)) => self.is_single_until.set(Some(Instant::now() + SINGLE_FOR)),
+            Err(error) => {
+                self.failed.replace(Some((Instant::now(), error.clone())));
+            }
+        }
+        opened
+    }
+
+    fn sweep(&self, idle: Duration, generation: u64) -> bool {
+        let mut open = self.open.borrow_mut();
+        open.retain(|one| {
+            let is_used = one.streams.load(Relaxed) > 0 || one.used.get().elapsed() < idle;
+            one.generation == generation && !one.is_over.get() && is_used
+        });
+        !open.is_empty() || self.is_single_until.get().is_some_and(|until| until > Instant::now())
+    }
+}
+
+async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
+    let connected = connect::connect(worker, to, ClientAlpn::ManyTcp).await?;
+    if !connected.stream.is_of_many() {
+        return Ok(Opened::Single(connected));
+    }
+    let local = connected.local(worker);
+    let Connected { stream, identity, generation } = connected;
+    let failed = |error: h2::Error| ConnectError::Tcp { address: to.address, reason: error.to_string() };
+    let (sender, mut connection) = client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(1024)
+        .handshake(stream)
+        .await
+        .map_err(failed)?;
+    let one = One {
+        sender,
+        identity,
+        generation,
+        local,
+        streams: Arc::default(),
+        is_over: Rc::default(),
+        used: Rc::new(Cell::new(Instant::now())),
+    };
+    let (is_over, streams) = (one.is_over.clone(), one.streams.clone());
+    let ping = connection.ping_pong();
+    tokio::task::spawn_local(async move {
+        let is_there = async {
+            match ping {
+                Some(ping) => watch(ping, &streams).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Its streams know how it ended.
+            _ = connection => {}
+            () = is_there => {}
+        }
+        is_over.set(true);
+    });
+    Ok(Opened::Many(one))
+}
+
+/// Ends when a peer with streams under way does not answer any more.
+async fn watch(mut ping: PingPong, streams: &AtomicUsize) {
+    loop {
+        sleep(PING).await;
+        if streams.load(Relaxed) > 0 && !matches!(timeout(PONG, ping.ping(Ping::opaque())).await, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
+impl One {
+    async fn stream(&self) -> Result<ByteStream, h2::Error> {
+        let counted = Counted::new(&self.streams);
+        let mut sender = self.sender.clone().ready().await?;
+        self.used.set(Instant::now());
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        // HTTP/2 wants an authority; where to, the connection says.
+        *request.uri_mut() = Uri::from_static("stream");
+        let (answer, send) = sender.send_request(request, false)?;
+        Ok(ByteStream::opened(send, answer, self.local, counted))
+    }
+}

@@ -1,0 +1,77 @@
+//! The called side of connections whose streams are bytes.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use h2::server;
+use http::{Method, Response, StatusCode};
+use tokio::time::timeout;
+
+use super::bounds::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, STREAMS};
+use super::bytes::ByteStream;
+use crate::departure::Stage;
+use crate::open::{Fate, Open};
+use crate::snapshot::Direction;
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// What happens next on a connection.
+enum Next<T> {
+    Stream(T),
+    Drain,
+    End,
+}
+
+/// Gives every stream of a connection to `each`, which judges it. When the connection may not go on, no more are taken
+/// (GOAWAY), and those that are open go on until they end or are cut themselves.
+pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, each: impl Fn(ByteStream)) {
+    let local = if worker.recorder.logs_everything() { io.local_addr() } else { None };
+    let handshake = server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS as u32)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(1024)
+        .handshake(io);
+    let Ok(Ok(mut connection)) = timeout(worker.config.limits.handshake, handshake).await else { return };
+    let departure = worker.departure(Direction::Inbound);
+    let mut leaving = pin!(departure.reached(Stage::Leaves));
+    let mut is_draining = false;
+    loop {
+        let next = poll_fn(|cx| {
+            if !is_draining && leaving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Drain);
+            }
+            if !is_draining && let Poll::Ready(Fate::Cut(_) | Fate::Drains) = open.poll_fate(cx) {
+                return Poll::Ready(Next::Drain);
+            }
+            connection.poll_accept(cx).map(|accepted| match accepted {
+                Some(Ok(stream)) => Next::Stream(stream),
+                // How it ended, its streams know.
+                Some(Err(_)) | None => Next::End,
+            })
+        });
+        match next.await {
+            Next::Stream((request, mut respond)) => {
+                let mut response = Response::new(());
+                if *request.method() != Method::CONNECT {
+                    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+                    let _ = respond.send_response(response, true);
+                    continue;
+                }
+                // Nothing that the request says is read: identity, SNI and destination are the connection's. It is
+                // answered before it is judged, as a TCP connection is accepted before.
+                if let Ok(send) = respond.send_response(response, false) {
+                    each(ByteStream::accepted(send, request.into_body(), local));
+                }
+            }
+            Next::Drain => {
+                is_draining = true;
+                connection.graceful_shutdown();
+            }
+            Next::End => return,
+        }
+    }
+}
