@@ -1,6 +1,9 @@
 //! The bridge of a mesh's node namespace and the pairs that join Pods to it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::NetError;
 use crate::command::run;
@@ -20,6 +23,27 @@ pub struct Attachment {
     pub prefix: u8,
     /// The bridge's own address, the way out.
     pub gateway: Ipv4Addr,
+    /// The same in IPv6, where the mesh has both.
+    pub v6: Option<Attachment6>,
+}
+
+/// A Pod's place in IPv6.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment6 {
+    /// The Pod's address.
+    pub address: Ipv6Addr,
+    /// Bits of the Pod network's prefix.
+    pub prefix: u8,
+    /// The bridge's own address.
+    pub gateway: Ipv6Addr,
+    /// Networks that are reached through the bridge. The whole world only if the machine has a way there: a program that
+    /// finds no route tries the other family at once.
+    pub routes: Vec<Ipv6Net>,
+}
+
+/// Whether this kernel speaks IPv6.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/net/if_inet6").exists()
 }
 
 impl Attachment {
@@ -40,25 +64,44 @@ fn hardware_address(address: Ipv4Addr) -> String {
     format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// Makes the bridge in the node namespace and gives it its address.
-pub fn create_bridge(node: &NetNs, address: Ipv4Addr, prefix: u8) -> Result<(), NetError> {
-    batch(
-        node,
-        &format!(
-            "link set lo up\n\
-             link add {BRIDGE} address {} type bridge stp_state 0 forward_delay 0\n\
-             addr add {address}/{prefix} dev {BRIDGE}\n\
-             link set {BRIDGE} up\n",
-            // Left to itself a bridge takes the lowest of its links' addresses, another one whenever a Pod comes or goes.
-            hardware_address(address),
-        ),
-    )?;
+/// Makes the bridge in the node namespace and gives it its addresses, each with the length of its network's prefix.
+pub fn create_bridge(node: &NetNs, address: Ipv4Addr, addresses: &[IpNet]) -> Result<(), NetError> {
+    let has_v6 = addresses.iter().any(|address| matches!(address, IpNet::V6(_)));
+    node.run(|| prepare_ipv6(has_v6))?;
+    let mut commands = format!(
+        "link set lo up\n\
+         link add {BRIDGE} address {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n",
+        // Left to itself a bridge takes the lowest of its links' addresses, another one whenever a Pod comes or goes.
+        hardware_address(address),
+    );
+    for address in addresses {
+        commands.push_str(&add_address(address, BRIDGE));
+    }
+    commands.push_str(&format!("link set {BRIDGE} up\n"));
+    batch(node, &commands)?;
+    // Frames of the bridge must not pass the IP rules a second time where br_netfilter is loaded; where it
+    // is not, the files are missing.
     node.run(|| {
-        // Frames of the bridge must not pass the IP rules a second time where br_netfilter is loaded; where it
-        // is not, the file is missing.
         write_if_present("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
-        write_if_present("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+        write_if_present("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0");
     })
+}
+
+fn add_address(address: &IpNet, device: &str) -> String {
+    // Nobody else can have it (see the guard): no need to ask around for a second first.
+    let nodad = if matches!(address, IpNet::V6(_)) { " nodad" } else { "" };
+    format!("addr add {address} dev {device}{nodad}\n")
+}
+
+/// How links that come to the calling thread's namespace treat IPv6: with the addresses that they are given and no others.
+/// A link-local address would be a road that no policy watches, and routers are nobody's to announce.
+fn prepare_ipv6(wanted: bool) {
+    let default = |name: &str| format!("/proc/sys/net/ipv6/conf/default/{name}");
+    write_if_present(&default("disable_ipv6"), if wanted { "0" } else { "1" });
+    // IN6_ADDR_GEN_MODE_NONE
+    write_if_present(&default("addr_gen_mode"), "1");
+    write_if_present(&default("accept_ra"), "0");
+    write_if_present(&default("accept_redirects"), "0");
 }
 
 /// Joins a Pod's namespace to the bridge: `eth0` inside, loopback up, default route.
@@ -66,10 +109,9 @@ pub fn create_bridge(node: &NetNs, address: Ipv4Addr, prefix: u8) -> Result<(), 
 /// The guard must already know the Pod (it drops what it does not know), see [`crate::guard`].
 pub fn attach(node: &NetNs, at: &Attachment) -> Result<(), NetError> {
     let (link, mac, pod) = (at.host_link(), at.mac(), at.pod.name());
-    // No IPv6 outside loopback: the Pod network is IPv4, and a link-local address would be a road that no
-    // policy watches. Set before the link is there, so that it never gets one.
     at.pod.run(|| {
-        write_if_present("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        // Before the link is there, so that it never has another address.
+        prepare_ipv6(at.v6.is_some());
         // As container runtimes do: ports below 1024 need no privilege in a namespace of one's own.
         write_if_present("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
         write_if_present("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
@@ -81,16 +123,20 @@ pub fn attach(node: &NetNs, at: &Attachment) -> Result<(), NetError> {
              link set {link} master {BRIDGE} up\n"
         ),
     )?;
-    batch(
-        &at.pod,
-        &format!(
-            "link set lo up\n\
-             addr add {}/{} dev eth0\n\
-             link set eth0 up\n\
-             route add default via {}\n",
-            at.address, at.prefix, at.gateway
-        ),
-    )
+    let mut commands = format!(
+        "link set lo up\n\
+         addr add {}/{} dev eth0\n\
+         link set eth0 up\n\
+         route add default via {}\n",
+        at.address, at.prefix, at.gateway
+    );
+    if let Some(v6) = &at.v6 {
+        commands.push_str(&format!("addr add {}/{} dev eth0 nodad\n", v6.address, v6.prefix));
+        for network in &v6.routes {
+            commands.push_str(&format!("route add {network} via {}\n", v6.gateway));
+        }
+    }
+    batch(&at.pod, &commands)
 }
 
 /// Takes the Pod's end away at once, so that its address may be given to another.

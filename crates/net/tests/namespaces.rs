@@ -5,13 +5,13 @@
 mod common;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use maille_net::intercept::{Include, Interception};
-use maille_net::link::{self, Attachment};
+use maille_net::link::{self, Attachment, Attachment6};
 use maille_net::original_dst::original_dst;
 use maille_net::service::{self, Transport, VirtualPort};
 use maille_net::{NetNs, egress, guard, intercept, nft};
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         ("a_virtual_address_leads_to_ready_endpoints_or_is_refused", services),
         ("applications_are_redirected_and_the_proxy_is_not", redirect),
         ("questions_to_resolvers_are_captured_and_the_proxys_own_are_not", dns),
+        ("ipv6_has_the_same_roads_and_the_same_guards", ipv6),
+        ("ipv6_is_redirected_translated_and_delivered_as_ipv4_is", redirect6),
         ("interception_is_idempotent", idempotent),
         ("only_the_proxy_and_root_reach_the_admin_port", admin),
         ("proxy_traffic_to_a_virtual_address_is_translated", proxy_to_vip),
@@ -32,6 +34,13 @@ fn main() -> ExitCode {
 }
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 1);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x14);
+
+fn pod6(pod: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0x102 + pod)
+}
+
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 20);
 const WAIT: Duration = Duration::from_secs(2);
 
@@ -45,7 +54,8 @@ impl Lab {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         let id = format!("maille-lab{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let node = NetNs::create(format!("{id}-node")).unwrap();
-        link::create_bridge(&node, GATEWAY, 16).unwrap();
+        let addresses = [format!("{GATEWAY}/16"), format!("{GATEWAY6}/64")].map(|a| a.parse().unwrap());
+        link::create_bridge(&node, GATEWAY, &addresses[..if link::has_ipv6() { 2 } else { 1 }]).unwrap();
         guard::install(&node, GATEWAY, &[6443, 53], &[53]).unwrap();
         let pods = (0..pods)
             .map(|n| {
@@ -55,6 +65,12 @@ impl Lab {
                     address: Ipv4Addr::new(10, 244, 1, n + 2),
                     prefix: 16,
                     gateway: GATEWAY,
+                    v6: link::has_ipv6().then(|| Attachment6 {
+                        address: pod6(n.into()),
+                        prefix: 64,
+                        gateway: GATEWAY6,
+                        routes: vec!["::/0".parse().unwrap()],
+                    }),
                 };
                 guard::allow(&node, &at).unwrap();
                 link::attach(&node, &at).unwrap();
@@ -177,8 +193,9 @@ const WAY_OUT: u16 = 6444;
 /// TEST-NET-3 (RFC 5737): nowhere, and outside of the mesh.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
-fn own_networks() -> [ipnet::Ipv4Net; 2] {
-    ["10.244.0.0/16", "10.96.0.0/16"].map(|net| net.parse().unwrap())
+fn own_networks() -> Vec<ipnet::IpNet> {
+    let all = ["10.244.0.0/16", "10.96.0.0/16", "fd00:10:244::/64", "fd00:10:96::/112"];
+    all.iter().map(|net| net.parse().unwrap()).take(if link::has_ipv6() { 4 } else { 2 }).collect()
 }
 
 fn outside() {
@@ -224,9 +241,9 @@ fn outside_refused() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "UDP is refused, not swallowed");
 }
 
-fn virtual_port(endpoints: Vec<(Ipv4Addr, u16)>) -> VirtualPort {
+fn virtual_port(endpoints: Vec<(IpAddr, u16)>) -> VirtualPort {
     VirtualPort {
-        address: VIP,
+        address: VIP.into(),
         transport: Transport::Tcp,
         port: 80,
         label: "default/web:http".into(),
@@ -239,9 +256,9 @@ fn services() {
     serve(lab.listen(1, 8080), "one11");
     serve(lab.listen(2, 8080), "two22");
     let client = &lab.pods[0].pod;
-    let network = "10.96.0.0/16".parse().unwrap();
-    let endpoints = vec![(lab.pods[1].address, 8080), (lab.pods[2].address, 8080)];
-    service::apply(client, network, &[virtual_port(endpoints)]).unwrap();
+    let network = ["10.96.0.0/16".parse().unwrap()];
+    let endpoints = vec![(lab.pods[1].address.into(), 8080), (lab.pods[2].address.into(), 8080)];
+    service::apply(client, &network, &[virtual_port(endpoints)]).unwrap();
     let fetch = || {
         let mut stream = lab.connect(0, SocketAddr::from((VIP, 80)))?;
         let mut text = String::new();
@@ -252,7 +269,7 @@ fn services() {
     assert!(answers.iter().any(|a| a == "one11") && answers.iter().any(|a| a == "two22"), "{answers:?}");
 
     let open = lab.connect(0, SocketAddr::from((VIP, 80))).unwrap();
-    service::apply(client, network, &[virtual_port(vec![])]).unwrap();
+    service::apply(client, &network, &[virtual_port(vec![])]).unwrap();
     assert_eq!(fetch().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     let mut text = String::new();
     (&open).read_to_string(&mut text).unwrap();
@@ -337,6 +354,133 @@ fn dns() {
     assert_eq!(lab.fetch_as(0, 1337, lab.address(1, 53)), "other");
 }
 
+fn skipped_without_ipv6() -> bool {
+    if !link::has_ipv6() {
+        eprintln!("SKIPPED (needs IPv6 in the kernel)");
+    }
+    !link::has_ipv6()
+}
+
+/// Claims an address for the own link, from the own address: an advertisement that overrides what is known.
+fn advertise(from: Ipv6Addr, claimed: Ipv6Addr, to: Ipv6Addr) {
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::RAW, Some(socket2::Protocol::ICMPV6))
+            .unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.set_unicast_hops_v6(255).unwrap();
+    // Type 136, override (RFC 4861 section 4.4); the kernel fills in the checksum.
+    let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+    message.extend(claimed.octets());
+    message.extend([2, 1, 2, 0, 10, 244, 1, 99]);
+    socket.send_to(&message, &SocketAddr::from((to, 0)).into()).unwrap();
+}
+
+fn ipv6() {
+    if skipped_without_ipv6() {
+        return;
+    }
+    let lab = Lab::new(3);
+    let receiver = lab.pods[1].pod.run(|| UdpSocket::bind("[::]:5000").unwrap()).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    let send = |from: Ipv6Addr| {
+        lab.pods[0].pod.run(|| {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            socket.send_to(b"hello", (pod6(1), 5000)).unwrap();
+        })
+    };
+    let mut buffer = [0; 16];
+    send(pod6(0)).unwrap();
+    assert_eq!(receiver.recv_from(&mut buffer).unwrap().1.ip(), pod6(0));
+    let ip = |args: &[&str]| {
+        let output = Command::new("ip").args(["-n", lab.pods[0].pod.name()]).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!ip(&["-6", "addr", "show", "dev", "eth0"]).contains("fe80"), "no link-local address");
+
+    ip(&["addr", "add", &format!("{}/64", pod6(2)), "dev", "eth0", "nodad"]);
+    send(pod6(2)).unwrap();
+    receiver.recv_from(&mut buffer).expect_err("another IP address is dropped");
+    ip(&["addr", "del", &format!("{}/64", pod6(2)), "dev", "eth0"]);
+
+    // The second Pod knows where the third one is, and hears of no other place from the first.
+    serve(lab.pods[2].pod.run(|| TcpListener::bind("[::]:80").unwrap()).unwrap(), "third");
+    lab.connect(1, SocketAddr::from((pod6(2), 80))).unwrap();
+    lab.pods[0].pod.run(|| advertise(pod6(0), pod6(2), pod6(1))).unwrap();
+    send(pod6(0)).unwrap();
+    receiver.recv_from(&mut buffer).expect("behind the advertisement");
+    let known = Command::new("ip")
+        .args(["-n", lab.pods[1].pod.name(), "-6", "neigh", "show", &pod6(2).to_string()])
+        .output();
+    let known = String::from_utf8(known.unwrap().stdout).unwrap();
+    assert!(known.contains(&lab.pods[2].mac()), "{known}");
+
+    // The way out, and what is never outside.
+    let outside: Ipv6Addr = "2001:db8::7".parse().unwrap();
+    egress::install(&lab.node, &own_networks(), Some(WAY_OUT)).unwrap();
+    let listener = lab.node.run(|| TcpListener::bind((GATEWAY6, WAY_OUT)).unwrap()).unwrap();
+    let target = SocketAddr::from((outside, 443));
+    let _client = lab.connect(1, target).unwrap();
+    let (accepted, from) = listener.accept().unwrap();
+    assert_eq!((original_dst(&accepted).unwrap(), from.ip()), (Some(target), pod6(1).into()));
+    for refused in [
+        SocketAddr::from((GATEWAY6, WAY_OUT)),
+        SocketAddr::from((GATEWAY6, 6443)),
+        "[fd00:ec2::254]:80".parse().unwrap(),
+    ] {
+        let error = lab.connect(1, refused).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{refused}");
+    }
+}
+
+fn redirect6() {
+    if skipped_without_ipv6() {
+        return;
+    }
+    let lab = Lab::new(2);
+    let pod = &lab.pods[0].pod;
+    pod.run(|| intercept::apply::<&str>(&[])).unwrap().unwrap();
+    let listen = |of: usize, port: u16| {
+        let bind = || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+            socket.set_only_v6(true).unwrap();
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).unwrap();
+            socket.listen(16).unwrap();
+            TcpListener::from(socket)
+        };
+        lab.pods[of].pod.run(bind).unwrap()
+    };
+    serve_original(listen(0, 15001));
+    serve_original(listen(0, 15006));
+    serve(listen(0, 8080), "local");
+    serve(listen(1, 8080), "other");
+    let at = |pod: u16, port: u16| SocketAddr::from((pod6(pod), port));
+    assert_eq!(lab.fetch_as(0, 1000, at(1, 8080)), "08080", "IC-1: the application goes to 15001");
+    assert_eq!(lab.fetch_as(0, 1337, at(1, 8080)), "other", "IC-5");
+    assert_eq!(lab.fetch_as(1, 1000, at(0, 8080)), "08080", "inbound goes to 15006");
+    assert_eq!(lab.fetch_as(0, 1000, at(0, 8080)), "local", "IC-3");
+
+    let networks = ["10.96.0.0/16", "fd00:10:96::/112"].map(|net| net.parse().unwrap());
+    let port = |endpoints| VirtualPort { address: VIP6.into(), ..virtual_port(endpoints) };
+    service::apply(pod, &networks, &[port(vec![(pod6(1).into(), 8080)])]).unwrap();
+    let vip = SocketAddr::from((VIP6, 80));
+    assert_eq!(lab.fetch_as(0, 1000, vip), "00080", "the application's goes to the sidecar");
+    assert_eq!(lab.fetch_as(0, 1337, vip), "other", "the sidecar's is translated");
+    service::apply(pod, &networks, &[port(vec![])]).unwrap();
+    assert!(lab.fetch_as(0, 1337, vip).contains("refused"), "without endpoints it is refused");
+
+    // IC-8: what the proxy delivers comes from ::6, which the loopback has, and is not captured again.
+    let text = pod.run(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv6Addr::from([0, 0, 0, 0, 0, 0, 0, 6]), 0)).into()).unwrap();
+        socket.connect(&at(0, 8080).into()).unwrap();
+        let mut text = String::new();
+        TcpStream::from(socket).read_to_string(&mut text).unwrap();
+        text
+    });
+    assert_eq!(text.unwrap(), "local");
+}
+
 fn idempotent() {
     let lab = Lab::new(1);
     let pod = &lab.pods[0].pod;
@@ -369,15 +513,15 @@ fn admin() {
 fn proxy_to_vip() {
     let lab = Lab::new(2);
     let pod = &lab.pods[0].pod;
-    let network = "10.96.0.0/16".parse().unwrap();
+    let network = ["10.96.0.0/16".parse().unwrap()];
     // The order in which the two tables came must not matter.
-    service::apply(pod, network, &[virtual_port(vec![(lab.pods[1].address, 8080)])]).unwrap();
+    service::apply(pod, &network, &[virtual_port(vec![(lab.pods[1].address.into(), 8080)])]).unwrap();
     pod.run(|| intercept::apply::<&str>(&[])).unwrap().unwrap();
     serve_original(lab.listen(0, 15001));
     serve(lab.listen(1, 8080), "other");
     let vip = SocketAddr::from((VIP, 80));
     assert_eq!(lab.fetch_as(0, 1000, vip), "00080", "the application's goes to the sidecar");
     assert_eq!(lab.fetch_as(0, 1337, vip), "other", "the sidecar's is translated");
-    service::apply(pod, network, &[virtual_port(vec![(lab.pods[1].address, 8080)])]).unwrap();
+    service::apply(pod, &network, &[virtual_port(vec![(lab.pods[1].address.into(), 8080)])]).unwrap();
     assert_eq!(lab.fetch_as(0, 1000, vip), "00080");
 }

@@ -1,9 +1,9 @@
 //! The addresses of one mesh. All of them live in its own namespaces, so every mesh has the same.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use parking_lot::Mutex;
 
 /// The node's name in `spec.nodeName`.
@@ -15,6 +15,16 @@ pub const BINARY_IN_CONTAINERS: &str = "/usr/local/bin/maille";
 pub const POD_NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
 /// Where Services have theirs.
 pub const SERVICE_NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+/// Where Pods have a second address, if the kernel has IPv6: the same low bits.
+pub const POD_NETWORK_V6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 64);
+/// Where Services have theirs that ask for one.
+pub const SERVICE_NETWORK_V6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112);
+/// Where ServiceEntries get addresses that lead to sidecars only (reference mtls SE-15).
+pub const ALLOCATED_NETWORK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0), 48);
+/// The node in IPv6, where it only is on the way.
+pub const NODE_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 1);
 /// The node: bridge, API and DNS.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// Where the API listens for Pods.
@@ -31,6 +41,31 @@ pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 pub const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// First of the users that Pods get which do not choose one; the low 16 bits of the Pod's address are added.
 pub const FIRST_POD_UID: u32 = 100_000;
+
+/// Whether Pods have addresses of both families: whenever the kernel has.
+pub fn is_dual_stack() -> bool {
+    maille_net::link::has_ipv6()
+}
+
+/// The networks of a mesh, of every family that it has.
+pub fn own_networks() -> Vec<IpNet> {
+    let mut networks = vec![POD_NETWORK.into(), SERVICE_NETWORK.into()];
+    if is_dual_stack() {
+        networks.extend([IpNet::from(POD_NETWORK_V6), SERVICE_NETWORK_V6.into()]);
+    }
+    networks
+}
+
+/// The IPv6 address of the Pod with this IPv4 one.
+pub fn pod_v6(address: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(POD_NETWORK_V6.network().to_bits() | u128::from(suffix(address)))
+}
+
+/// All addresses of a Pod, the main one first.
+pub fn pod_addresses(address: Ipv4Addr) -> impl Iterator<Item = IpAddr> {
+    let second = is_dual_stack().then(|| pod_v6(address).into());
+    std::iter::once(IpAddr::V4(address)).chain(second)
+}
 
 /// Hands out Pod addresses, each as late again as possible: a peer may still remember the last holder.
 #[derive(Debug, Default)]
@@ -87,6 +122,14 @@ mod tests {
         let pool = AddressPool::default();
         pool.continue_after(Ipv4Addr::new(10, 244, 1, 7));
         assert_eq!(pool.take(), Some(Ipv4Addr::new(10, 244, 1, 8)));
+    }
+
+    #[test]
+    fn both_addresses_of_a_pod_tell_the_same() {
+        let (v4, v6) = (Ipv4Addr::new(10, 244, 1, 7), "fd00:10:244::107".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(pod_v6(v4), v6);
+        assert!(POD_NETWORK_V6.contains(&v6) && POD_NETWORK_V6.contains(&NODE_ADDRESS_V6));
+        assert_eq!(pod_addresses(v4).next(), Some(v4.into()));
     }
 
     #[test]

@@ -4,11 +4,15 @@ use std::future::Future;
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use maille_net::{NetNs, egress, guard, link};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::address::{API_PORT, DNS_PORT, EGRESS_PORT, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK};
+use crate::address::{
+    API_PORT, DNS_PORT, EGRESS_PORT, NODE_ADDRESS, NODE_ADDRESS_V6, POD_NETWORK, POD_NETWORK_V6,
+    is_dual_stack, own_networks,
+};
 
 /// The node namespace of a mesh.
 #[derive(Debug)]
@@ -23,9 +27,13 @@ impl Node {
     /// Makes the namespace, the bridge and the guards; `way_out` says whether Pods reach the outside.
     pub(crate) fn create(ns_name: &str, way_out: bool) -> anyhow::Result<NetNs> {
         let ns = NetNs::create(ns_name)?;
-        link::create_bridge(&ns, NODE_ADDRESS, POD_NETWORK.prefix_len())?;
+        let mut addresses = vec![IpNet::new_assert(NODE_ADDRESS.into(), POD_NETWORK.prefix_len())];
+        if is_dual_stack() {
+            addresses.push(IpNet::new_assert(NODE_ADDRESS_V6.into(), POD_NETWORK_V6.prefix_len()));
+        }
+        link::create_bridge(&ns, NODE_ADDRESS, &addresses)?;
         guard::install(&ns, NODE_ADDRESS, &[API_PORT, DNS_PORT], &[DNS_PORT])?;
-        egress::install(&ns, &[POD_NETWORK, SERVICE_NETWORK], way_out.then_some(EGRESS_PORT))?;
+        egress::install(&ns, &own_networks(), way_out.then_some(EGRESS_PORT))?;
         Ok(ns)
     }
 

@@ -1,10 +1,11 @@
 //! Virtual addresses of Services, kept in force in every namespace of the mesh.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
@@ -12,7 +13,7 @@ use maille_net::service::{self, Transport, VirtualPort};
 use maille_net::{NetError, NetNs};
 use parking_lot::Mutex;
 
-use crate::address::SERVICE_NETWORK;
+use crate::address::{SERVICE_NETWORK, SERVICE_NETWORK_V6, is_dual_stack};
 use crate::cluster::Cluster;
 
 /// Changes that come together are applied together; well below what a person or a rollout notices.
@@ -43,7 +44,7 @@ impl Programmer {
         self.state.lock().namespaces.insert(ns.name().to_owned(), ns.clone());
         loop {
             let (version, ports) = self.current();
-            service::apply(ns, SERVICE_NETWORK, &ports)?;
+            service::apply(ns, &service_networks(), &ports)?;
             // A change that came meanwhile may have been overwritten just now.
             if self.current().0 == version {
                 return Ok(());
@@ -88,7 +89,7 @@ impl Programmer {
         let ports = self.current().1;
         let work = namespaces.into_iter().map(|ns| {
             let ports = ports.clone();
-            tokio::task::spawn_blocking(move || match service::apply(&ns, SERVICE_NETWORK, &ports) {
+            tokio::task::spawn_blocking(move || match service::apply(&ns, &service_networks(), &ports) {
                 Err(error) if ns.exists() => {
                     tracing::warn!(namespace = ns.name(), %error, "Service rules not updated, will try again");
                     Some(ns)
@@ -101,7 +102,12 @@ impl Programmer {
     }
 }
 
-/// Every port of every virtual address with its ready endpoints.
+fn service_networks() -> Vec<IpNet> {
+    let v6 = is_dual_stack().then(|| SERVICE_NETWORK_V6.into());
+    std::iter::once(SERVICE_NETWORK.into()).chain(v6).collect()
+}
+
+/// Every port of every virtual address with its ready endpoints, which are of the same family.
 pub(crate) fn virtual_ports(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Vec<VirtualPort> {
     let mut by_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in slices {
@@ -115,9 +121,8 @@ pub(crate) fn virtual_ports(services: &[Arc<Service>], slices: &[Arc<EndpointSli
         let key = (service.namespace().unwrap_or_default(), service.name_any());
         let Some(spec) = &service.spec else { continue };
         // Headless Services have none; those that only name another host neither.
-        let Some(address) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok()) else {
-            continue;
-        };
+        let all = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+        let addresses: BTreeSet<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
         for port in spec.ports.iter().flatten() {
             let (Some(transport), Ok(number)) =
@@ -126,13 +131,15 @@ pub(crate) fn virtual_ports(services: &[Arc<Service>], slices: &[Arc<EndpointSli
                 continue;
             };
             let name = port.name.clone().unwrap_or_default();
-            ports.push(VirtualPort {
-                address,
+            let endpoints = endpoints(slices, &name, transport);
+            ports.extend(addresses.iter().map(|address| VirtualPort {
+                address: *address,
                 transport,
                 port: number,
                 label: format!("{}/{}:{name}", key.0, key.1),
-                endpoints: endpoints(slices, &name, transport),
-            });
+                endpoints:
+                    endpoints.iter().filter(|(ip, _)| ip.is_ipv4() == address.is_ipv4()).copied().collect(),
+            }));
         }
     }
     ports.sort();
@@ -141,7 +148,7 @@ pub(crate) fn virtual_ports(services: &[Arc<Service>], slices: &[Arc<EndpointSli
     ports
 }
 
-fn endpoints(slices: &[&EndpointSlice], port: &str, transport: Transport) -> Vec<(Ipv4Addr, u16)> {
+fn endpoints(slices: &[&EndpointSlice], port: &str, transport: Transport) -> Vec<(IpAddr, u16)> {
     let mut found = BTreeSet::new();
     for slice in slices {
         let numbers = slice
@@ -178,7 +185,7 @@ mod tests {
     fn only_ready_endpoints_of_the_named_port_are_used() {
         let service: Service = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}
+            "spec": {"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:10:96::9"], "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}
         }))
         .unwrap();
         let headless: Service = serde_json::from_value(serde_json::json!({
@@ -195,9 +202,20 @@ mod tests {
                 {"addresses": ["10.244.1.4"]}]
         }))
         .unwrap();
-        let ports = virtual_ports(&[Arc::new(service), Arc::new(headless)], &[Arc::new(slice)]);
-        let (two, four) = (Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 1, 4));
-        assert_eq!(ports.len(), 2);
+        let slice6: EndpointSlice = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web-2", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv6",
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["fd00:10:244::102"], "conditions": {"ready": true}}]
+        }))
+        .unwrap();
+        let slices = [Arc::new(slice), Arc::new(slice6)];
+        let ports = virtual_ports(&[Arc::new(service), Arc::new(headless)], &slices);
+        let [two, four, six] =
+            ["10.244.1.2", "10.244.1.4", "fd00:10:244::102"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        assert_eq!(ports.len(), 4);
+        let v6: Vec<_> = ports[2..].iter().map(|p| (p.address.is_ipv6(), p.endpoints.clone())).collect();
+        assert_eq!(v6, [(true, vec![(six, 8080)]), (true, vec![])]);
         assert_eq!(ports[0].endpoints, [(two, 8080), (four, 8080)]);
         assert_eq!(
             (ports[1].transport, &ports[1].endpoints[..]),

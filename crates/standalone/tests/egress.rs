@@ -5,14 +5,16 @@
 mod common;
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use maille_net::link::{self, Attachment};
+use ipnet::IpNet;
+use maille_net::link::{self, Attachment, Attachment6};
 use maille_net::{NetNs, egress, guard};
 use maille_standalone::address::{
-    API_PORT, DNS_PORT, EGRESS_PORT, EGRESS_USER, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK,
+    API_PORT, DNS_PORT, EGRESS_PORT, EGRESS_USER, NODE_ADDRESS, NODE_ADDRESS_V6, POD_NETWORK, POD_NETWORK_V6,
+    is_dual_stack, own_networks, pod_v6,
 };
 
 fn main() -> ExitCode {
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
     common::run(&[
         ("a_pod_reaches_what_the_host_reaches_but_nothing_else", reaches),
         ("a_pod_reaches_no_address_of_the_host_itself", never_itself),
+        ("over_ipv6_it_is_the_same", same_in_v6),
         ("the_process_has_no_privileges_and_sees_the_pods_address", unprivileged),
     ])
 }
@@ -29,6 +32,8 @@ fn main() -> ExitCode {
 const WAIT: Duration = Duration::from_secs(10);
 /// A machine beside the host under test, and addresses of the host itself (TEST-NET-2, RFC 5737).
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const HOST: [Ipv4Addr; 3] = [
     Ipv4Addr::new(198, 51, 100, 1),
     // The kernel calls it secondary.
@@ -62,14 +67,26 @@ impl Lab {
         ip(&far, "link set eth0 up");
         ip(&host, "link set far up");
         let node = NetNs::create(format!("{id}-node")).unwrap();
-        link::create_bridge(&node, NODE_ADDRESS, POD_NETWORK.prefix_len()).unwrap();
+        let mut addresses = vec![IpNet::new_assert(NODE_ADDRESS.into(), POD_NETWORK.prefix_len())];
+        if is_dual_stack() {
+            addresses.push(IpNet::new_assert(NODE_ADDRESS_V6.into(), POD_NETWORK_V6.prefix_len()));
+            ip(&far, &format!("addr add {FAR6}/64 dev eth0 nodad"));
+            ip(&host, &format!("addr add {HOST6}/64 dev far nodad"));
+        }
+        link::create_bridge(&node, NODE_ADDRESS, &addresses).unwrap();
         guard::install(&node, NODE_ADDRESS, &[API_PORT, DNS_PORT], &[DNS_PORT]).unwrap();
-        egress::install(&node, &[POD_NETWORK, SERVICE_NETWORK], Some(EGRESS_PORT)).unwrap();
+        egress::install(&node, &own_networks(), Some(EGRESS_PORT)).unwrap();
         let pod = Attachment {
             pod: NetNs::create(format!("{id}-pod")).unwrap(),
             address: Ipv4Addr::new(10, 244, 1, 2),
             prefix: POD_NETWORK.prefix_len(),
             gateway: NODE_ADDRESS,
+            v6: is_dual_stack().then(|| Attachment6 {
+                address: pod_v6(Ipv4Addr::new(10, 244, 1, 2)),
+                prefix: POD_NETWORK_V6.prefix_len(),
+                gateway: NODE_ADDRESS_V6,
+                routes: vec!["::/0".parse().unwrap()],
+            }),
         };
         guard::allow(&node, &pod).unwrap();
         link::attach(&node, &pod).unwrap();
@@ -89,15 +106,15 @@ impl Lab {
         lab
     }
 
-    fn connect(&self, address: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
-        let to = SocketAddr::from((address, port));
+    fn connect(&self, address: impl Into<IpAddr>, port: u16) -> std::io::Result<TcpStream> {
+        let to = SocketAddr::from((address.into(), port));
         let stream = self.pod.pod.run(|| TcpStream::connect_timeout(&to, WAIT)).unwrap()?;
         stream.set_read_timeout(Some(WAIT))?;
         Ok(stream)
     }
 
     /// What the Pod gets to read from there after it has said `hello` and closed its half.
-    fn fetch(&self, address: Ipv4Addr, port: u16) -> std::io::Result<String> {
+    fn fetch(&self, address: impl Into<IpAddr>, port: u16) -> std::io::Result<String> {
         let mut stream = self.connect(address, port)?;
         stream.write_all(b"hello")?;
         stream.shutdown(Shutdown::Write)?;
@@ -107,7 +124,8 @@ impl Lab {
     }
 
     /// Answers each connection, once its client has said all it has to say, with that twice.
-    fn echo(at: &NetNs, address: Ipv4Addr, port: u16) {
+    fn echo(at: &NetNs, address: impl Into<IpAddr>, port: u16) {
+        let address = address.into();
         let listener = at.run(|| TcpListener::bind((address, port)).unwrap()).unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -174,6 +192,23 @@ fn never_itself() {
     ip(&lab.host, &format!("addr add {FAR}/32 dev lo"));
     lab.fetch(FAR, 80).expect_err("now the host's own");
     assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+fn same_in_v6() {
+    if !is_dual_stack() {
+        eprintln!("SKIPPED (needs IPv6 in the kernel)");
+        return;
+    }
+    let lab = Lab::new("d");
+    Lab::echo(&lab.far, FAR6, 80);
+    assert_eq!(lab.fetch(FAR6, 80).unwrap(), "hellohello");
+    let server = lab.host.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80)).unwrap()).unwrap();
+    server.set_nonblocking(true).unwrap();
+    for never in [HOST6, Ipv6Addr::LOCALHOST, "::ffff:198.51.100.1".parse().unwrap()] {
+        lab.fetch(never, 80).expect_err("the host's own");
+        assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "{never}");
+    }
+    lab.connect(NODE_ADDRESS_V6, EGRESS_PORT).expect_err("only by redirection");
 }
 
 fn unprivileged() {

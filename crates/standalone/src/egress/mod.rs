@@ -13,12 +13,12 @@
 mod process;
 mod relay;
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 
 use anyhow::Context as _;
 use maille_net::{NetNs, process as own_process, sandbox};
 
-use crate::address::{EGRESS_PORT, EGRESS_USER, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK};
+use crate::address::{EGRESS_PORT, EGRESS_USER, NODE_ADDRESS, NODE_ADDRESS_V6, is_dual_stack, own_networks};
 
 pub(crate) use process::keep_running;
 
@@ -31,18 +31,27 @@ pub(crate) use process::keep_running;
 pub fn run(node_namespace: &str) -> anyhow::Result<()> {
     let parent = rustix::process::getppid();
     own_process::die_with_parent()?;
-    let listener = NetNs::named(node_namespace)
-        .run(|| TcpListener::bind((NODE_ADDRESS, EGRESS_PORT)))?
-        .with_context(|| format!("listen on {NODE_ADDRESS}:{EGRESS_PORT} of {node_namespace}"))?;
-    listener.set_nonblocking(true)?;
+    let v6 = is_dual_stack().then_some(IpAddr::V6(NODE_ADDRESS_V6));
+    let mut listeners = Vec::new();
+    for address in std::iter::once(IpAddr::V4(NODE_ADDRESS)).chain(v6) {
+        let listener = NetNs::named(node_namespace)
+            .run(|| TcpListener::bind((address, EGRESS_PORT)))?
+            .with_context(|| format!("listen on {address}, port {EGRESS_PORT}, of {node_namespace}"))?;
+        listener.set_nonblocking(true)?;
+        listeners.push(listener);
+    }
     sandbox::become_user(EGRESS_USER)?;
     own_process::make_undumpable()?;
     // The change of user took the parent's hold on this process away for a moment.
     anyhow::ensure!(rustix::process::getppid() == parent, "the supervisor is gone");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        relay::Relay::new(vec![POD_NETWORK, SERVICE_NETWORK]).serve(listener).await;
+        let relay = relay::Relay::new(own_networks());
+        let serving: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| Ok(relay.clone().serve(tokio::net::TcpListener::from_std(listener)?)))
+            .collect::<std::io::Result<_>>()?;
+        futures::future::join_all(serving).await;
         Ok(())
     })
 }

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use maille_net::egress::is_outside;
 use maille_net::original_dst::original_dst;
 use parking_lot::Mutex;
@@ -37,7 +37,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Connects for Pods.
 pub(super) struct Relay {
     /// The mesh's own networks.
-    own: Vec<Ipv4Net>,
+    own: Vec<IpNet>,
     open: Mutex<Open>,
     idle: Duration,
 }
@@ -55,15 +55,17 @@ struct Place {
 }
 
 impl Relay {
-    pub(super) fn new(own: Vec<Ipv4Net>) -> Arc<Self> {
+    pub(super) fn new(own: Vec<IpNet>) -> Arc<Self> {
         Arc::new(Self { own, open: Mutex::default(), idle: IDLE })
     }
 
     /// Serves for ever.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        if is_of_this_machine(NOBODYS) {
+        let is_v6 = listener.local_addr().is_ok_and(|at| at.is_ipv6());
+        let (nobodys, sysctl) = if is_v6 { (NOBODYS_V6, "ipv6") } else { (NOBODYS, "ipv4") };
+        if is_of_this_machine(nobodys) {
             tracing::warn!(
-                "the sysctl net.ipv4.ip_nonlocal_bind hides which addresses are this machine's own, which Pods must not \
+                "the sysctl net.{sysctl}.ip_nonlocal_bind hides which addresses are this machine's own, which Pods must not \
                  reach: they reach nothing outside; set it to 0 and start the mesh again"
             );
         }
@@ -81,12 +83,12 @@ impl Relay {
             };
             let relay = self.clone();
             tokio::spawn(async move {
-                let result = match is_of_this_machine(*destination.ip()) {
+                let result = match is_of_this_machine(destination.ip()) {
                     true => {
                         reset(&stream);
                         Err(io::Error::other("an address of this machine"))
                     }
-                    false => relay.connect(stream, SocketAddr::V4(destination)).await,
+                    false => relay.connect(stream, destination).await,
                 };
                 if let Err(error) = result {
                     tracing::debug!(pod = %from.ip(), %destination, %error, "ended");
@@ -97,14 +99,12 @@ impl Relay {
     }
 
     /// Where the Pod wanted to go; `None` if it was not redirected here, or may not go there.
-    fn destination(&self, stream: &TcpStream) -> Option<SocketAddrV4> {
-        match original_dst(stream) {
-            Ok(Some(SocketAddr::V4(wanted))) => self.allows(*wanted.ip()).then_some(wanted),
-            _ => None,
-        }
+    fn destination(&self, stream: &TcpStream) -> Option<SocketAddr> {
+        let wanted = original_dst(stream).ok().flatten()?;
+        self.allows(wanted.ip()).then_some(wanted)
     }
 
-    fn allows(&self, address: Ipv4Addr) -> bool {
+    fn allows(&self, address: IpAddr) -> bool {
         is_outside(address, &self.own)
     }
 
@@ -219,11 +219,13 @@ async fn still(moved: &Moved, idle: Duration) {
 }
 
 /// An address that no machine has (RFC 1112 section 4).
-const NOBODYS: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
+const NOBODYS: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
+/// The same in IPv6: what is sent there is thrown away (RFC 6666).
+const NOBODYS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
 
 /// Whether a connection to `address` would stay within this machine, and come from it: only such addresses can be bound.
 /// Asked anew each time, as addresses come and go; when in doubt it is.
-fn is_of_this_machine(address: Ipv4Addr) -> bool {
+fn is_of_this_machine(address: IpAddr) -> bool {
     match UdpSocket::bind((address, 0)) {
         Ok(_) => true,
         Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
 use maille_net::sandbox::DEFAULT_PATH;
 
-use crate::address::{KUBERNETES_SERVICE, NODE_ADDRESS, NODE_NAME};
+use crate::address::{KUBERNETES_SERVICE, NODE_ADDRESS, NODE_NAME, pod_addresses};
 use crate::cluster::Cluster;
 
 /// Where values come from that are not in the Pod.
@@ -182,7 +182,10 @@ pub(crate) fn pod_field(pod: &Pod, address: Ipv4Addr, field: &ObjectFieldSelecto
             spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned())
         }
         "status.hostIP" | "status.hostIPs" => NODE_ADDRESS.to_string(),
-        "status.podIP" | "status.podIPs" => address.to_string(),
+        "status.podIP" => address.to_string(),
+        "status.podIPs" => {
+            pod_addresses(address).map(|address| address.to_string()).collect::<Vec<_>>().join(",")
+        }
         _ => {
             let subscript = |prefix: &str| path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']");
             match (subscript("metadata.labels"), subscript("metadata.annotations")) {

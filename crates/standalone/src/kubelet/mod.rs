@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use events::Recorder;
 
-use crate::address::{AddressPool, DNS_SERVICE, NODE_NAME};
+use crate::address::{AddressPool, DNS_SERVICE, NODE_NAME, pod_addresses};
 use crate::cluster::Cluster;
 use crate::mirror::Key;
 use crate::node::Node;
@@ -151,9 +151,17 @@ impl Kubelet {
         std::fs::create_dir_all(&directory)?;
         let (hostname, namespace) = (env::hostname(pod), pod.namespace().unwrap_or_default());
         let domain = maille_core::CLUSTER_DOMAIN;
-        let mut hosts = format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{hostname}\n"
-        );
+        let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+        // With a subdomain the Pod's own name is the one that a headless Service gives it.
+        let subdomain =
+            pod.spec.as_ref().and_then(|spec| spec.subdomain.as_deref()).filter(|s| !s.is_empty());
+        let names = match subdomain {
+            Some(subdomain) => format!("{hostname}.{subdomain}.{namespace}.svc.{domain}\t{hostname}"),
+            None => hostname.clone(),
+        };
+        for address in pod_addresses(address) {
+            hosts.push_str(&format!("{address}\t{names}\n"));
+        }
         for alias in pod.spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
             hosts.push_str(&format!(
                 "{}\t{}\n",

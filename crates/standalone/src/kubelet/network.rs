@@ -1,14 +1,18 @@
 //! A Pod's network: namespace, address, link, translation rules.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use maille_net::link::{self, Attachment};
+use ipnet::Ipv6Net;
+use maille_net::link::{self, Attachment, Attachment6};
 use maille_net::{NetError, NetNs, guard};
 
 use super::Kubelet;
-use crate::address::{NODE_ADDRESS, POD_NETWORK};
+use crate::address::{
+    ALLOCATED_NETWORK_V6, NODE_ADDRESS, NODE_ADDRESS_V6, POD_NETWORK, POD_NETWORK_V6, SERVICE_NETWORK_V6,
+    is_dual_stack, pod_v6,
+};
 
 /// The network of one Pod; taken away when dropped.
 pub(crate) struct Network {
@@ -50,7 +54,8 @@ impl Network {
 
 fn build(kubelet: &Kubelet, address: Ipv4Addr) -> Result<Attachment, NetError> {
     let pod = NetNs::create(kubelet.data.pod_namespace(address))?;
-    let at = Attachment { pod, address, prefix: POD_NETWORK.prefix_len(), gateway: NODE_ADDRESS };
+    let at =
+        Attachment { pod, address, prefix: POD_NETWORK.prefix_len(), gateway: NODE_ADDRESS, v6: v6(address) };
     let node = kubelet.node.ns();
     let joined = guard::allow(node, &at)
         .and_then(|()| link::attach(node, &at))
@@ -60,6 +65,26 @@ fn build(kubelet: &Kubelet, address: Ipv4Addr) -> Result<Attachment, NetError> {
         return Err(error);
     }
     Ok(at)
+}
+
+fn v6(address: Ipv4Addr) -> Option<Attachment6> {
+    let mut routes = vec![SERVICE_NETWORK_V6, ALLOCATED_NETWORK_V6];
+    if reaches_the_world() {
+        routes = vec![Ipv6Net::default()];
+    }
+    is_dual_stack().then(|| Attachment6 {
+        address: pod_v6(address),
+        prefix: POD_NETWORK_V6.prefix_len(),
+        gateway: NODE_ADDRESS_V6,
+        routes,
+    })
+}
+
+/// Whether this machine has a way to IPv6's addresses of the world. Sends nothing.
+fn reaches_the_world() -> bool {
+    // An address of the DNS root, which is always somewhere else.
+    let root = (Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30), 53);
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect(root)).is_ok()
 }
 
 fn tear_down(kubelet: &Kubelet, at: &Attachment) {

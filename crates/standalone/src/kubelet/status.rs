@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::address::NODE_ADDRESS;
+use crate::address::{NODE_ADDRESS, pod_addresses};
 
 /// What is known of one container.
 #[derive(Debug, Clone, Default)]
@@ -189,7 +189,7 @@ pub(crate) fn pod_status(report: &Report<'_>, before: &PodStatus) -> PodStatus {
         host_ip: Some(NODE_ADDRESS.to_string()),
         host_ips: Some(vec![HostIP { ip: NODE_ADDRESS.to_string() }]),
         pod_ip: report.address.map(|a| a.to_string()),
-        pod_ips: report.address.map(|a| vec![PodIP { ip: a.to_string() }]),
+        pod_ips: report.address.map(|a| pod_addresses(a).map(|ip| PodIP { ip: ip.to_string() }).collect()),
         start_time: Some(Time(report.started_at)),
         qos_class: Some(before.qos_class.clone().unwrap_or_else(|| "BestEffort".to_owned())),
         init_container_statuses: (!report.init.is_empty())
