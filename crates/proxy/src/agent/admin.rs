@@ -144,7 +144,7 @@ fn facts_in_force<'a>(
     facts
 }
 
-/// What the proxy found out by itself: addresses behind names, and the state of files.
+/// What the proxy found out by itself: addresses behind names, the state of files, and which endpoints fail.
 fn what_it_depends_on(service: &Service, named: &mut wire::NamedDestination) {
     if !service.named_endpoints.is_empty() {
         named.resolved = service.endpoints.iter().map(resolved).collect();
@@ -159,6 +159,14 @@ fn what_it_depends_on(service: &Service, named: &mut wire::NamedDestination) {
             problem: order.material.current().problem.as_deref().unwrap_or_default().to_owned(),
         })
         .collect();
+    for port in &service.ports {
+        let left_out = port.balance.iter().flat_map(|balance| balance.ejected());
+        named.ejections.extend(left_out.map(|(endpoint, left)| wire::Ejection {
+            port: port.number.into(),
+            endpoint: endpoint.to_owned(),
+            remaining_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        }));
+    }
 }
 
 fn resolved(endpoint: &Endpoint) -> wire::Endpoint {
