@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use maille_core::Identity;
+use maille_core::ports::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
 use maille_telemetry::{RefusalKind, ResponseFlags, TlsReason};
 use maille_tls::{ClientAlpn, HandshakeError, OriginRequest};
 use rustls::pki_types::ServerName;
@@ -158,6 +159,14 @@ impl ConnectError {
     }
 }
 
+/// The source of a delivery: of the address's family, so that the redirection knows it (reference mtls 7.2, rule 2).
+fn delivered_from(from: IpAddr, to: SocketAddr) -> Option<IpAddr> {
+    match to {
+        SocketAddr::V6(_) if from == INBOUND_SOURCE_V4 => Some(INBOUND_SOURCE_V6.into()),
+        _ => Some(from).filter(|from| from.is_ipv4() == to.is_ipv4()),
+    }
+}
+
 /// Connects, with TLS if the upstream wants it; both within their limits.
 pub(crate) async fn connect(
     worker: &Worker,
@@ -167,7 +176,7 @@ pub(crate) async fn connect(
     let address = to.address;
     let limits = &worker.config.limits;
     let from = match &to.security {
-        Security::Deliver => worker.config.deliver_from.filter(|from| from.is_ipv4() == address.is_ipv4()),
+        Security::Deliver => worker.config.deliver_from.and_then(|from| delivered_from(from, address)),
         Security::Plain | Security::Mutual { .. } => None,
         Security::Ordered { order, name } => {
             // Boxed, since it is rare, and every connection's future would carry it.

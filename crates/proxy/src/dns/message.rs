@@ -79,7 +79,7 @@ impl Question {
             response.add_answer(Record::from_rdata(owner, TTL_S, alias));
             owner = target;
         }
-        addresses.retain(|address| address.is_ipv4() == self.wants_v4);
+        addresses.retain(|address| self.wants(address));
         addresses.shuffle(&mut rand::rng());
         for address in addresses {
             let data = match address {
@@ -91,6 +91,11 @@ impl Question {
         let bytes = response.to_vec().ok()?;
         // What does not fit is marked as cut, so that it is asked again over TCP.
         if bytes.len() <= self.limit { Some(bytes) } else { response.truncate().to_vec().ok() }
+    }
+
+    /// Whether it asks for addresses of this family.
+    pub(super) fn wants(&self, address: &IpAddr) -> bool {
+        address.is_ipv4() == self.wants_v4
     }
 
     fn response(&self) -> Message {

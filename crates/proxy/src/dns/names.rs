@@ -25,6 +25,8 @@ pub(super) enum Known {
         /// The name that has them, where it is another than the one asked for.
         alias: Option<String>,
         addresses: Vec<IpAddr>,
+        /// That it has others, in a family of which there is none, only the cluster's own server can say.
+        may_have_more: bool,
     },
     /// Nothing of the registry's: whoever else may know it.
     Elsewhere,
@@ -62,8 +64,8 @@ impl RegistryNames {
         let mut is_uncertain = false;
         for (asked, alias) in self.readings(name) {
             match self.addresses(asked).await {
-                Ok(Some(addresses)) => {
-                    return Known::Addresses { alias: alias.map(str::to_owned), addresses };
+                Ok(Some((addresses, may_have_more))) => {
+                    return Known::Addresses { alias: alias.map(str::to_owned), addresses, may_have_more };
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -88,8 +90,8 @@ impl RegistryNames {
         std::iter::once((name, None)).chain(expanded.map(|rest| (rest, Some(rest)))).filter(is_name)
     }
 
-    /// The addresses that the registry has for a name; `None` if it has none.
-    async fn addresses(&self, name: &str) -> Result<Option<Vec<IpAddr>>, ResolveError> {
+    /// The addresses that the registry has for a name, and whether there may be more; `None` if it has none.
+    async fn addresses(&self, name: &str) -> Result<Option<(Vec<IpAddr>, bool)>, ResolveError> {
         let cell = match self.registry.lookup(name) {
             Some(cell) => cell,
             None => self.ask(name).await?,
@@ -112,17 +114,19 @@ impl RegistryNames {
     }
 }
 
-/// The addresses under which a service is called: its own, or of a headless one its endpoints'.
-fn addresses(service: &Service) -> Option<Vec<IpAddr>> {
+/// The addresses under which a service is called: its own, or of a headless one its endpoints'; and whether there may be
+/// more.
+fn addresses(service: &Service) -> Option<(Vec<IpAddr>, bool)> {
     let own: Vec<IpAddr> = service.addresses.iter().copied().filter(|a| !a.is_unspecified()).collect();
     if !own.is_empty() {
-        return Some(own);
+        return Some((own, false));
     }
     let of_endpoints = service.headless && service.service_entry.is_none();
     let endpoints: Vec<IpAddr> =
         service.endpoints.iter().filter(|_| of_endpoints).map(|endpoint| endpoint.address).collect();
-    // The registry counts endpoints by ports; the cluster's own server knows those of Services without ports too.
-    (!endpoints.is_empty()).then_some(endpoints)
+    // The registry counts endpoints by ports, each in the family in which it is called; the cluster's own server knows
+    // those of Services without ports, and those of the other family.
+    (!endpoints.is_empty()).then_some((endpoints, true))
 }
 
 /// A bucket of tokens.

@@ -99,10 +99,12 @@ impl Server {
             Received::Nothing => return None,
         };
         match (known, received) {
-            (Known::Addresses { alias, addresses }, Received::Address(question)) => {
+            (Known::Addresses { alias, addresses, may_have_more }, Received::Address(question))
+                if !may_have_more || addresses.iter().any(|address| question.wants(address)) =>
+            {
                 question.answer(alias.as_deref(), addresses)
             }
-            (Known::Elsewhere, _) => {
+            (Known::Addresses { .. } | Known::Elsewhere, _) => {
                 let answer = self.upstream.ask(query, transport).await;
                 answer.or_else(|| failure(query))
             }

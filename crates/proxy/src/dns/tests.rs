@@ -239,6 +239,12 @@ async fn a_headless_service_is_its_endpoints_and_one_without_is_left_to_the_clus
     assert_eq!(lab.ask("db.shop.", RecordType::A).await, own(&["10.244.1.1", "10.244.1.2"]));
     assert_eq!(lab.ask("db.shop.", RecordType::AAAA).await, own(&["fd00:10:244::101"]));
     assert_eq!(lab.ask("no-ports.shop.", RecordType::A).await, elsewhere());
+    lab.registry.add("v4.shop", headless(&["10.244.1.1"]));
+    assert_eq!(
+        lab.ask("v4.shop.", RecordType::AAAA).await,
+        elsewhere(),
+        "whose other addresses only it knows"
+    );
 }
 
 #[tokio::test]
