@@ -14,6 +14,7 @@ use tokio_rustls::{TlsAcceptor, server};
 use crate::chain::{self, Chain, Transport};
 use crate::connect::{Security, Upstream, connect};
 use crate::http::inbound::InboundHttp;
+use crate::http::pace::TooMuch;
 use crate::http::{serve::serve_http, xfcc};
 use crate::marks::Marked;
 use crate::open::{Carries, Entry, Facts, Open, Proof};
@@ -173,11 +174,24 @@ impl Arrival<'_> {
         let is_of_many = stream.is_of_many();
         let stream = Prefixed::new(prefix, stream);
         let handler = Rc::new(InboundHttp::new(worker.clone(), open.clone(), connection, element));
-        if is_of_many {
+        let ended = if is_of_many {
             let handler = Rc::new(tunnel::Requests::new(handler));
-            return serve_http(worker, stream, is_http2, Some(open), handler).await;
+            serve_http(worker, stream, is_http2, Some(open), handler).await
+        } else {
+            serve_http(worker, stream, is_http2, Some(open), handler).await
+        };
+        match ended {
+            Some(TooMuch::TakenBack) => {
+                let reason = "the caller takes back nearly every request as soon as it has sent it";
+                self.refuse(Refused::new(RefusalKind::Overload, reason.to_owned()));
+            }
+            Some(TooMuch::SlowHead) => {
+                let limit = worker.config.limits.request_head;
+                let reason = format!("the head of a request was not complete after {limit:?}");
+                self.refuse(Refused::new(RefusalKind::BadRequest, reason));
+            }
+            Some(TooMuch::Idle) | None => {}
         }
-        serve_http(worker, stream, is_http2, Some(open), handler).await;
     }
 
     async fn tcp(&self, mut stream: Stream, facts: Facts) {

@@ -353,8 +353,10 @@ pub struct Limits {
     pub handshake: Duration,
     /// To connect to an upstream (reference mtls 10: 10 s).
     pub connect: Duration,
-    /// How long a caller's HTTP/1.1 connection may go without the end of a request's head, unused ones included.
+    /// From the first byte of a request's head to its end, on a caller's HTTP/1.1 connection.
     pub request_head: Duration,
+    /// How long a caller's HTTP connection may stay without a request.
+    pub idle_caller: Duration,
     /// Size of a request or response head.
     pub head_bytes: usize,
     /// HTTP/2 streams per connection at a time.
@@ -372,8 +374,9 @@ impl Default for Limits {
             undetected: 2_000,
             handshake: Duration::from_secs(10),
             connect: Duration::from_secs(10),
-            // Longer than `idle`, so that of two proxies the caller's lets go first.
-            request_head: Duration::from_secs(300),
+            request_head: Duration::from_secs(60),
+            // Envoy: idle_timeout 1 h. Longer than `idle`, so that of two proxies the caller's lets go first.
+            idle_caller: Duration::from_secs(3600),
             // Envoy: max_request_headers_kb 60.
             head_bytes: 60 * 1024,
             streams: 250,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use maille_config::istio::AuthorizationPolicySpec;
 use maille_core::TrustDomain;
@@ -79,6 +80,12 @@ pub(super) struct File {
     /// Connections per worker whose protocol is unknown; for tests of the budget.
     #[serde(default)]
     undetected: Option<usize>,
+    /// Milliseconds that the head of a request may take; for tests of slow callers.
+    #[serde(default)]
+    request_head_ms: Option<u64>,
+    /// Milliseconds that a caller's HTTP connection may stay unused; for tests of it.
+    #[serde(default)]
+    idle_caller_ms: Option<u64>,
     #[serde(skip)]
     path: PathBuf,
 }
@@ -347,6 +354,8 @@ impl File {
     pub(super) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.undetected = self.undetected.unwrap_or(limits.undetected);
+        limits.request_head = self.request_head_ms.map_or(limits.request_head, Duration::from_millis);
+        limits.idle_caller = self.idle_caller_ms.map_or(limits.idle_caller, Duration::from_millis);
         limits
     }
 }

@@ -13,10 +13,11 @@ use maille_telemetry::ResponseFlags;
 
 use crate::authorizer::Reserve;
 use crate::http::exchange::Exchange;
+use crate::http::pace::UnderWay;
 use crate::pool::Lease;
 
 /// A body as the proxy sends it, in either direction.
-pub(crate) struct Body(Kind);
+pub(crate) struct Body(Kind, Option<UnderWay>);
 
 enum Kind {
     /// Nothing, or nothing left.
@@ -44,11 +45,11 @@ struct FromUpstream {
 
 impl Body {
     pub(crate) fn empty() -> Self {
-        Self(Kind::Empty)
+        Self(Kind::Empty, None)
     }
 
     pub(crate) fn full(text: impl Into<Bytes>) -> Self {
-        Self(Kind::Full(text.into()))
+        Self(Kind::Full(text.into()), None)
     }
 
     /// A request's body of which something has been read.
@@ -56,7 +57,7 @@ impl Body {
         if ahead.is_end_stream() {
             return Self::empty();
         }
-        Self(Kind::ReadAhead(Box::new(ahead)))
+        Self(Kind::ReadAhead(Box::new(ahead)), None)
     }
 
     /// Adds a request's bytes to `count` as they pass.
@@ -75,7 +76,15 @@ impl Body {
             exchange.complete();
             return Self::empty();
         }
-        Self(Kind::Response(Box::new(FromUpstream { incoming, lease: Some(lease), exchange })))
+        Self(Kind::Response(Box::new(FromUpstream { incoming, lease: Some(lease), exchange })), None)
+    }
+
+    /// The body of an answer; `under_way` is let go with it, complete if its end was reached.
+    pub(crate) fn during(self, mut under_way: UnderWay) -> Self {
+        if http_body::Body::is_end_stream(&self) {
+            under_way.complete();
+        }
+        Self(self.0, Some(under_way))
     }
 
     /// Whether it is empty by construction, so that a request with it can be sent twice.
@@ -87,7 +96,7 @@ impl Body {
 impl From<Incoming> for Body {
     /// A request's body as it comes.
     fn from(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::empty() } else { Self(Kind::Request(incoming, None)) }
+        if incoming.is_end_stream() { Self::empty() } else { Self(Kind::Request(incoming, None), None) }
     }
 }
 
@@ -99,35 +108,18 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.0 {
-            Kind::Empty => Poll::Ready(None),
-            Kind::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                self.0 = Kind::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Kind::Request(incoming, count) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                note(count.as_ref(), frame.as_ref());
-                Poll::Ready(frame)
-            }
-            Kind::ReadAhead(ahead) => {
-                let frame = ready!(ahead.poll_frame(cx));
-                note(ahead.count.as_ref(), frame.as_ref());
-                Poll::Ready(frame)
-            }
-            Kind::Response(upstream) => upstream.poll_frame(cx),
+        let frame = ready!(self.0.poll_frame(cx));
+        let Self(kind, under_way) = &mut *self;
+        if let Some(under_way) = under_way
+            && (frame.is_none() || kind.is_end_stream())
+        {
+            under_way.complete();
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Empty => true,
-            Kind::Full(bytes) => bytes.is_empty(),
-            Kind::Request(incoming, _) => incoming.is_end_stream(),
-            Kind::ReadAhead(ahead) => ahead.is_end_stream(),
-            Kind::Response(upstream) => upstream.incoming.is_end_stream(),
-        }
+        self.0.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -137,6 +129,40 @@ impl http_body::Body for Body {
             Kind::Request(incoming, _) => incoming.size_hint(),
             Kind::ReadAhead(ahead) => ahead.size_hint(),
             Kind::Response(upstream) => upstream.incoming.size_hint(),
+        }
+    }
+}
+
+impl Kind {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Request(incoming, count) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                note(count.as_ref(), frame.as_ref());
+                Poll::Ready(frame)
+            }
+            Self::ReadAhead(ahead) => {
+                let frame = ready!(ahead.poll_frame(cx));
+                note(ahead.count.as_ref(), frame.as_ref());
+                Poll::Ready(frame)
+            }
+            Self::Response(upstream) => upstream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Request(incoming, _) => incoming.is_end_stream(),
+            Self::ReadAhead(ahead) => ahead.is_end_stream(),
+            Self::Response(upstream) => upstream.incoming.is_end_stream(),
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod head;
 pub(crate) mod inbound;
 pub(crate) mod line;
 pub(crate) mod outbound;
+pub(crate) mod pace;
 pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod token;

@@ -6,18 +6,20 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 
 use crate::departure::{Departure, Stage};
 use crate::http::body::Body;
+use crate::http::pace::{Pace, Paced, TooMuch};
 use crate::open::{Fate, Open};
-use crate::snapshot::Direction;
+use crate::snapshot::{Direction, Limits};
 use crate::sniff::Prefixed;
 use crate::stream::Stream;
 use crate::worker::{LocalExec, Worker};
@@ -28,42 +30,47 @@ pub(crate) trait Handler: 'static {
     fn call(self: Rc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + 'static;
 }
 
-/// Serves until the peer closes; `open` says when the connection has to end earlier.
+/// What an HTTP/1.1 connection reads ahead, and what waits to be written, at most; a head has to fit into it.
+const BUFFER: usize = 128 * 1024;
+
+/// Serves until the peer closes; `open` says when the connection has to end earlier. The answer says if it was too much
+/// for us.
 pub(crate) async fn serve_http<H: Handler>(
     worker: &Worker,
     io: Prefixed<Stream>,
     is_http2: bool,
     open: Option<Rc<Open>>,
     handler: Rc<H>,
-) {
+) -> Option<TooMuch> {
     let limits = &worker.config.limits;
-    let io = TokioIo::new(io);
+    let pace = Pace::new(Instant::now());
     // Only inbound connections are judged while they live.
     let departure = worker.departure(if open.is_some() { Direction::Inbound } else { Direction::Outbound });
     let is_used = Cell::new(false);
     if is_http2 {
         let service = service_fn(|request| {
             is_used.set(true);
+            let under_way = pace.begin();
             let answer = handler.clone().call(request);
-            async move { Ok::<_, Infallible>(answer.await) }
+            async move { Ok::<_, Infallible>(answer.await.map(|body| body.during(under_way))) }
         });
         let connection = http2::Builder::new(LocalExec)
-            .timer(TokioTimer::new())
             .auto_date_header(false)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .serve_connection(io, service);
+            .serve_connection(TokioIo::new(io), service);
         // A caller that has connected just now gets an answer before it is sent away.
         let may_end = |stage| stage == Stage::Ends || is_used.get();
-        drive(pin!(connection), open, departure, |c| c.graceful_shutdown(), may_end).await;
+        drive(pin!(connection), open, departure, (&pace, limits), |c| c.graceful_shutdown(), may_end).await
     } else {
         let service = service_fn(|request: Request<Incoming>| {
             let is_tunnel = request.method() == Method::CONNECT;
+            let under_way = pace.begin();
             let answer = handler.clone().call(request);
             async move {
-                let mut response = answer.await;
+                let mut response = answer.await.map(|body| body.during(under_way));
                 let goes_on = is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 if departure.stage() != Stage::Stays && !goes_on {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -71,28 +78,31 @@ pub(crate) async fn serve_http<H: Handler>(
                 Ok::<_, Infallible>(response)
             }
         });
-        // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head.
+        // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head. Its
+        // `pipeline_flush` is not for us: with it, what waits to be written has no bound, and answers are lost if the
+        // caller has sent more than the connection is to serve.
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.request_head)
             .auto_date_header(false)
             .max_header_size(limits.head_bytes)
-            .pipeline_flush(true)
-            .serve_connection(io, service)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(Paced::new(io, &pace)), service)
             .with_upgrades();
         let may_end = |stage| stage == Stage::Ends;
-        drive(pin!(connection), open, departure, |c| c.graceful_shutdown(), may_end).await;
+        drive(pin!(connection), open, departure, (&pace, limits), |c| c.graceful_shutdown(), may_end).await
     }
 }
 
-/// Polls the connection, and tells it to end when its fate says so, or when it is to leave and `may_end`.
+/// Polls the connection, and tells it to end when its fate says so, when it is to leave and `may_end`, or when it takes too
+/// long.
 async fn drive<C: Future>(
     mut connection: Pin<&mut C>,
     open: Option<Rc<Open>>,
     departure: &Departure,
+    (pace, limits): (&Pace, &Limits),
     drain: fn(Pin<&mut C>),
     may_end: impl Fn(Stage) -> bool,
-) {
+) -> Option<TooMuch> {
+    let mut look_again = pin!(tokio::time::sleep(limits.request_head.min(limits.idle_caller)));
     let mut watch = departure.watch();
     let mut stage = Stage::Stays;
     let mut is_draining = false;
@@ -102,7 +112,7 @@ async fn drive<C: Future>(
             && let Poll::Ready(fate) = open.poll_fate(cx)
         {
             match fate {
-                Fate::Cut(_) => return Poll::Ready(()),
+                Fate::Cut(_) => return Poll::Ready(None),
                 Fate::Drains | Fate::Lives => {
                     is_draining = true;
                     drain(connection.as_mut());
@@ -116,8 +126,20 @@ async fn drive<C: Future>(
             is_draining = true;
             drain(connection.as_mut());
         }
+        pace.watch(cx);
+        while pace.is_storm() || look_again.as_mut().poll(cx).is_ready() {
+            match pace.verdict(limits, Instant::now()) {
+                Ok(left) => look_again.as_mut().reset(tokio::time::Instant::now() + left),
+                Err(TooMuch::Idle) if !is_draining => {
+                    is_draining = true;
+                    drain(connection.as_mut());
+                    look_again.as_mut().reset(tokio::time::Instant::now() + limits.request_head);
+                }
+                Err(too_much) => return Poll::Ready(Some(too_much)),
+            }
+        }
         // How a connection ended is known to those who waited for something on it.
-        connection.as_mut().poll(cx).map(|_| ())
+        connection.as_mut().poll(cx).map(|_| None)
     })
-    .await;
+    .await
 }
