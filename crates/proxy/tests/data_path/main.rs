@@ -15,6 +15,7 @@ mod marks;
 mod mode;
 mod outside;
 mod settings;
+mod static_doc;
 mod streams;
 mod tcp;
 mod tokens;
