@@ -124,7 +124,7 @@ fn verdict(settings: &HttpSettings, status: StatusCode, headers: &HeaderMap, bod
     }
     // What Connection names concerned our connection to the provider.
     let mut headers = headers.clone();
-    head::clean_response(&mut headers, false, false);
+    head::clean_response(&mut headers, false);
     let to_remove = headers.get_all(TO_REMOVE).iter().filter_map(|value| value.to_str().ok());
     let remove: Vec<String> = to_remove
         .flat_map(|value| value.split(','))

@@ -76,12 +76,11 @@ pub(crate) async fn send(
             return Err(Box::new(Failed { error, exchange, request: None, switching }));
         };
         switching.start(worker.clone(), hyper::upgrade::on(&mut response));
-        head::clean_response(response.headers_mut(), true, false);
+        head::clean_response(response.headers_mut(), true);
         exchange.complete();
         return Ok(response.map(|_| Body::empty()));
     }
-    let is_http2 = downstream == Version::HTTP_2;
-    head::clean_response(response.headers_mut(), false, is_http2);
+    head::clean_response(response.headers_mut(), false);
     *response.version_mut() = downstream;
     response.extensions_mut().clear();
     Ok(response.map(|incoming| Body::response(incoming, lease, exchange)))

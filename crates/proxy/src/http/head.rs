@@ -18,6 +18,9 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// Fields of a head: Envoy's `max_headers_count`. hyper keeps to it in HTTP/1.1 alone.
+const MAX_HEADERS: usize = 100;
+
 /// Headers as policy looks them up.
 pub(crate) struct Headers<'a>(pub(crate) &'a HeaderMap);
 
@@ -44,6 +47,8 @@ pub(crate) enum Malformed {
     TransferCoding,
     #[error("HTTP/1.0 is not supported")]
     Http10,
+    #[error("a head has at most {MAX_HEADERS} fields")]
+    TooManyFields,
 }
 
 impl Malformed {
@@ -53,6 +58,7 @@ impl Malformed {
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             // Reference mtls G-33.
             Self::Http10 => StatusCode::UPGRADE_REQUIRED,
+            Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         }
     }
 }
@@ -70,6 +76,9 @@ pub(crate) fn check<B>(
         Version::HTTP_11 => false,
         _ => return Err(Malformed::Http10),
     };
+    if request.headers().len() > MAX_HEADERS {
+        return Err(Malformed::TooManyFields);
+    }
     // As Envoy's HTTP/1.1 has it (reference authorization 8): an application that is less strict about case would take
     // `get` for what a rule calls GET.
     let is_common = matches!(*request.method(), Method::GET | Method::POST | Method::PUT | Method::DELETE);
@@ -119,7 +128,7 @@ pub(crate) fn head_bytes(headers: &HeaderMap) -> u64 {
 }
 
 /// Removes what concerned only the upstream's connection; `keep_upgrade` for the answer 101.
-pub(crate) fn clean_response(headers: &mut HeaderMap, keep_upgrade: bool, is_http2: bool) {
+pub(crate) fn clean_response(headers: &mut HeaderMap, keep_upgrade: bool) {
     if !keep_upgrade && headers.contains_key(header::CONNECTION) {
         drop_nominated(headers);
     }
@@ -129,9 +138,8 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, keep_upgrade: bool, is_htt
     }
     headers.remove(&KEEP_ALIVE);
     headers.remove(&PROXY_CONNECTION);
-    if is_http2 {
-        headers.remove(header::TRANSFER_ENCODING);
-    }
+    // The codings have been taken off; how the body is framed from here on is decided anew.
+    headers.remove(header::TRANSFER_ENCODING);
     for name in &PEER_METADATA {
         headers.remove(name);
     }
@@ -186,10 +194,14 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 fn drop_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) -> Result<(), Malformed> {
     // RFC 9112 section 6.1: a coding that is not understood is refused, since the length would be guessed.
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => {}
-        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
+    let is_as_written = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => only == "chunked",
         _ => return Err(Malformed::TransferCoding),
+    };
+    if !is_as_written {
+        // Some applications mind the case.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let keeps_trailers = headers.contains_key(header::TE)
         && tokens(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));

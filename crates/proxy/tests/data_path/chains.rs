@@ -111,7 +111,8 @@ impl Bench {
     fn over_tls(&self, at: SocketAddr, alpn: &str, credential: Option<&Credential>) {
         let offered: Vec<&[u8]> = alpn.split_whitespace().map(str::as_bytes).collect();
         let name = ServerName::try_from("outbound_.80_._.cart.shop.svc.cluster.local").expect("a name");
-        let mut session = rustls::ClientConnection::new(rogue_client(credential, &offered), name).expect("TLS");
+        let mut session =
+            rustls::ClientConnection::new(rogue_client(credential, &offered), name).expect("TLS");
         let mut socket = dial(at);
         let mut stream = rustls::Stream::new(&mut session, &mut socket);
         // A proxy that refuses may close at any moment.
@@ -247,7 +248,10 @@ fn ports_in_no_service_are_detected_under_the_workloads_mode_or_their_own() {
         let mesh = bench.call(addresses[1], &Caller::Mesh("istio-http/1.1 istio http/1.1"), &heard_http);
         assert_eq!((is_served(naked), is_mutual(mesh)), at_http, "{mode} [{modes}]: HTTP");
         // They are class Auto: what is HTTP is treated so.
-        assert!(matches!(naked, PlainHttp | Nothing) && matches!(mesh, MutualHttp | PlainTcp), "{mode} {modes}");
+        assert!(
+            matches!(naked, PlainHttp | Nothing) && matches!(mesh, MutualHttp | PlainTcp),
+            "{mode} {modes}"
+        );
     }
 }
 

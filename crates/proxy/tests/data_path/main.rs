@@ -3,6 +3,7 @@
 mod authorizer;
 mod chains;
 mod change;
+mod envoy;
 mod external;
 mod external_tls;
 mod hostile;
@@ -15,8 +16,10 @@ mod marks;
 mod mode;
 mod outside;
 mod settings;
+mod smuggling;
 mod static_doc;
 mod streams;
+mod strict;
 mod tcp;
 mod tokens;
 mod tunnel;
