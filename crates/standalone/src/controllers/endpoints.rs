@@ -1,6 +1,7 @@
 //! EndpointSlices: the Pods behind a Service.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -78,14 +79,31 @@ async fn reconcile_one(client: &Client, namespace: &str, service: &Service) -> R
     Ok(())
 }
 
-/// The slices that should be there: one for each way in which the Pods number their ports, and at least one.
+/// The slices that should be there, of each address family of the Service.
 fn wanted_slices(service: &Service, selected: &[Pod]) -> Vec<EndpointSlice> {
+    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
+    let is_v6 = |family: &String| family == "IPv6";
+    // One that nobody has defaulted is what every Service once was.
+    let v4 = families.is_empty() || families.iter().any(|family| !is_v6(family));
+    let v6 = families.iter().any(is_v6);
+    let wanted = [(Family::V4, v4), (Family::V6, v6)].into_iter().filter(|(_, wanted)| *wanted);
+    wanted.flat_map(|(family, _)| wanted_of_family(service, selected, family)).collect()
+}
+
+/// Of Pods and slices: a slice has addresses of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// One slice for each way in which the Pods number their ports, and at least one.
+fn wanted_of_family(service: &Service, selected: &[Pod], family: Family) -> Vec<EndpointSlice> {
     let spec = service.spec.clone().unwrap_or_default();
     let service_ports = spec.ports.unwrap_or_default();
-    let publish_unready = spec.publish_not_ready_addresses == Some(true);
     let mut groups: BTreeMap<Ports, Vec<Endpoint>> = BTreeMap::new();
     for pod in selected {
-        if let Some(endpoint) = endpoint(pod, publish_unready) {
+        if let Some(endpoint) = endpoint(service, pod, family) {
             groups.entry(ports_of(pod, &service_ports)).or_default().push(endpoint);
         }
     }
@@ -97,21 +115,26 @@ fn wanted_slices(service: &Service, selected: &[Pod]) -> Vec<EndpointSlice> {
         .enumerate()
         .map(|(index, (ports, mut endpoints))| {
             endpoints.sort_by(|a, b| a.addresses.cmp(&b.addresses));
-            slice(service, index, &service_ports, &ports, endpoints)
+            slice(service, family, index, &service_ports, &ports, endpoints)
         })
         .collect()
 }
 
 fn slice(
     service: &Service,
+    family: Family,
     index: usize,
     service_ports: &[ServicePort],
     ports: &Ports,
     endpoints: Vec<Endpoint>,
 ) -> EndpointSlice {
+    let (suffix, address_type) = match family {
+        Family::V4 => ("", "IPv4"),
+        Family::V6 => ("-ipv6", "IPv6"),
+    };
     let name = match index {
-        0 => format!("{}-pods", service.name_any()),
-        more => format!("{}-pods-{more}", service.name_any()),
+        0 => format!("{}-pods{suffix}", service.name_any()),
+        more => format!("{}-pods{suffix}-{more}", service.name_any()),
     };
     let labels = [(SERVICE_NAME, service.name_any()), (MANAGED_BY, CONTROLLER.to_owned())];
     let ports = service_ports
@@ -134,15 +157,19 @@ fn slice(
             owner_references: Some(vec![ownership::reference(service)]),
             ..ObjectMeta::default()
         },
-        address_type: "IPv4".to_owned(),
+        address_type: address_type.to_owned(),
         endpoints: Some(endpoints),
         ports: Some(ports),
     }
 }
 
-fn endpoint(pod: &Pod, publish_unready: bool) -> Option<Endpoint> {
+fn endpoint(service: &Service, pod: &Pod, family: Family) -> Option<Endpoint> {
     let status = pod.status.as_ref()?;
-    let address = status.pod_ip.clone().filter(|address| !address.is_empty())?;
+    let is_of_family = |ip: IpAddr| ip.is_ipv6() == (family == Family::V6);
+    let mut addresses = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
+    let address = addresses.find(|address| address.parse().is_ok_and(is_of_family))?.clone();
+    let publish_unready =
+        service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
     }
@@ -155,7 +182,12 @@ fn endpoint(pod: &Pod, publish_unready: bool) -> Option<Endpoint> {
             serving: Some(serving),
             terminating: Some(terminating),
         }),
-        hostname: pod.spec.as_ref().and_then(|spec| spec.hostname.clone()),
+        // A name of its own only below the Service that it names as its subdomain.
+        hostname: pod
+            .spec
+            .as_ref()
+            .filter(|spec| spec.subdomain.as_deref() == Some(&service.name_any()))
+            .and_then(|spec| spec.hostname.clone()),
         node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
@@ -227,6 +259,39 @@ mod tests {
             s.endpoints.as_ref().expect("endpoints")[0].conditions.as_ref().expect("c").ready
         };
         assert_eq!(slices.iter().map(ready).collect::<Vec<_>>(), [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn each_family_of_a_service_has_slices_of_its_own() {
+        let mut both = service(json!(8080));
+        both.spec.as_mut().expect("a spec").ip_families = Some(vec!["IPv6".to_owned(), "IPv4".to_owned()]);
+        let mut pods = [pod("p1", "10.0.0.1", 8080, "True"), pod("p2", "10.0.0.2", 8080, "True")];
+        pods[0].status.as_mut().expect("a status").pod_ips =
+            serde_json::from_value(json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}])).expect("addresses");
+        let told = |slices: &[EndpointSlice]| -> Vec<(String, String, Vec<String>)> {
+            let addresses = |s: &EndpointSlice| {
+                s.endpoints.iter().flatten().flat_map(|e| e.addresses.clone()).collect::<Vec<_>>()
+            };
+            slices.iter().map(|s| (s.name_any(), s.address_type.clone(), addresses(s))).collect()
+        };
+        let text = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let slices = wanted_slices(&both, &pods);
+        let v4 = ("s-pods".to_owned(), "IPv4".to_owned(), text(&["10.0.0.1", "10.0.0.2"]));
+        let v6 = ("s-pods-ipv6".to_owned(), "IPv6".to_owned(), text(&["fd00::1"]));
+        assert_eq!(told(&slices), [v4.clone(), v6]);
+        assert_eq!(told(&wanted_slices(&service(json!(8080)), &pods)), [v4], "IPv4 unless told otherwise");
+    }
+
+    #[test]
+    fn a_pod_has_a_name_below_the_service_that_it_names_only() {
+        let mut named = pod("db-0", "10.0.0.1", 8080, "True");
+        let spec = named.spec.as_mut().expect("a spec");
+        (spec.hostname, spec.subdomain) = (Some("db-0".to_owned()), Some("s".to_owned()));
+        let hostname =
+            |pod: &Pod| endpoint(&service(json!(1)), pod, Family::V4).expect("an endpoint").hostname;
+        assert_eq!(hostname(&named).as_deref(), Some("db-0"));
+        named.spec.as_mut().expect("a spec").subdomain = Some("other".to_owned());
+        assert_eq!(hostname(&named), None);
     }
 
     #[test]
