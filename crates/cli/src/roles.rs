@@ -34,10 +34,22 @@ pub(crate) struct ProxyArgs {
     /// Run one sidecar from this file of facts instead of from a control plane.
     #[arg(long = "static", value_name = "FILE")]
     static_file: Option<PathBuf>,
+    /// Wait until the sidecar of this Pod is ready, for a minute at most.
+    #[arg(long, conflicts_with_all = ["static_file", "drain"])]
+    wait: bool,
+    /// Tell the sidecar of this Pod to send its callers elsewhere, and come back at once.
+    #[arg(long, conflicts_with = "static_file")]
+    drain: bool,
 }
 
 /// Runs a sidecar until SIGTERM; what it is comes from the environment that injection gives it.
 pub(crate) fn proxy(args: ProxyArgs) -> Result<()> {
+    if args.wait {
+        return maille_proxy::wait_until_ready();
+    }
+    if args.drain {
+        return maille_proxy::begin_drain();
+    }
     let log = log_to_stdout();
     match args.static_file {
         Some(file) => maille_proxy::run_static(&file),

@@ -5,6 +5,7 @@
 
 mod admin;
 mod app_metrics;
+mod ask;
 mod caller_names;
 mod channel;
 mod client;
@@ -29,6 +30,7 @@ mod succession;
 mod tests;
 
 pub use app_metrics::AppMetrics;
+pub use ask::{begin_drain, wait_until_ready};
 pub use options::{DrainOptions, ListenAddresses, LogControl, OptionError, ProxyOptions};
 pub use probes::Probe;
 pub use run::run;
