@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::auth::tokens::Tokens;
 use crate::injection::Injection;
@@ -14,6 +14,7 @@ use crate::streams::Sessions;
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) service_cidr: Ipv4Net,
+    pub(crate) service_cidr_v6: Option<Ipv6Net>,
     pub(crate) node_name: String,
     pub(crate) pod_log_dir: std::path::PathBuf,
 }

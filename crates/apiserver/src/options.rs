@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use maille_core::TrustDomain;
 
 use crate::pods::PodStreams;
@@ -17,6 +17,8 @@ pub struct Options {
     pub listeners: Vec<std::net::TcpListener>,
     /// Addresses of Services. The first is this API's own (`kubernetes.default.svc`).
     pub service_cidr: Ipv4Net,
+    /// Addresses of Services in IPv6; without it no Service has one.
+    pub service_cidr_v6: Option<Ipv6Net>,
     /// Where Pods reach this API: the endpoint behind that Service.
     pub advertise: SocketAddr,
     /// Further addresses that the serving certificate names.
@@ -52,6 +54,7 @@ impl Options {
             data_dir,
             listeners,
             service_cidr,
+            service_cidr_v6: None,
             advertise,
             certificate_addresses: Vec::new(),
             binary: PathBuf::from("/usr/local/bin/maille"),

@@ -57,6 +57,7 @@ pub async fn serve(options: Options, ready: oneshot::Sender<Ready>) -> Result<()
     let authority = certificates::authority(&store)?;
     let settings = Settings {
         service_cidr: options.service_cidr,
+        service_cidr_v6: options.service_cidr_v6,
         node_name: options.node_name.clone(),
         pod_log_dir: options.pod_log_dir.clone(),
     };

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use maille_core::is_dns_subdomain;
 use serde_json::{Value, json};
 
@@ -15,17 +16,20 @@ use crate::request::Target;
 use crate::status::{ApiError, ApiResult, Cause};
 use crate::store::State;
 
+mod cluster_ips;
+
 const NO_NODE_PORTS: &str = "a mesh on one machine serves ClusterIP and ExternalName Services: nothing outside of it reaches node ports or load balancers";
 
-/// Admits a new Service and gives it an address.
+/// Admits a new Service and gives it its addresses.
 pub(crate) fn create(api: &Api, state: &State, target: &Target, service: &mut Value) -> ApiResult<()> {
     defaults(service);
     let mut causes = check(service);
     allocate(api, state, service, &mut causes);
+    json::map_of(service).insert("status".into(), json!({ "loadBalancer": {} }));
     finish(target, service, causes)
 }
 
-/// Admits a change; the address stays.
+/// Admits a change; the addresses stay.
 pub(crate) fn update(
     api: &Api,
     state: &State,
@@ -42,9 +46,13 @@ pub(crate) fn update(
             spec.shift_remove(key);
         }
     } else if !was_external {
+        // Back to one family: the second goes, unless the change says otherwise itself.
+        let is_single = spec.get("ipFamilyPolicy").and_then(Value::as_str) == Some("SingleStack");
         for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            if let Some(value) = json::at(old, &["spec", key]) {
-                json::default_to(spec, key, value.clone());
+            let Some(value) = json::at(old, &["spec", key]) else { continue };
+            json::default_to(spec, key, value.clone());
+            if let Some(Value::Array(list)) = spec.get_mut(key).filter(|now| is_single && *now == value) {
+                list.truncate(1);
             }
         }
     }
@@ -53,8 +61,14 @@ pub(crate) fn update(
     if !was_external && !is_external && was != is {
         causes.push(Cause::invalid("spec.clusterIPs[0]", &json!([is]), "may not change once set"));
     }
-    if was_external && !is_external {
+    if causes.is_empty() && !is_external {
+        // A change of its policy may give it a second address.
         allocate(api, state, service, &mut causes);
+    }
+    let first = |service: &Value| json::items(service, &["spec", "ipFamilies"]).first().cloned();
+    if !was_external && !is_external && causes.is_empty() && first(old) != first(service) {
+        let family = first(service).unwrap_or_default();
+        causes.push(Cause::invalid("spec.ipFamilies[0]", &family, "may not change once set"));
     }
     finish(target, service, causes)
 }
@@ -153,69 +167,26 @@ fn check(service: &Value) -> Vec<Cause> {
     causes
 }
 
-/// Gives a Service an address of the service network, or checks the one it asks for.
+/// Gives a Service addresses of the service networks, or checks those it asks for and those it has.
 fn allocate(api: &Api, state: &State, service: &mut Value, causes: &mut Vec<Cause>) {
     if json::text(service, &["spec", "type"]) == "ExternalName" {
         return;
     }
-    let network = api.settings.service_cidr;
-    let wish = match json::text(service, &["spec", "clusterIP"]) {
-        "" => {
-            json::items(service, &["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or_default()
-        }
-        found => found,
-    }
-    .to_owned();
-    let mut used: HashSet<IpAddr> = state
-        .list("services", None)
-        .filter_map(|s| json::text(s, &["spec", "clusterIP"]).parse().ok())
+    let networks: Vec<IpNet> = std::iter::once(IpNet::from(api.settings.service_cidr))
+        .chain(api.settings.service_cidr_v6.map(IpNet::from))
         .collect();
-    let first = network.hosts().next();
-    let own = json::name(service) == "kubernetes" && json::namespace(service) == "default";
-    if !own {
-        used.extend(first.map(IpAddr::from));
-    }
-    let address = match wish.as_str() {
-        "None" => "None".to_owned(),
-        "" => {
-            // Well-known addresses (DNS) are low: the first sixteen are only given when asked for.
-            let hosts = u64::from(u32::MAX >> network.prefix_len()).saturating_sub(17).max(1);
-            let skip = usize::try_from(rand::random_range(0..hosts)).unwrap_or(0);
-            let pool = || network.hosts().skip(16).map(IpAddr::from);
-            let free = pool().skip(skip).chain(pool()).find(|a| !used.contains(a));
-            match free {
-                Some(address) => address.to_string(),
-                None => {
-                    let why = format!("no address of {network} is free");
-                    causes.push(Cause::invalid("spec.clusterIPs", &json!([]), &why));
-                    return;
-                }
-            }
-        }
-        asked => match asked.parse::<IpAddr>() {
-            Ok(IpAddr::V4(v4)) if network.contains(&v4) && !used.contains(&IpAddr::V4(v4)) => {
-                asked.to_owned()
-            }
-            Ok(IpAddr::V4(v4)) if network.contains(&v4) => {
-                let why = "failed to allocate IP: provided IP is already allocated";
-                causes.push(Cause::invalid("spec.clusterIPs", &json!([asked]), why));
-                return;
-            }
-            _ => {
-                let why = format!(
-                    "failed to allocate IP: the provided IP is not in the valid range. The range of valid IPs is {network}"
-                );
-                causes.push(Cause::invalid("spec.clusterIPs", &json!([asked]), &why));
-                return;
-            }
-        },
+    let is_same = |other: &Value| {
+        json::name(other) == json::name(service) && json::namespace(other) == json::namespace(service)
     };
-    let spec = json::object_mut(json::map_of(service), "spec");
-    spec.insert("clusterIP".into(), address.clone().into());
-    spec.insert("clusterIPs".into(), json!([address]));
-    json::default_to(spec, "ipFamilies", json!(["IPv4"]));
-    json::default_to(spec, "ipFamilyPolicy", "SingleStack");
-    json::map_of(service).insert("status".into(), json!({ "loadBalancer": {} }));
+    let others = state.list("services", None).filter(|other| !is_same(other));
+    let mut used: HashSet<IpAddr> = others
+        .flat_map(|other| json::items(other, &["spec", "clusterIPs"]))
+        .filter_map(|address| address.as_str()?.parse().ok())
+        .collect();
+    if !(json::name(service) == "kubernetes" && json::namespace(service) == "default") {
+        used.extend(networks.iter().filter_map(|network| network.hosts().next()));
+    }
+    cluster_ips::allocate(&cluster_ips::Pool { networks: &networks, used }, service, causes);
 }
 
 /// Why an endpoint may not have an address: it would mean the caller's own machine to each caller, so that a sidecar

@@ -37,6 +37,7 @@ pub(crate) fn scene(limits: RingLimits) -> Scene {
         injection: Injection::new(InjectSettings::new("i", "/maille", domain)),
         settings: Settings {
             service_cidr: "10.96.0.0/16".parse::<Ipv4Net>().expect("valid"),
+            service_cidr_v6: Some("fd00:10:96::/112".parse().expect("valid")),
             node_name: "node".into(),
             pod_log_dir: dir.path().into(),
         },
@@ -208,6 +209,28 @@ fn addresses_are_unique_fixed_and_given_back() {
     assert_eq!(json::text(&again.object, &["spec", "clusterIP"]), address);
     delete::delete(&scene.api, &one, &delete::DeleteOptions::background()).expect("deleted");
     scene.create(place, service("b", &address)).expect("free again");
+}
+
+#[test]
+fn a_service_gets_and_loses_its_second_address_as_its_policy_changes() {
+    let scene = scene(RingLimits::default());
+    let place = "/api/v1/namespaces/default/services";
+    let first = json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}});
+    let before = scene.create(place, first.clone()).expect("created")["spec"]["clusterIPs"].clone();
+    let one = target("/api/v1/namespaces/default/services/a");
+    let patch = |patch: Value| {
+        write::patch(&scene.api, &scene.admin, &one, &Query::default(), PatchKind::Merge, &patch)
+            .map(|written| written.object)
+    };
+    let both = patch(json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}})).expect("patched");
+    let addresses = both["spec"]["clusterIPs"].as_array().expect("a list").clone();
+    assert_eq!((addresses.len(), &addresses[0]), (2, &before[0]), "{both}");
+    assert!(addresses[1].as_str().is_some_and(|address| address.starts_with("fd00:10:96::")), "{both}");
+    let same = write::update(&scene.api, &scene.admin, &one, &Query::default(), first).expect("updated");
+    assert_eq!(same.object["spec"]["clusterIPs"], both["spec"]["clusterIPs"], "what is left out stays");
+    let back = patch(json!({"spec": {"ipFamilyPolicy": "SingleStack"}})).expect("patched");
+    assert_eq!((&back["spec"]["clusterIPs"], &back["spec"]["ipFamilies"]), (&before, &json!(["IPv4"])));
+    patch(json!({"spec": {"ipFamilies": ["IPv6"]}})).expect_err("the first family stays");
 }
 
 #[test]
