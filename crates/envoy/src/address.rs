@@ -1,5 +1,6 @@
 //! Addresses and names as Envoy and Istio write them.
 
+use maille_proto::facts::Endpoint;
 use serde_json::{Value, json};
 
 /// `socketAddress` of protobuf's JSON.
@@ -7,9 +8,22 @@ pub(crate) fn socket(address: &str, port: u32) -> Value {
     json!({"socketAddress": {"address": address, "portValue": port}})
 }
 
+/// Protobuf's address of an endpoint, which may be the path of a Unix socket.
+pub(crate) fn place(endpoint: &Endpoint, port: u32) -> Value {
+    if !endpoint.unix_path.is_empty() {
+        return json!({"pipe": {"path": endpoint.unix_path}});
+    }
+    socket(if endpoint.address.is_empty() { &endpoint.dns_name } else { &endpoint.address }, port)
+}
+
 /// Istio's name of a cluster of a service.
 pub(crate) fn outbound_cluster(port: u32, host: &str) -> String {
     format!("outbound|{port}||{host}")
+}
+
+/// Istio's name of the cluster of a subset of a service's endpoints.
+pub(crate) fn subset_cluster(port: u32, subset: &str, host: &str) -> String {
+    format!("outbound|{port}|{subset}|{host}")
 }
 
 /// Istio's name of the cluster in front of the own application.

@@ -3,12 +3,15 @@
 
 use serde_json::{Map, Value};
 
+/// The one word in field names that begins with a digit: `consecutive_5xx`.
+const CLASS: &str = "5xx";
+
 /// Field names as `dynamic_active_secrets`.
 pub(crate) fn to_snake(value: Value) -> Value {
     rename(value, &|name| {
         let is_field = name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.chars().all(|c| c.is_ascii_alphanumeric())
-            && name.contains(|c: char| c.is_ascii_uppercase());
+            && (name.contains(|c: char| c.is_ascii_uppercase()) || name.ends_with(CLASS));
         is_field.then(|| {
             let mut snake = String::with_capacity(name.len() + 4);
             for c in name.chars() {
@@ -17,7 +20,10 @@ pub(crate) fn to_snake(value: Value) -> Value {
                 }
                 snake.push(c.to_ascii_lowercase());
             }
-            snake
+            match snake.strip_suffix(CLASS) {
+                Some(rest) => format!("{rest}_{CLASS}"),
+                None => snake,
+            }
         })
     })
 }

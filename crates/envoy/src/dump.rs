@@ -171,7 +171,8 @@ fn to_assignment(status: &Value) -> Value {
     let hosts = status["hostStatuses"].as_array().into_iter().flatten().map(|host| {
         json!({
             "endpoint": {"address": host["address"]},
-            "healthStatus": host["healthStatus"]["edsHealthStatus"]
+            "healthStatus": host["healthStatus"]["edsHealthStatus"],
+            "loadBalancingWeight": host["weight"]
         })
     });
     json!({"clusterName": status["name"], "endpoints": [{"lbEndpoints": hosts.collect::<Vec<_>>()}]})
@@ -183,7 +184,8 @@ fn of_assignment(assignment: &Value) -> Value {
         |host| {
             json!({
                 "address": host["endpoint"]["address"],
-                "healthStatus": {"edsHealthStatus": host["healthStatus"].as_str().unwrap_or("UNKNOWN")}
+                "healthStatus": {"edsHealthStatus": host["healthStatus"].as_str().unwrap_or("UNKNOWN")},
+                "weight": host["loadBalancingWeight"].as_u64().unwrap_or(1)
             })
         },
     );

@@ -1,6 +1,6 @@
 //! A proxy's facts, put in order for the translations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use maille_proto::facts as wire;
 use wire::destination::Kind;
@@ -13,6 +13,8 @@ pub(crate) struct Known<'d> {
     pub(crate) services: BTreeMap<&'d str, &'d wire::Service>,
     /// What was found out of services whose endpoints are looked up by name, by host name.
     pub(crate) resolved: BTreeMap<&'d str, &'d [wire::Endpoint]>,
+    /// Endpoints that are left out because they failed, by host name and port.
+    ejections: BTreeMap<(&'d str, u32), BTreeSet<&'d str>>,
     /// Workloads called by their own address.
     pub(crate) workloads: Vec<&'d wire::DirectWorkload>,
     /// Whether a destination nobody knows is refused.
@@ -30,6 +32,15 @@ impl<'d> Known<'d> {
             let Kind::Service(service) = d.destination.as_ref()?.kind.as_ref()? else { return None };
             Some((service.hostname.as_str(), d.resolved.as_slice()))
         });
+        let mut ejections: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for destination in &facts.destinations {
+            let kind = destination.destination.as_ref().and_then(|d| d.kind.as_ref());
+            let Some(Kind::Service(service)) = kind else { continue };
+            for ejection in &destination.ejections {
+                let of_port = ejections.entry((service.hostname.as_str(), ejection.port)).or_default();
+                of_port.insert(ejection.endpoint.as_str());
+            }
+        }
         let workloads = kinds().filter_map(|kind| match kind {
             Kind::Workload(workload) => Some(workload),
             Kind::Service(_) | Kind::Unknown(_) => None,
@@ -40,9 +51,15 @@ impl<'d> Known<'d> {
             facts,
             services: services.collect(),
             resolved: resolved.collect(),
+            ejections,
             workloads: workloads.collect(),
             registry_only: policy == Some(wire::mesh_settings::OutboundPolicy::RegistryOnly),
         }
+    }
+
+    /// Endpoints of a service port that are left out now, by `address:port` or path.
+    pub(crate) fn ejected(&self, host: &str, port: u32) -> BTreeSet<&'d str> {
+        self.ejections.get(&(host, port)).cloned().unwrap_or_default()
     }
 
     /// The own workload's ports that a Service declares or a mode names, each with its class and mode.

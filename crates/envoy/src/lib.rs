@@ -19,6 +19,7 @@ mod jwt_authn;
 mod known;
 mod listeners;
 mod matchers;
+mod policy;
 mod rbac;
 mod routes;
 mod secrets;

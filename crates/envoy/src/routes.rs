@@ -8,6 +8,7 @@ use wire::Protocol;
 
 use crate::address::{BLACK_HOLE, PASSTHROUGH, inbound_cluster, outbound_cluster};
 use crate::known::Known;
+use crate::policy;
 
 /// All route configurations, by name.
 pub(crate) fn routes(known: &Known<'_>) -> Vec<Value> {
@@ -25,10 +26,14 @@ pub(crate) fn routes(known: &Known<'_>) -> Vec<Value> {
                 Protocol::Auto => format!("{}:{}", service.hostname, port.number),
                 Protocol::Tls | Protocol::Tcp => continue,
             };
+            let mut route = to_cluster("default", &outbound_cluster(port.number, &service.hostname));
+            if let Some(hash) = policy::hash_policy(port.traffic.as_ref()) {
+                route["route"]["hashPolicy"] = hash;
+            }
             let vhost = json!({
                 "name": format!("{}:{}", service.hostname, port.number),
                 "domains": domains(service, own_namespace, cluster_domain),
-                "routes": [to_cluster("default", &outbound_cluster(port.number, &service.hostname))],
+                "routes": [route],
                 "includeRequestAttemptCount": true
             });
             hosts.entry(name).or_default().push(vhost);

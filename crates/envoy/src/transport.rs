@@ -80,19 +80,33 @@ pub(crate) fn of_rule(
     }
 }
 
+/// From files, or from a Secret.
 fn from_files(tls: &wire::ClientTls, names: &[String]) -> Value {
     let mut common = Map::new();
-    if !tls.client_certificate.is_empty() {
+    // Istio's resource names of a Secret.
+    let held = match tls.credential.as_str() {
+        "" => None,
+        name if name.contains("://") => Some(name.to_owned()),
+        name => Some(format!("kubernetes://{name}")),
+    };
+    if let Some(name) = held.as_ref().filter(|_| tls.mode() == wire::client_tls::Mode::Mutual) {
+        common.insert("tlsCertificateSdsSecretConfigs".to_owned(), json!([secret(name)]));
+    } else if !tls.client_certificate.is_empty() {
         let name = format!("file-cert:{}~{}", tls.client_certificate, tls.private_key);
         common.insert("tlsCertificateSdsSecretConfigs".to_owned(), json!([secret(&name)]));
     }
     if !tls.insecure_skip_verify {
-        let roots = match tls.ca_certificates.as_str() {
-            "" | "system" => "file-root:system".to_owned(),
-            file => format!("file-root:{file}"),
+        let roots = match (held, tls.ca_certificates.as_str()) {
+            (Some(name), _) => format!("{name}-cacert"),
+            (None, "" | "system") => "file-root:system".to_owned(),
+            (None, file) => format!("file-root:{file}"),
         };
+        let mut own = validation("DNS", names);
+        if let Some(fields) = own.as_object_mut().filter(|_| !tls.ca_crl.is_empty()) {
+            fields.insert("crl".to_owned(), json!({"filename": tls.ca_crl}));
+        }
         let context = json!({
-            "defaultValidationContext": validation("DNS", names),
+            "defaultValidationContext": own,
             "validationContextSdsSecretConfig": secret(&roots),
         });
         common.insert("combinedValidationContext".to_owned(), context);

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::address::{BLACK_HOLE, outbound_cluster};
 use crate::known::Known;
+use crate::policy;
 
 /// The capturing listener: what no other listener takes passes through, or is refused.
 pub(super) fn capture(known: &Known<'_>) -> Value {
@@ -61,6 +62,13 @@ pub(super) fn services(known: &Known<'_>) -> Vec<Value> {
 
 fn of_port(known: &Known<'_>, service: &wire::Service, port: &wire::ServicePort, chains: &mut Chains) {
     let cluster = outbound_cluster(port.number, &service.hostname);
+    let tcp = |cluster: &str| {
+        let mut filter = tcp_proxy(cluster);
+        if let Some(hash) = policy::source_hash_policy(port.traffic.as_ref()) {
+            filter["typedConfig"]["hashPolicy"] = hash;
+        }
+        filter
+    };
     // An application that speaks plain HTTP to a port whose TLS the proxy originates is understood as HTTP.
     let originates = port.tls.as_ref().is_some_and(|tls| tls.mode() != wire::client_tls::Mode::Disable);
     match port.protocol() {
@@ -71,16 +79,13 @@ fn of_port(known: &Known<'_>, service: &wire::Service, port: &wire::ServicePort,
             let chain = json!({
                 "name": format!("{}_{}", service.hostname, port.number),
                 "filterChainMatch": sni.to_value(),
-                "filters": [tcp_proxy(&cluster)]
+                "filters": [tcp(&cluster)]
             });
             chains.entry((port.number, "0.0.0.0".to_owned())).or_default().push(chain);
         }
         Protocol::Tcp => {
             for address in addresses(service) {
-                chains
-                    .entry((port.number, address))
-                    .or_default()
-                    .push(json!({"filters": [tcp_proxy(&cluster)]}));
+                chains.entry((port.number, address)).or_default().push(json!({"filters": [tcp(&cluster)]}));
             }
         }
         Protocol::Auto => {
@@ -88,7 +93,7 @@ fn of_port(known: &Known<'_>, service: &wire::Service, port: &wire::ServicePort,
             for address in addresses(service) {
                 let chain = chains.entry((port.number, address)).or_default();
                 chain.push(http_chain(&route));
-                chain.push(json!({"filters": [tcp_proxy(&cluster)]}));
+                chain.push(json!({"filters": [tcp(&cluster)]}));
             }
         }
     }
