@@ -26,6 +26,7 @@ pub(crate) struct Sandboxed {
     monitor: Child,
     reports: Lines<BufReader<OwnedReadHalf>>,
     orders: OwnedWriteHalf,
+    ended: Option<Exit>,
 }
 
 /// How a program ended.
@@ -81,7 +82,7 @@ async fn start_unbounded(binary: &Path, spec: &SandboxSpec) -> Result<Sandboxed,
     match next(&mut reports).await? {
         Report::Started { process } => {
             let output = monitor.stdout.take().zip(monitor.stderr.take());
-            Ok(Sandboxed { process, output, monitor, reports, orders })
+            Ok(Sandboxed { process, output, monitor, reports, orders, ended: None })
         }
         Report::Failed { message, code } => {
             let _ = monitor.wait().await;
@@ -101,11 +102,15 @@ impl Sandboxed {
     /// Waits for its end. Cancel-safe.
     pub(crate) async fn wait(&mut self) -> Exit {
         let exit = loop {
+            if let Some(exit) = self.ended {
+                break exit;
+            }
             match next(&mut self.reports).await {
-                Ok(Report::Exited { code, signal }) => break Exit { code, signal },
+                // Kept, since the wait below may be given up and begun again.
+                Ok(Report::Exited { code, signal }) => self.ended = Some(Exit { code, signal }),
                 Ok(_) => {}
                 // The monitor was killed from outside, and the program with it.
-                Err(_) => break Exit { code: 137, signal: Some(9) },
+                Err(_) => self.ended = Some(Exit { code: 137, signal: Some(9) }),
             }
         };
         let _ = self.monitor.wait().await;

@@ -1,4 +1,4 @@
-//! The life of one container: start, probe, restart, stop.
+//! One container: what it is made of, when it starts, and when again.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -6,31 +6,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, LifecycleHandler, Pod, Probe};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, Pod};
 use kube::ResourceExt as _;
 use maille_net::sandbox::{FileTree, Joined, Process, SandboxSpec, Start, Volume};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::cadence::{EARLY_TRIES, watch_probe};
 use super::env::{environment, expand, hostname};
-use super::probe::{self, Target};
-use super::security::{INIT, credentials, is_injected};
+use super::generations::{Instance, LIFE};
+use super::probe::Target;
+use super::security::{INIT, PROXY, credentials, is_injected};
 use super::status::{Progress, State};
 use super::{Kubelet, logs};
 use crate::address::BINARY_IN_CONTAINERS;
-use crate::sandbox::{self, Exit, Sandboxed};
+use crate::sandbox;
 
 /// First restarts are quick: on one machine the usual cause is a peer that is not up yet.
 const BACK_OFF: [u64; 10] = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256];
 const MAX_BACK_OFF: Duration = Duration::from_secs(300);
 /// A container that ran this long starts with no back-off again (kubelet: twice the maximum).
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
-
-/// How long the end of a container's output may take to be written.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Order to stop, with the time until which the program may tidy up.
 #[derive(Debug, Clone, Copy)]
@@ -65,8 +61,12 @@ pub(crate) struct Runner {
     pub(crate) stop: watch::Receiver<Option<Stop>>,
     /// Where its volumes are.
     pub(crate) mounts: Vec<Volume>,
-    /// Copies its output; empty at first.
-    pub(crate) output: JoinSet<()>,
+    /// Containers that end before it does: those it serves, if it is a sidecar.
+    pub(crate) after: Vec<Arc<Mutex<Progress>>>,
+    /// The wish to replace it while it runs; only of an injected sidecar.
+    pub(crate) replace: Option<watch::Receiver<Option<String>>>,
+    /// Told when the container runs and its postStart hook, if it has one, has been carried out.
+    pub(crate) begun: watch::Sender<bool>,
 }
 
 impl Runner {
@@ -86,9 +86,9 @@ impl Runner {
             }
             failures += 1;
             let (reason, problem) = match self.start(failures).await {
-                Ok((running, spec)) => {
+                Ok((instance, spec)) => {
                     let since = Instant::now();
-                    let exit = self.live(running, &spec).await;
+                    let exit = self.live(instance, spec).await;
                     if since.elapsed() > FORGIVEN_AFTER {
                         failures = 1;
                     }
@@ -157,191 +157,62 @@ impl Runner {
     }
 
     /// Starts the program; the error is the reason and message to wait with.
-    async fn start(&mut self, attempt: usize) -> Result<(Sandboxed, SandboxSpec), (&'static str, String)> {
-        let spec = self.specification().map_err(|e| ("CreateContainerConfigError", e))?;
-        let name = &self.container.name;
-        let log = self.context.kubelet.log_path(&self.context.pod, name);
-        if let Some(parent) = log.parent() {
-            std::fs::create_dir_all(parent)
-                .map_err(|e| ("CreateContainerError", format!("{}: {e}", parent.display())))?;
-        }
+    async fn start(&mut self, attempt: usize) -> Result<(Instance, SandboxSpec), (&'static str, String)> {
+        let name = self.container.name.clone();
         if attempt == 1 {
             self.event(false, "Created", format!("Container created: {name}"));
         }
-        let mut running = sandbox::start(&self.context.kubelet.binary, &spec)
-            .await
-            .map_err(|e| ("CreateContainerError", e.message))?;
-        logs::rotate(&log);
-        if let Some((stdout, stderr)) = running.output.take() {
-            match logs::copy(&log, stdout, stderr) {
-                Ok(copying) => self.output = copying,
-                Err(error) => tracing::warn!(path = %log.display(), %error, "container output is lost"),
-            }
-        }
+        let (instance, spec) = self.launch(true).await?;
         self.event(false, "Started", format!("Container started: {name}"));
-        let mut joined = spec;
-        joined.start = Start::Join(Joined { container: running.process });
-        self.context.kubelet.remember(&self.context.pod, name, &joined);
+        self.context.kubelet.remember(&self.context.pod, &name, &spec);
         self.update(|p| {
-            p.id = Some(format!("maille://{:032x}", rand::random::<u128>()));
+            p.id = Some(format!("maille://{}", instance.life));
             p.state = State::Running { since: Timestamp::now() };
             p.started = self.container.startup_probe.is_none();
             p.ready = self.container.readiness_probe.is_none();
         });
-        Ok((running, joined))
+        Ok((instance, spec))
     }
 
-    /// Follows a running program to its end.
-    async fn live(&mut self, mut running: Sandboxed, exec: &SandboxSpec) -> Exit {
-        let started_at = match &self.progress.lock().state {
-            State::Running { since } => *since,
-            _ => Timestamp::now(),
-        };
-        let (unhealthy, mut failed) = watch::channel(false);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(self.probing(exec.clone(), unhealthy));
-        if let Some(hook) = self.container.lifecycle.as_ref().and_then(|l| l.post_start.clone()) {
-            tasks.spawn(self.hook("postStart", hook, exec.clone()));
-        }
-        let mut stop = self.stop.clone();
-        let exit = tokio::select! {
-            exit = running.wait() => exit,
-            deadline = stop_order(&mut stop) => {
-                // A container that is being stopped is not probed any more.
-                tasks.abort_all();
-                self.update(|p| p.ready = false);
-                self.end(&mut running, deadline, exec).await
-            }
-            () = failure(&mut failed) => {
-                let name = &self.container.name;
-                self.event(false, "Killing", format!("Container {name} failed liveness probe, will be restarted"));
-                let grace = grace(&self.context.pod);
-                self.end(&mut running, Instant::now() + grace, exec).await
-            }
-        };
-        tasks.shutdown().await;
-        // Who reads the status and then the log finds the last words there.
-        let _ = tokio::time::timeout(LAST_WORDS, async { while self.output.join_next().await.is_some() {} })
-            .await;
-        let reason = match exit {
-            Exit { code: 0, .. } => "Completed",
-            _ => "Error",
-        };
-        self.update(|p| {
-            p.ready = false;
-            p.started = false;
-            p.state = State::Terminated(ContainerStateTerminated {
-                exit_code: exit.code,
-                signal: exit.signal,
-                reason: Some(reason.to_owned()),
-                started_at: Some(Time(started_at)),
-                finished_at: Some(Time(Timestamp::now())),
-                container_id: p.id.clone(),
-                ..Default::default()
-            });
-        });
-        exit
-    }
-
-    /// Asks the program to end and ends it when its time is over.
-    async fn end(&self, running: &mut Sandboxed, deadline: Instant, exec: &SandboxSpec) -> Exit {
-        let left = || deadline.saturating_duration_since(Instant::now());
-        if let Some(hook) = self.container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone()) {
-            let _ = tokio::time::timeout(left(), self.hook("preStop", hook, exec.clone())).await;
-        }
-        running.terminate().await;
-        // Kubernetes grants a moment even where the grace period is over.
-        let patience = left().max(Duration::from_millis(100));
-        match tokio::time::timeout(patience, running.wait()).await {
-            Ok(exit) => exit,
-            Err(_) => {
-                running.kill().await;
-                running.wait().await
-            }
-        }
-    }
-
-    fn hook(
+    /// Starts the program, with its output going to the container's log; the specification is for joining it.
+    pub(crate) async fn launch(
         &self,
-        name: &'static str,
-        hook: LifecycleHandler,
-        exec: SandboxSpec,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let (context, container) = (self.context.clone(), self.container.clone());
-        async move {
-            if let Some(sleep) = &hook.sleep {
-                tokio::time::sleep(Duration::from_secs(sleep.seconds.try_into().unwrap_or_default())).await;
-                return;
-            }
-            let probe = Probe {
-                exec: hook.exec,
-                http_get: hook.http_get,
-                tcp_socket: hook.tcp_socket,
-                timeout_seconds: Some(30),
-                ..Default::default()
-            };
-            if let Err(error) = probe::check(&probe, &context.target(&container, &exec)).await {
-                let reason = if name == "preStop" { "FailedPreStopHook" } else { "FailedPostStartHook" };
-                context.kubelet.events.warning(&context.pod, reason, format!("{name} hook failed: {error}"));
+        is_first: bool,
+    ) -> Result<(Instance, SandboxSpec), (&'static str, String)> {
+        let life = format!("{:032x}", rand::random::<u128>());
+        let spec = self.specification(&life).map_err(|e| ("CreateContainerConfigError", e))?;
+        let log = self.context.kubelet.log_path(&self.context.pod, &self.container.name);
+        if let Some(parent) = log.parent() {
+            std::fs::create_dir_all(parent)
+                .map_err(|e| ("CreateContainerError", format!("{}: {e}", parent.display())))?;
+        }
+        let mut running = sandbox::start(&self.context.kubelet.binary, &spec)
+            .await
+            .map_err(|e| ("CreateContainerError", e.message))?;
+        if is_first {
+            logs::rotate(&log);
+        }
+        let mut output = JoinSet::new();
+        if let Some((stdout, stderr)) = running.output.take() {
+            match logs::copy(&log, stdout, stderr) {
+                Ok(copying) => output = copying,
+                Err(error) => tracing::warn!(path = %log.display(), %error, "container output is lost"),
             }
         }
+        let mut joined = spec;
+        joined.start = Start::Join(Joined { container: running.process });
+        Ok((Instance { life, running, output }, joined))
     }
 
-    /// Probes until dropped; tells `unhealthy` when the container must be restarted.
-    fn probing(
-        &self,
-        exec: SandboxSpec,
-        unhealthy: watch::Sender<bool>,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let (context, container) = (self.context.clone(), self.container.clone());
-        let (progress, changed) = (self.progress.clone(), self.context.changed.clone());
-        async move {
-            let check = |kind: &'static str, probe: Probe| {
-                let (context, container, exec) = (context.clone(), container.clone(), exec.clone());
-                async move {
-                    let result = probe::check(&probe, &context.target(&container, &exec)).await;
-                    if let Err(error) = &result {
-                        let message = format!("{kind} probe failed: {error}");
-                        context.kubelet.events.warning(&context.pod, "Unhealthy", message);
-                    }
-                    result.is_ok()
-                }
-            };
-            if let Some(probe) = &container.startup_probe {
-                let healthy = watch_probe(probe, EARLY_TRIES, |probe| check("Startup", probe), |_| true);
-                if !healthy.await {
-                    unhealthy.send_replace(true);
-                    return;
-                }
-                progress.lock().started = true;
-                changed.notify_one();
-            }
-            let readiness = async {
-                let Some(probe) = &container.readiness_probe else { return };
-                let set = |ready: bool| {
-                    progress.lock().ready = ready;
-                    changed.notify_one();
-                    false
-                };
-                watch_probe(probe, EARLY_TRIES, |probe| check("Readiness", probe), set).await;
-            };
-            let liveness = async {
-                let Some(probe) = &container.liveness_probe else { return };
-                watch_probe(probe, 0, |probe| check("Liveness", probe), |healthy| !healthy).await;
-                unhealthy.send_replace(true);
-            };
-            tokio::join!(readiness, liveness);
-            // Keep the channel open: a closed one would read as a verdict.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    fn specification(&self) -> Result<SandboxSpec, String> {
+    fn specification(&self, life: &str) -> Result<SandboxSpec, String> {
         let (pod, container) = (&self.context.pod, &self.container);
         let credentials = credentials(pod, container, self.context.address)?;
         let kubelet = &self.context.kubelet;
-        let env = environment(pod, container, self.context.address, &kubelet.cluster)?;
+        let mut env = environment(pod, container, self.context.address, &kubelet.cluster)?;
         let values = env.iter().cloned().collect();
+        if is_injected(pod, container) && container.name == PROXY {
+            env.push((LIFE.to_owned(), life.to_owned()));
+        }
         let mut command: Vec<String> =
             container.command.iter().flatten().map(|part| expand(part, &values)).collect();
         if is_injected(pod, container) && container.name == INIT
@@ -395,12 +266,12 @@ impl Runner {
         tokio::time::timeout(time, self.stop.wait_for(Option::is_some)).await.is_ok()
     }
 
-    fn update(&self, change: impl FnOnce(&mut Progress)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.progress.lock());
         self.context.changed.notify_one();
     }
 
-    fn event(&self, warning: bool, reason: &str, message: String) {
+    pub(crate) fn event(&self, warning: bool, reason: &str, message: String) {
         let events = &self.context.kubelet.events;
         if warning {
             events.warning(&self.context.pod, reason, message);
@@ -411,7 +282,7 @@ impl Runner {
 }
 
 impl PodContext {
-    fn target<'a>(&'a self, container: &'a Container, exec: &'a SandboxSpec) -> Target<'a> {
+    pub(crate) fn target<'a>(&'a self, container: &'a Container, exec: &'a SandboxSpec) -> Target<'a> {
         Target {
             node: &self.kubelet.node,
             binary: &self.kubelet.binary,
@@ -419,20 +290,6 @@ impl PodContext {
             container,
             exec,
         }
-    }
-}
-
-/// Waits for the order to stop; the answer is when the program's time is over.
-async fn stop_order(stop: &mut watch::Receiver<Option<Stop>>) -> Instant {
-    let order = stop.wait_for(Option::is_some).await.ok().and_then(|order| *order);
-    order.map_or_else(Instant::now, |order| order.deadline)
-}
-
-/// Whether a probe failed for good.
-async fn failure(failed: &mut watch::Receiver<bool>) {
-    if failed.wait_for(|failed| *failed).await.is_err() {
-        // The probes ended, which is no verdict.
-        std::future::pending::<()>().await;
     }
 }
 

@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Preconditions};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Kubelet;
 use super::board::{Board, Entry};
 use super::container::{PodContext, Restart, Runner, Stop, grace};
+use super::generations;
 use super::network::Network;
 use super::security::{PROXY, is_injected, refused_pod_field};
-use super::status::State;
+use super::status::{Progress, State};
 use super::volumes::Volumes;
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -29,6 +31,8 @@ pub(crate) struct PodWorker {
     volumes: Option<Arc<tokio::sync::Mutex<Volumes>>>,
     runners: JoinSet<()>,
     stop: watch::Sender<Option<Stop>>,
+    /// The wish to have the sidecar replaced, as the Pod says it last.
+    replace: watch::Sender<Option<String>>,
 }
 
 impl PodWorker {
@@ -36,6 +40,7 @@ impl PodWorker {
         Self {
             board: Arc::new(Board::new(pod.clone())),
             kubelet,
+            replace: watch::Sender::new(generations::wish(&pod)),
             pod,
             network: None,
             volumes: None,
@@ -60,9 +65,11 @@ impl PodWorker {
         } else {
             publisher.spawn(self.board.clone().publish(self.kubelet.clone()));
             let shutdown = self.kubelet.shutdown.clone();
+            let (wishes, wish) = (updates.clone(), self.replace.clone());
             tokio::select! {
                 _ = updates.wait_for(over) => {}
                 () = self.live() => {}
+                () = follow_wish(wishes, wish) => {}
                 () = shutdown.cancelled() => {}
             }
         }
@@ -118,7 +125,9 @@ impl PodWorker {
                 progress: progress.clone(),
                 stop: self.stop.subscribe(),
                 mounts,
-                output: JoinSet::new(),
+                after: self.served_by(container),
+                replace: self.is_sidecar(container).then(|| self.replace.subscribe()),
+                begun: watch::Sender::new(false),
             });
         }
         let volumes = Arc::new(tokio::sync::Mutex::new(volumes));
@@ -128,8 +137,8 @@ impl PodWorker {
         tasks.spawn(async move { keep_fresh(&kubelet, &volumes).await });
         self.start_all(all).await;
         while self.runners.join_next().await.is_some() {
-            // Sidecars among the init containers end after the containers they serve.
-            if self.board.main.iter().all(|(_, progress)| progress.lock().final_code().is_some()) {
+            // Sidecars end after the containers they serve, so that a Job with one comes to its end.
+            if self.is_work_over() {
                 self.stop.send_replace(Some(Stop { deadline: Instant::now() + grace(&self.pod) }));
             }
         }
@@ -201,22 +210,54 @@ impl PodWorker {
         }
         board.initialized.store(true, Ordering::Release);
         board.changed.notify_one();
-        let (proxy, rest): (Vec<_>, Vec<_>) = board
-            .main
-            .iter()
-            .zip(runners)
-            .partition(|(entry, _)| entry.0.name == PROXY && is_injected(&self.pod, &entry.0));
+        let (proxy, rest): (Vec<_>, Vec<_>) =
+            board.main.iter().zip(runners).partition(|(entry, _)| self.is_sidecar(&entry.0));
         for (entry, runner) in proxy {
             self.runners.spawn(runner.run());
+            if !holds_application(&entry.0) {
+                continue;
+            }
             for (other, _) in &rest {
                 other.1.lock().state = State::waiting("PodInitializing", None);
             }
-            // As holdApplicationUntilProxyStarts: an application never runs without its proxy.
+            // Unless it was told otherwise, an application never runs without its proxy.
             self.until(entry, |entry| entry.1.lock().is_ready()).await;
         }
-        for (_, runner) in rest {
+        for (entry, runner) in rest {
+            let has_hook = entry.0.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+            let begun = runner.begun.subscribe();
             self.runners.spawn(runner.run());
+            if has_hook {
+                // The next one starts when the hook has been carried out, as in Kubernetes.
+                let over = |entry: &Entry| entry.1.lock().final_code().is_some();
+                self.until(entry, |entry| *begun.borrow() || over(entry)).await;
+            }
         }
+    }
+
+    /// The proxy that injection has put among the Pod's containers.
+    fn is_sidecar(&self, container: &Container) -> bool {
+        container.name == PROXY && is_injected(&self.pod, container)
+    }
+
+    /// Whether everything has ended for whose sake the Pod runs.
+    fn is_work_over(&self) -> bool {
+        let mut work = self.board.main.iter().filter(|(container, _)| !self.is_sidecar(container)).peekable();
+        work.peek().is_some() && work.all(|(_, progress)| progress.lock().final_code().is_some())
+    }
+
+    /// Whom a sidecar outlives: the containers of the Pod, and sidecars that started after it. Nobody, for others.
+    fn served_by(&self, container: &Container) -> Vec<Arc<Mutex<Progress>>> {
+        let init = &self.board.init;
+        let later = match init.iter().position(|(other, _)| other.name == container.name) {
+            Some(index) if container.restart_policy.as_deref() == Some("Always") => {
+                init.get(index + 1..).unwrap_or_default()
+            }
+            None if self.is_sidecar(container) => &[],
+            _ => return Vec::new(),
+        };
+        let main = self.board.main.iter().filter(|(other, _)| other.name != container.name);
+        later.iter().chain(main).map(|(_, progress)| progress.clone()).collect()
     }
 
     async fn until(&self, entry: &Entry, reached: impl Fn(&Entry) -> bool) {
@@ -230,6 +271,8 @@ impl PodWorker {
         let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
         let init = self.board.init.iter().any(|(c, _)| c.name == container.name);
         match (init, container.restart_policy.as_deref(), policy) {
+            // In a Job's Pod as well: what it serves runs on.
+            _ if self.is_sidecar(container) => Restart::Always,
             (true, Some("Always"), _) => Restart::Always,
             (true, _, Some("Never")) => Restart::Never,
             (true, ..) => Restart::OnFailure,
@@ -300,6 +343,30 @@ impl PodWorker {
     fn event(&self, reason: &str, message: &str) {
         self.kubelet.events.warning(&self.pod, reason, message);
     }
+}
+
+/// Whether the rest of the Pod waits for this sidecar: yes, unless its configuration says
+/// `holdApplicationUntilProxyStarts: false`.
+fn holds_application(sidecar: &Container) -> bool {
+    let config = sidecar.env.iter().flatten().find(|variable| variable.name == "PROXY_CONFIG");
+    let config: Option<serde_json::Value> =
+        config.and_then(|variable| serde_json::from_str(variable.value.as_deref()?).ok());
+    config.and_then(|config| config.get("holdApplicationUntilProxyStarts")?.as_bool()) != Some(false)
+}
+
+/// Passes on what the Pod says about its sidecar; ends only by being dropped.
+async fn follow_wish(mut pod: watch::Receiver<Option<Arc<Pod>>>, wish: watch::Sender<Option<String>>) {
+    while pod.changed().await.is_ok() {
+        let Some(now) = pod.borrow_and_update().as_deref().map(generations::wish) else { continue };
+        wish.send_if_modified(|known| {
+            let is_new = *known != now;
+            if is_new {
+                *known = now;
+            }
+            is_new
+        });
+    }
+    std::future::pending().await
 }
 
 /// What containers get when the whole mesh goes down.

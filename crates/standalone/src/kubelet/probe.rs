@@ -34,13 +34,14 @@ pub(crate) struct Target<'a> {
 pub(crate) async fn check(probe: &Probe, target: &Target<'_>) -> Result<(), Failure> {
     let seconds = u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1);
     let limit = Duration::from_secs(seconds);
-    match tokio::time::timeout(limit, check_unbounded(probe, target)).await {
+    match tokio::time::timeout(limit, act(probe, target)).await {
         Ok(result) => result,
         Err(_) => Err(format!("timed out after {seconds} s")),
     }
 }
 
-async fn check_unbounded(probe: &Probe, target: &Target<'_>) -> Result<(), Failure> {
+/// Runs a probe once, for as long as it takes.
+pub(crate) async fn act(probe: &Probe, target: &Target<'_>) -> Result<(), Failure> {
     if let Some(action) = &probe.http_get {
         return http(action, target).await;
     }
@@ -71,7 +72,7 @@ where
 }
 
 /// An HTTP request as a hook or a probe makes it.
-pub(crate) async fn http(action: &HTTPGetAction, target: &Target<'_>) -> Result<(), Failure> {
+async fn http(action: &HTTPGetAction, target: &Target<'_>) -> Result<(), Failure> {
     if action.scheme.as_deref() == Some("HTTPS") {
         return Err("httpGet with scheme HTTPS is not supported; use tcpSocket or exec".to_owned());
     }

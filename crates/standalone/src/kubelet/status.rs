@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::security::{PROXY, is_injected};
 use crate::address::{NODE_ADDRESS, pod_addresses};
 
 /// What is known of one container.
@@ -157,8 +158,9 @@ pub(crate) struct Report<'a> {
 pub(crate) fn pod_status(report: &Report<'_>, before: &PodStatus) -> PodStatus {
     let phase = phase(report);
     let over = matches!(phase, "Succeeded" | "Failed");
+    let sidecars = report.init.iter().filter(|(c, _)| c.restart_policy.as_deref() == Some("Always"));
     let unready: Vec<&str> =
-        report.main.iter().filter(|(_, p)| !p.is_ready()).map(|(c, _)| c.name.as_str()).collect();
+        sidecars.chain(&report.main).filter(|(_, p)| !p.is_ready()).map(|(c, _)| c.name.as_str()).collect();
     let not_ready = (over, unready.is_empty()) != (false, true);
     let why = if over { "PodCompleted" } else { "ContainersNotReady" };
     let message = format!("containers with unready status: [{}]", unready.join(" "));
@@ -209,7 +211,14 @@ fn phase(report: &Report<'_>) -> &'static str {
     if !report.initialized {
         return "Pending";
     }
-    let finals: Vec<Option<i32>> = report.main.iter().map(|(_, p)| p.final_code()).collect();
+    // How a sidecar ends says nothing of the work that it was there for, but it ends before the Pod does.
+    let is_sidecar = |c: &Container| c.name == PROXY && is_injected(report.pod, c);
+    let (sidecars, served): (Vec<_>, Vec<_>) = report.main.iter().partition(|(c, _)| is_sidecar(c));
+    if sidecars.iter().any(|(_, p)| p.is_running()) {
+        return "Running";
+    }
+    let work = if served.is_empty() { sidecars } else { served };
+    let finals: Vec<Option<i32>> = work.iter().map(|(_, p)| p.final_code()).collect();
     if finals.iter().all(Option::is_some) {
         return if finals.iter().all(|code| *code == Some(0)) { "Succeeded" } else { "Failed" };
     }
@@ -285,6 +294,32 @@ mod tests {
         assert_eq!(of(&[], &[ended(0), ended(3)], true).phase.as_deref(), Some("Failed"));
         assert_eq!(of(&[], &[ended(0), running(true)], true).phase.as_deref(), Some("Running"));
         assert_eq!(of(&[ended(1)], &[Progress::default()], false).phase.as_deref(), Some("Failed"));
+    }
+
+    #[test]
+    fn a_job_is_over_when_its_work_is_however_its_sidecar_ended() {
+        let pod: Pod = serde_json::from_value(
+            serde_json::json!({"metadata": {"annotations": {"sidecar.istio.io/status": "{}"}}}),
+        )
+        .expect("a Pod");
+        let [app, proxy] =
+            ["app", "istio-proxy"].map(|name| Container { name: name.to_owned(), ..Default::default() });
+        let phase_of = |work: Progress, sidecar: Progress| {
+            let main = vec![(&proxy, sidecar), (&app, work)];
+            let report = Report {
+                pod: &pod,
+                address: Some(Ipv4Addr::LOCALHOST),
+                started_at: Timestamp::now(),
+                init: vec![],
+                main,
+                initialized: true,
+            };
+            phase(&report)
+        };
+        assert_eq!(phase_of(ended(0), running(true)), "Running", "its sidecar has yet to end");
+        assert_eq!(phase_of(ended(0), ended(137)), "Succeeded");
+        assert_eq!(phase_of(ended(1), ended(0)), "Failed");
+        assert_eq!(phase_of(running(true), ended(0)), "Running");
     }
 
     #[test]
