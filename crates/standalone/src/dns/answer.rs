@@ -1,7 +1,7 @@
 //! Bytes in, bytes out: one query answered from the zone.
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA, SRV};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record as DnsRecord, RecordType};
 use maille_core::CLUSTER_DOMAIN;
 use std::net::IpAddr;
@@ -49,6 +49,8 @@ pub(super) fn answer(query: &[u8], zone: &Zone, over_tcp: bool) -> Reply {
         (zone.lookup(&name), TTL_S, CLUSTER_DOMAIN)
     } else if let Some(external) = zone.external(&name) {
         (Some(external.records.clone()), external.ttl_s.unwrap_or(TTL_S), name.as_str())
+    } else if let Some(named) = zone.reverse(&name) {
+        (Some(named), TTL_S, name.as_str())
     } else {
         return Reply::Elsewhere;
     };
@@ -96,12 +98,21 @@ fn add_records(
             (Record::Port(port, target), RecordType::SRV | RecordType::ANY) => {
                 let Ok(target_name) = Name::from_ascii(format!("{target}.")) else { continue };
                 for address in zone.lookup(&target).into_iter().flatten() {
-                    if let Record::Address(IpAddr::V4(address)) = address {
-                        let data = RData::A(A(address));
+                    if let Record::Address(address) = address {
+                        let data = match address {
+                            IpAddr::V4(address) => RData::A(A(address)),
+                            IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+                        };
                         response.add_additional(DnsRecord::from_rdata(target_name.clone(), TTL_S, data));
                     }
                 }
                 RData::SRV(SRV::new(0, 100, port, target_name))
+            }
+            (Record::Name(target), RecordType::PTR | RecordType::ANY) => {
+                match Name::from_ascii(format!("{target}.")) {
+                    Ok(target) => RData::PTR(PTR(target)),
+                    Err(_) => continue,
+                }
             }
             _ => continue,
         };
@@ -219,6 +230,14 @@ mod tests {
     fn a_port_is_found_by_name() {
         let response = ask("_http._tcp.web.shop.svc.cluster.local.", RecordType::SRV).expect("answered");
         assert_eq!((response.answers.len(), response.additionals.len()), (1, 1));
+    }
+
+    #[test]
+    fn an_address_of_the_cluster_has_a_name_and_others_are_asked_elsewhere() {
+        let response = ask("7.0.96.10.in-addr.arpa.", RecordType::PTR).expect("answered");
+        let name = Name::from_ascii("web.shop.svc.cluster.local.").expect("a name");
+        assert_eq!(response.answers[0].data, RData::PTR(PTR(name)));
+        assert!(ask("1.1.1.1.in-addr.arpa.", RecordType::PTR).is_none());
     }
 
     #[test]

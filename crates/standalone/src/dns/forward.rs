@@ -33,6 +33,9 @@ impl Forwarder {
         resolvers: Vec<SocketAddr>,
     ) -> std::io::Result<Arc<Self>> {
         socket.set_nonblocking(true)?;
+        // A socket of both families knows IPv4's addresses in their mapped form.
+        let is_dual = socket.local_addr()?.is_ipv6();
+        let resolvers = resolvers.into_iter().map(|at| if is_dual { mapped(at) } else { at }).collect();
         let socket = UdpSocket::from_std(socket)?;
         let forwarder = Arc::new(Self { socket, resolvers, pending: Mutex::default() });
         let receiving = Arc::downgrade(&forwarder);
@@ -87,6 +90,13 @@ impl Forwarder {
         {
             let _ = asked.waiter.send(bytes.to_vec());
         }
+    }
+}
+
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+        SocketAddr::V6(_) => address,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The cluster's DNS server: names of Services and Pods; other names are asked of resolvers outside.
 //!
 //! Follows the Kubernetes DNS specification 1.1: `<service>.<namespace>.svc.<domain>`, headless
-//! Services as the addresses of their endpoints, `<hostname>.<service>…`, SRV records
-//! of named ports, `a-b-c-d.<namespace>.pod.<domain>`, ExternalName as CNAME. Names that Services ask for by
+//! Services as the addresses of their endpoints, `<hostname>.<service>…` and `a-b-c-d.<service>…` for each of them,
+//! SRV records of named ports, PTR records, `a-b-c-d.<namespace>.pod.<domain>`, ExternalName as CNAME. Names that Services ask for by
 //! external-dns' annotation are answered as well; those of the cluster cannot be taken that way.
 
 mod answer;

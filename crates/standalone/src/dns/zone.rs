@@ -1,7 +1,7 @@
 //! What the cluster's names stand for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
@@ -22,6 +22,8 @@ pub(super) enum Record {
     Alias(String),
     /// A named port: number, and the name it is at.
     Port(u16, String),
+    /// The name that an address has.
+    Name(String),
 }
 
 /// All names of the cluster; lower case, without the final dot.
@@ -32,6 +34,8 @@ pub struct Zone {
     branches: HashSet<String>,
     /// Names outside the cluster's domain.
     external: ExternalNames,
+    /// Names by address, for questions the other way round.
+    by_address: HashMap<IpAddr, String>,
 }
 
 impl Zone {
@@ -85,13 +89,15 @@ impl Zone {
             .chain(&spec.cluster_ip)
             .filter_map(|address| address.parse().ok())
             .collect();
+        self.branch(&name);
         if virtual_addresses.is_empty() {
             self.add_headless(&name, spec.publish_not_ready_addresses == Some(true), slices);
+            return;
         }
         for address in virtual_addresses {
+            self.by_address.insert(address, name.clone());
             self.add(name.clone(), Record::Address(address));
         }
-        self.branch(&name);
         for port in spec.ports.iter().flatten() {
             if let (Some(port_name), Ok(number)) = (&port.name, u16::try_from(port.port)) {
                 let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
@@ -101,16 +107,38 @@ impl Zone {
         }
     }
 
+    /// The Service's name stands for all endpoints, and each has a name below it: its Pod's host name, or its address with
+    /// dashes (specification section 2.4). A named port is a port of each of them.
     fn add_headless(&mut self, name: &str, publish_unready: bool, slices: &[&EndpointSlice]) {
-        for endpoint in slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()) {
-            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
-            if !ready && !publish_unready {
-                continue;
-            }
-            for address in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
-                self.add(name.to_owned(), Record::Address(address));
-                if let Some(hostname) = &endpoint.hostname {
-                    self.add(format!("{}.{name}", hostname.to_lowercase()), Record::Address(address));
+        for slice in slices {
+            for endpoint in slice.endpoints.iter().flatten() {
+                let ready =
+                    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
+                if !ready && !publish_unready {
+                    continue;
+                }
+                let addresses =
+                    endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
+                for address in addresses {
+                    let label = match &endpoint.hostname {
+                        Some(hostname) => hostname.to_lowercase(),
+                        None => address.to_string().replace(['.', ':'], "-"),
+                    };
+                    let own = format!("{label}.{name}");
+                    self.add(name.to_owned(), Record::Address(address));
+                    self.add(own.clone(), Record::Address(address));
+                    if endpoint.hostname.is_some() {
+                        self.by_address.insert(address, own.clone());
+                    }
+                    for port in slice.ports.iter().flatten() {
+                        let port_name = port.name.as_deref().unwrap_or_default().to_lowercase();
+                        let number = port.port.and_then(|number| u16::try_from(number).ok());
+                        if let (Some(number), false) = (number, port_name.is_empty()) {
+                            let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
+                            let srv = format!("_{port_name}._{protocol}.{name}");
+                            self.add(srv, Record::Port(number, own.clone()));
+                        }
+                    }
                 }
             }
         }
@@ -147,6 +175,12 @@ impl Zone {
         pod_address(name).map(|address| vec![Record::Address(address)])
     }
 
+    /// The name of the Service or Pod at the address that `name` (lower case, no final dot) is the reverse of.
+    pub(super) fn reverse(&self, name: &str) -> Option<Vec<Record>> {
+        let named = self.by_address.get(&reversed(name)?)?;
+        Some(vec![Record::Name(named.clone())])
+    }
+
     /// What a Service has under a name outside the cluster's domain (lower case, no final dot).
     pub(super) fn external(&self, name: &str) -> Option<&ExternalName> {
         self.external.get(name)
@@ -165,7 +199,28 @@ fn pod_address(name: &str) -> Option<IpAddr> {
     if namespace.is_empty() || namespace.contains('.') {
         return None;
     }
-    dashed.replace('-', ".").parse().ok()
+    // With two dashes in a row, or other than three, it is IPv6, as CoreDNS reads it.
+    let is_v4 = dashed.matches('-').count() == 3 && !dashed.contains("--");
+    let address = dashed.replace('-', if is_v4 { "." } else { ":" });
+    if is_v4 { address.parse().ok().map(IpAddr::V4) } else { address.parse().ok().map(IpAddr::V6) }
+}
+
+/// The address of a reverse name (RFC 1035 section 3.5, RFC 3596 section 2.5).
+fn reversed(name: &str) -> Option<IpAddr> {
+    if let Some(digits) = name.strip_suffix(".in-addr.arpa") {
+        let octets: Vec<u8> = digits.split('.').map(|octet| octet.parse().ok()).collect::<Option<_>>()?;
+        let [d, c, b, a] = octets.try_into().ok()?;
+        return Some(IpAddr::from([a, b, c, d]));
+    }
+    let nibbles = name.strip_suffix(".ip6.arpa")?;
+    let mut bits = 0_u128;
+    let mut count = 0_u32;
+    for nibble in nibbles.split('.') {
+        let digit = u128::from_str_radix(nibble, 16).ok().filter(|_| nibble.len() == 1 && count < 32)?;
+        bits |= digit << (4 * count);
+        count += 1;
+    }
+    (count == 32).then(|| Ipv6Addr::from_bits(bits).into())
 }
 
 /// Keeps `zone` as the API's Services and EndpointSlices are.
@@ -206,8 +261,10 @@ mod tests {
     fn zone() -> Zone {
         let services: Vec<Service> = serde_json::from_value(json!([
             {"metadata": {"name": "web", "namespace": "shop"},
-             "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]}},
-            {"metadata": {"name": "db", "namespace": "shop"}, "spec": {"clusterIP": "None"}},
+             "spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00:10:96::7"],
+                      "ports": [{"name": "http", "port": 80}]}},
+            {"metadata": {"name": "db", "namespace": "shop"},
+             "spec": {"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]}},
             {"metadata": {"name": "ext", "namespace": "shop"},
              "spec": {"type": "ExternalName", "externalName": "Example.org."}}
         ]))
@@ -215,9 +272,15 @@ mod tests {
         let slices: Vec<EndpointSlice> = serde_json::from_value(json!([
             {"addressType": "IPv4",
              "metadata": {"name": "db-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
+             "ports": [{"name": "sql", "port": 15432, "protocol": "TCP"}],
              "endpoints": [
                 {"addresses": ["10.244.0.3"], "hostname": "db-0", "conditions": {"ready": true}},
-                {"addresses": ["10.244.0.4"], "conditions": {"ready": false}}]}
+                {"addresses": ["10.244.0.4"], "conditions": {"ready": false}}]},
+            {"addressType": "IPv6",
+             "metadata": {"name": "db-2", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
+             "endpoints": [
+                {"addresses": ["fd00::3"], "hostname": "db-0", "conditions": {"ready": true}},
+                {"addresses": ["fd00::5"], "conditions": {"ready": true}}]}
         ]))
         .expect("slices");
         Zone::build(services.iter(), slices.iter())
@@ -263,15 +326,39 @@ mod tests {
     fn names_of_services_and_pods() {
         let zone = zone();
         let own = |name: &str| zone.lookup(&format!("{name}.cluster.local"));
-        assert_eq!(own("web.shop.svc"), Some(vec![address("10.96.0.7")]));
-        assert_eq!(own("db.shop.svc"), Some(vec![address("10.244.0.3")]), "only ready endpoints");
-        assert_eq!(own("db-0.db.shop.svc"), Some(vec![address("10.244.0.3")]));
+        assert_eq!(own("web.shop.svc"), Some(vec![address("10.96.0.7"), address("fd00:10:96::7")]));
+        let ready = ["10.244.0.3", "fd00::3", "fd00::5"].map(address).to_vec();
+        assert_eq!(own("db.shop.svc"), Some(ready), "only ready endpoints");
+        assert_eq!(own("db-0.db.shop.svc"), Some(vec![address("10.244.0.3"), address("fd00::3")]));
+        assert_eq!(own("fd00--5.db.shop.svc"), Some(vec![address("fd00::5")]), "who has no other name");
+        let port = Record::Port(15432, "db-0.db.shop.svc.cluster.local".into());
+        assert_eq!(own("_sql._tcp.db.shop.svc"), Some(vec![port]), "the port behind, at each endpoint");
         assert_eq!(own("ext.shop.svc"), Some(vec![Record::Alias("example.org".into())]));
         assert_eq!(
             own("_http._tcp.web.shop.svc"),
             Some(vec![Record::Port(80, "web.shop.svc.cluster.local".into())])
         );
         assert_eq!(own("10-244-0-9.shop.pod"), Some(vec![address("10.244.0.9")]));
+        assert_eq!(own("fd00-10-244--109.shop.pod"), Some(vec![address("fd00:10:244::109")]));
+    }
+
+    #[test]
+    fn addresses_have_the_names_of_their_services_and_pods() {
+        let zone = zone();
+        let name = |name: &str| Some(vec![Record::Name(format!("{name}.cluster.local"))]);
+        assert_eq!(zone.reverse("7.0.96.10.in-addr.arpa"), name("web.shop.svc"));
+        assert_eq!(zone.reverse("3.0.244.10.in-addr.arpa"), name("db-0.db.shop.svc"));
+        let v6 = format!("3.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
+        assert_eq!(zone.reverse(&v6), name("db-0.db.shop.svc"));
+        for unknown in [
+            "4.0.244.10.in-addr.arpa",
+            "1.2.3.in-addr.arpa",
+            "x.ip6.arpa",
+            "in-addr.arpa",
+            &format!("0.{v6}"),
+        ] {
+            assert_eq!(zone.reverse(unknown), None, "{unknown}");
+        }
     }
 
     #[test]
