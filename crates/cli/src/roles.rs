@@ -1,7 +1,7 @@
 //! The roles that processes of a mesh play. People do not call these; the supervisor, or Kubernetes, does.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -123,7 +123,11 @@ pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
         true => host_resolvers(),
         false => args.dns_upstreams.iter().copied().map(SocketAddr::V4).collect(),
     };
-    let upstream = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot open a socket for DNS")?;
+    let any: IpAddr = match maille_standalone::address::is_dual_stack() {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let upstream = UdpSocket::bind((any, 0)).context("cannot open a socket for DNS")?;
     maille_net::NetNs::named(args.node_namespace.as_str()).enter()?;
     let node = TcpListener::bind((NODE_ADDRESS, API_PORT)).context("cannot listen on the node's address")?;
     let udp = UdpSocket::bind((NODE_ADDRESS, DNS_PORT)).context("cannot serve DNS on the node's address")?;
@@ -135,6 +139,8 @@ pub(crate) fn api_server(args: ApiServerArgs) -> Result<()> {
     options.advertise = SocketAddr::from((NODE_ADDRESS, API_PORT));
     options.certificate_addresses = vec![NODE_ADDRESS.into()];
     options.service_cidr = maille_standalone::address::SERVICE_NETWORK;
+    options.service_cidr_v6 =
+        maille_standalone::address::is_dual_stack().then_some(maille_standalone::address::SERVICE_NETWORK_V6);
     options.node_name = maille_standalone::address::NODE_NAME.to_owned();
     options.binary = maille_standalone::address::BINARY_IN_CONTAINERS.into();
     options.pods = Some(Arc::new(crate::pods::Containers::open(&args.data_dir)?));
@@ -174,7 +180,7 @@ fn host_resolvers() -> Vec<SocketAddr> {
         .filter_map(|line| line.strip_prefix("nameserver"))
         .filter_map(|address| address.trim().parse().ok())
         .map(|address| SocketAddr::new(address, DNS))
-        .filter(|address| address.is_ipv4())
+        .filter(|address| address.is_ipv4() || maille_standalone::address::is_dual_stack())
         .collect()
 }
 
