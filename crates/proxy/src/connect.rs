@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,10 +12,12 @@ use maille_core::ports::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
 use maille_telemetry::{RefusalKind, ResponseFlags, TlsReason};
 use maille_tls::{ClientAlpn, HandshakeError, OriginRequest};
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::balance::{Counted, Terms};
 use crate::record::tls_reason;
 use crate::record::{Proven, Refused};
 use crate::snapshot::{OrderMode, TlsOrder};
@@ -27,15 +30,29 @@ use crate::worker::Worker;
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     pub(crate) security: Security,
+    /// Bounds of a DestinationRule: services with rules of their own share no connections.
+    pub(crate) terms: Option<Arc<Terms>>,
+    /// The path of a Unix socket, in place of the address.
+    pub(crate) socket: Option<Arc<str>>,
 }
 
 impl Upstream {
+    /// An address, without bounds.
+    pub(crate) fn at(address: SocketAddr, security: Security) -> Self {
+        Self { address, security, terms: None, socket: None }
+    }
+
     /// The same, of a workload whose proxy takes many streams over one connection, or does not.
     pub(crate) fn of_proxy_that_multiplexes(mut self, does: bool) -> Self {
         if let Security::Mutual { multiplexes, .. } = &mut self.security {
             *multiplexes = does;
         }
         self
+    }
+
+    /// How long connecting may take; `default` unless a rule says otherwise.
+    pub(crate) fn connect_timeout(&self, default: Duration) -> Duration {
+        self.terms.as_ref().and_then(|terms| terms.pool.connect_timeout).unwrap_or(default)
     }
 }
 
@@ -94,6 +111,8 @@ pub(crate) struct Connected {
     pub(crate) identity: Option<Identity>,
     /// Of the own certificate and trust that it was opened with.
     pub(crate) generation: u64,
+    /// Where connections are bounded.
+    pub(crate) counted: Option<Counted>,
 }
 
 impl Connected {
@@ -175,22 +194,23 @@ pub(crate) async fn connect(
 ) -> Result<Connected, ConnectError> {
     let address = to.address;
     let limits = &worker.config.limits;
+    let limit = to.connect_timeout(limits.connect);
     let from = match &to.security {
         Security::Deliver => worker.config.deliver_from.and_then(|from| delivered_from(from, address)),
         Security::Plain | Security::Mutual { .. } => None,
         Security::Ordered { order, name } => {
             // Boxed, since it is rare, and every connection's future would carry it.
-            return Box::pin(connect_as_ordered(worker, address, order, name.as_deref(), alpn)).await;
+            return Box::pin(connect_as_ordered(worker, to, order, name.as_deref(), alpn)).await;
         }
     };
-    let tcp = match timeout(limits.connect, open(address, from)).await {
+    let tcp = match timeout(limit, open(to, from)).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(error)) => return Err(ConnectError::Tcp { address, reason: describe(&error) }),
-        Err(_) => return Err(ConnectError::Timeout { address, limit: limits.connect }),
+        Err(_) => return Err(ConnectError::Timeout { address, limit }),
     };
     let Security::Mutual { sni, expected, .. } = &to.security else {
         let stream = Stream::Plain(Prefixed::new(BytesMut::new(), tcp));
-        return Ok(Connected { stream, identity: None, generation: 0 });
+        return Ok(Connected { stream, identity: None, generation: 0, counted: None });
     };
     let setup = |reason: String| ConnectError::Setup { address, reason };
     let current = worker.shared.tls.current();
@@ -203,17 +223,19 @@ pub(crate) async fn connect(
     };
     // A server of DNS names only (SN-5) has no identity; that it may serve was verified all the same.
     let identity = maille_tls::peer_of_client(stream.get_ref().1).ok();
-    Ok(Connected { stream: Stream::Connected(Box::new(stream)), identity, generation: current.generation() })
+    let stream = Stream::Connected(Box::new(stream));
+    Ok(Connected { stream, identity, generation: current.generation(), counted: None })
 }
 
 /// Connects with the TLS that a DestinationRule orders. Nothing is dialled unless its files are good.
 async fn connect_as_ordered(
     worker: &Worker,
-    address: SocketAddr,
+    to: &Upstream,
     order: &TlsOrder,
     name: Option<&str>,
     alpn: ClientAlpn,
 ) -> Result<Connected, ConnectError> {
+    let address = to.address;
     let refuse = |reason: String| ConnectError::Ordered {
         rule: order.rule.clone(),
         reason,
@@ -240,14 +262,16 @@ async fn connect_as_ordered(
     };
     let config = origin.client_config(&request).map_err(|e| refuse(e.to_string()))?;
     let limits = &worker.config.limits;
-    let tcp = match timeout(limits.connect, open(address, None)).await {
+    let limit = to.connect_timeout(limits.connect);
+    let tcp = match timeout(limit, open(to, None)).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(error)) => return Err(ConnectError::Tcp { address, reason: describe(&error) }),
-        Err(_) => return Err(ConnectError::Timeout { address, limit: limits.connect }),
+        Err(_) => return Err(ConnectError::Timeout { address, limit }),
     };
     match timeout(limits.handshake, TlsConnector::from(config).connect(server, tcp)).await {
         Ok(Ok(stream)) => {
-            Ok(Connected { stream: Stream::Connected(Box::new(stream)), identity: None, generation })
+            let stream = Stream::Connected(Box::new(stream));
+            Ok(Connected { stream, identity: None, generation, counted: None })
         }
         Ok(Err(error)) => Err(ordered_handshake(order, name, address, &HandshakeError::from_io(&error))),
         Err(_) => Err(ConnectError::Timeout { address, limit: limits.handshake }),
@@ -284,10 +308,29 @@ fn ordered_handshake(
     ConnectError::Ordered { rule: order.rule.clone(), reason, kind }
 }
 
-async fn open(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+async fn open(to: &Upstream, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let address = to.address;
+    if let Some(path) = &to.socket {
+        let stream = UnixStream::connect(&**path).await?.into_std()?;
+        // Once connected, the calls are the same for any stream socket, and so is the type.
+        return TcpStream::from_std(OwnedFd::from(stream).into());
+    }
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(from) = from {
         socket.bind(SocketAddr::new(from, 0))?;
+    }
+    if let Some(keepalive) = to.terms.as_ref().and_then(|terms| terms.pool.keepalive) {
+        let mut wanted = TcpKeepalive::new();
+        if let Some(time) = keepalive.time {
+            wanted = wanted.with_time(time);
+        }
+        if let Some(interval) = keepalive.interval {
+            wanted = wanted.with_interval(interval);
+        }
+        if let Some(probes) = keepalive.probes {
+            wanted = wanted.with_retries(probes);
+        }
+        SockRef::from(&socket).set_tcp_keepalive(&wanted)?;
     }
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;

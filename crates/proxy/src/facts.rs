@@ -25,7 +25,7 @@ use crate::snapshot::{
 mod external;
 mod traffic;
 
-pub(crate) use traffic::{MAX_EJECTION, connection_pool};
+pub(crate) use traffic::MAX_EJECTION;
 
 /// What is wrong with a message from the control plane.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

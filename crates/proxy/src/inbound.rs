@@ -224,7 +224,7 @@ impl Arrival<'_> {
             Err(refused) => return refuse(refused),
         };
         let address = self.worker.delivery(self.destination);
-        let upstream = Upstream { address, security: Security::Deliver };
+        let upstream = Upstream::at(address, Security::Deliver);
         match connect(self.worker, &upstream, maille_tls::ClientAlpn::Tcp).await {
             Ok(mut connected) => {
                 let allowed_by = allowed_by.as_ref().map(record::policy_ref);

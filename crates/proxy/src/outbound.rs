@@ -10,6 +10,7 @@ use maille_telemetry::{Marks, Protocol, RefusalKind, Way};
 use maille_tls::ClientAlpn;
 use tokio::net::TcpStream;
 
+use crate::balance::{self, Held, Outcome, Timed, Watched, What, Wish, limits_of_opaque};
 use crate::connect::{Connected, Security, Upstream, connect};
 use crate::http::outbound::OutboundHttp;
 use crate::http::serve::serve_http;
@@ -18,13 +19,18 @@ use crate::plan::Plan;
 use crate::record::{self, Called, Proven, Refused};
 use crate::route::{self, Behind};
 use crate::snapshot::{
-    DestinationCell, ListenerSpec, OutboundPolicy, Resolution, ResolveError, Service, Target, TlsOrder,
+    DestinationCell, Endpoint, EndpointPort, ListenerSpec, OutboundPolicy, ResolveError, Service,
+    ServicePort, Target, TlsOrder,
 };
 use crate::sniff::{self, Detected, Prefixed};
 use crate::stream::Stream;
 use crate::tcp::Passage;
 use crate::tunnel;
 use crate::worker::Worker;
+
+/// Further endpoints tried when one cannot be connected to: nothing was sent then. Envoy's `tcp_proxy` tries one, and
+/// lets the application see what another endpoint could have spared it.
+const RETRIES: usize = 2;
 
 /// Accept → original destination → what is behind it → protocol → endpoint → upstream TLS → forward → record.
 pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &ListenerSpec) {
@@ -75,6 +81,11 @@ impl Dialled {
         Way { downstream_local: Some(self.somewhere()), downstream_remote: self.from, ..Way::default() }
     }
 
+    /// Who dialled.
+    pub(crate) fn from(&self) -> Option<SocketAddr> {
+        self.from
+    }
+
     /// For telemetry, which wants an address.
     pub(crate) fn somewhere(&self) -> SocketAddr {
         self.address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], self.port)))
@@ -96,8 +107,34 @@ enum Speaks {
     Unknown(Refused),
 }
 
+/// An endpoint of opaque bytes, and what hangs on it.
+struct Picked {
+    upstream: Upstream,
+    called: Called,
+    /// Where failures count.
+    watched: Option<Watched>,
+}
+
+impl Picked {
+    fn new(upstream: Upstream, called: Called) -> Self {
+        Self { upstream, called, watched: None }
+    }
+
+    /// One more connection, unless there are as many as there may be.
+    fn count(&self) -> Result<Option<Held>, Refused> {
+        let Some(terms) = &self.upstream.terms else { return Ok(None) };
+        terms.take(What::Connection).map(Some).ok_or_else(|| too_many(&self.called))
+    }
+
+    fn note(&self, outcome: Outcome) {
+        if let Some(watched) = &self.watched {
+            watched.note(outcome);
+        }
+    }
+}
+
 /// An upstream that was opened because it might speak first, and did.
-type Opened = Box<(Upstream, Called, Connected)>;
+type Opened = Box<(Picked, Connected, Option<Held>)>;
 
 /// Whose bytes come first.
 enum First {
@@ -131,17 +168,18 @@ impl Departure<'_> {
             return First::Caller;
         }
         // Where the address leads nowhere, the name that a late caller gives may still lead somewhere.
-        let Ok((upstream, called)) = self.pick(None) else { return First::Caller };
+        let Ok(picked) = self.pick(None, &[]) else { return First::Caller };
         // Nothing leaves in plaintext, however late the caller speaks.
-        if upstream.security != Security::Plain {
+        if picked.upstream.security != Security::Plain {
             return First::Server(None);
         }
         if !plan.server_first {
             return First::Caller;
         }
         let server = async {
-            let connected = connect(self.worker, &upstream, ClientAlpn::Tcp).await.ok()?;
-            connected.stream.is_spoken_to().await.then_some(connected)
+            let counted = picked.count().ok()?;
+            let connected = connect(self.worker, &picked.upstream, ClientAlpn::Tcp).await.ok()?;
+            connected.stream.is_spoken_to().await.then_some((connected, counted))
         };
         let mut byte = [0];
         let opened = tokio::select! {
@@ -150,7 +188,7 @@ impl Departure<'_> {
             connected = server => connected,
         };
         match opened {
-            Some(connected) => First::Server(Some(Box::new((upstream, called, connected)))),
+            Some((connected, counted)) => First::Server(Some(Box::new((picked, connected, counted)))),
             None => First::Caller,
         }
     }
@@ -274,79 +312,115 @@ impl Departure<'_> {
         by_name: Option<Arc<DestinationCell>>,
         opened: Option<Opened>,
     ) {
-        let (upstream, called, opened) = match opened {
-            Some(opened) => {
-                let (upstream, called, connected) = *opened;
-                (upstream, called, Some(connected))
-            }
-            None => match self.pick(by_name.as_ref()) {
-                Ok((upstream, called)) => (upstream, called, None),
-                Err(refused) => {
-                    let meant = by_name.as_ref().or(self.known.as_ref().ok());
-                    let meant = meant.and_then(|cell| self.meant(cell));
-                    return self.refuse(meant.as_ref(), Proven::Nothing, refused);
+        let mut tried = Vec::new();
+        let (picked, mut connected, _counted) = match opened {
+            Some(opened) => *opened,
+            None => loop {
+                let picked = match self.pick(by_name.as_ref(), &tried) {
+                    Ok(picked) => picked,
+                    Err(refused) => {
+                        let meant = by_name.as_ref().or(self.known.as_ref().ok());
+                        let meant = meant.and_then(|cell| self.meant(cell));
+                        return self.refuse(meant.as_ref(), Proven::Nothing, refused);
+                    }
+                };
+                let counted = match picked.count() {
+                    Ok(counted) => counted,
+                    Err(refused) => return self.refuse(Some(&picked.called), Proven::Nothing, refused),
+                };
+                match tunnel::connect(self.worker, &picked.upstream).await {
+                    Ok(connected) => break (picked, connected, counted),
+                    Err(error) => {
+                        picked.note(Outcome::Lost);
+                        let again = tried.len() < RETRIES && !tried.contains(&picked.upstream);
+                        let Picked { upstream, called, .. } = picked;
+                        tried.push(upstream);
+                        if !again || !self.has_others(by_name.as_ref(), &tried) {
+                            let proven = tried.last().map_or(Proven::Nothing, |last| last.security.proven());
+                            return self.refuse(Some(&called), proven, error.refused());
+                        }
+                    }
                 }
             },
         };
-        let proven = upstream.security.proven();
-        let connected = match opened {
-            Some(connected) => Ok(connected),
-            None => tunnel::connect(self.worker, &upstream).await,
+        picked.note(Outcome::Connected);
+        let Picked { upstream, called, .. } = &picked;
+        let labels = self.labels(called, connected.identity.as_ref(), upstream.security.proven());
+        let connection = self.worker.recorder.connection_opened(&labels);
+        let _engaged = self.worker.pools.busy.engage(upstream.address);
+        let mut stream = stream;
+        let explain = |error: &std::io::Error| {
+            let refusal = upstream.security.refusal_by_peer(upstream.address, error)?;
+            Some(refusal.refused())
         };
-        match connected {
-            Ok(mut connected) => {
-                let labels = self.labels(&called, connected.identity.as_ref(), proven);
-                let connection = self.worker.recorder.connection_opened(&labels);
-                let mut stream = stream;
-                let explain = |error: &std::io::Error| {
-                    let refusal = upstream.security.refusal_by_peer(upstream.address, error)?;
-                    Some(refusal.refused())
-                };
-                let upstream_local = connected.local(self.worker);
-                let way = Way { upstream: Some(upstream.address), upstream_local, ..self.dialled.way() };
-                let passage = Passage { connection, open: None, way, marks: None, explain: &explain };
-                passage.run(self.worker, &mut stream, &mut connected.stream).await;
-            }
-            Err(error) => self.refuse(Some(&called), proven, error.refused()),
-        }
+        let upstream_local = connected.local(self.worker);
+        let way = Way { upstream: Some(upstream.address), upstream_local, ..self.dialled.way() };
+        let passage = Passage { connection, open: None, way, marks: None, explain: &explain };
+        let (idle, age) = limits_of_opaque(upstream.terms.as_deref());
+        let mut timed = Timed::new(&mut connected.stream, idle, age);
+        passage.run(self.worker, &mut stream, &mut timed).await;
     }
 
-    /// The upstream of an opaque connection: a service that was named, else what is behind the address.
-    fn pick(&self, by_name: Option<&Arc<DestinationCell>>) -> Result<(Upstream, Called), Refused> {
+    /// Whether an attempt at another endpoint makes sense: nothing was sent to those that were tried.
+    fn has_others(&self, by_name: Option<&Arc<DestinationCell>>, tried: &[Upstream]) -> bool {
+        self.pick(by_name, tried).is_ok_and(|other| !tried.contains(&other.upstream))
+    }
+
+    /// The upstream of an opaque connection: a service that was named, else what is behind the address. Those `tried` are
+    /// left out if others are left.
+    fn pick(&self, by_name: Option<&Arc<DestinationCell>>, tried: &[Upstream]) -> Result<Picked, Refused> {
         let cell = match by_name {
             Some(cell) => cell,
             None => self.known.as_ref().map_err(unresolved)?,
         };
         let known = cell.load();
         match route::behind(&known, self.dialled.port) {
-            Behind::Service(service, port) if service.resolution == Resolution::Dialled => {
+            Behind::Service(service, port) if route::is_dialled(service, port) => {
                 let address = self.dialled.address.ok_or_else(|| not_in_registry(&self.dialled))?;
                 let upstream = route::to_dialled(service, port, address, None);
                 let called = route::called_service(service, upstream.address);
-                Ok((upstream, called))
+                Ok(Picked::new(upstream, called))
             }
             Behind::Service(service, port) => {
-                let count = route::candidates(service, port.number).count();
-                let (endpoint, at) = route::candidates(service, port.number)
-                    .nth(self.worker.random_below(count))
-                    .ok_or_else(|| no_endpoint(service, port.number))?;
-                let upstream = route::to_endpoint(service, port, endpoint, at, None);
-                let called = route::called_endpoint(service, endpoint, upstream.address);
-                Ok((upstream, called))
+                self.pick_endpoint(service, port, tried).ok_or_else(|| no_endpoint(service, port.number))
             }
             Behind::Headless(workload, port) => {
                 let address = self.dialled.address.ok_or_else(|| not_in_registry(&self.dialled))?;
                 let upstream = route::to_headless(address.ip(), port, None)
                     .of_proxy_that_multiplexes(workload.multiplexes);
                 let service = record::service(&port.service);
-                Ok((upstream, Called { workload: workload.clone(), service, address }))
+                Ok(Picked::new(upstream, Called { workload: workload.clone(), service, address }))
             }
             Behind::Undeclared(workload) => {
                 let address = pass_through(self.worker, &self.dialled)?;
-                let upstream = Upstream { address, security: Security::Plain };
-                Ok((upstream, route::called_passthrough(workload, address)))
+                let upstream = Upstream::at(address, Security::Plain);
+                Ok(Picked::new(upstream, route::called_passthrough(workload, address)))
             }
         }
+    }
+
+    fn pick_endpoint(&self, service: &Service, port: &ServicePort, tried: &[Upstream]) -> Option<Picked> {
+        let picked = |endpoint: &Endpoint, at: &EndpointPort| {
+            let upstream = route::to_endpoint(service, port, endpoint, at, None);
+            let called = route::called_endpoint(service, endpoint, upstream.address);
+            Picked::new(upstream, called)
+        };
+        let busy = |picked: &Picked| self.worker.pools.busy.with(picked.upstream.address);
+        let Some(balance) = &port.balance else {
+            let found = route::less_busy(self.worker, service, port.number, picked, busy, |picked| {
+                tried.contains(&picked.upstream)
+            });
+            return found;
+        };
+        let reached = |index: usize| balance.at(service, index).map(|(endpoint, at)| picked(endpoint, at));
+        let avoid = |index: usize| reached(index).is_none_or(|picked| tried.contains(&picked.upstream));
+        let index = balance.pick(&Wish {
+            random: &|bound| self.worker.random_below(bound),
+            hash: balance.key().and_then(|key| balance::of_source(key, self.dialled.from)),
+            avoid: (!tried.is_empty()).then_some(&avoid),
+            active: &|index| reached(index).as_ref().map_or(0, busy),
+        })?;
+        Some(Picked { watched: balance.watched(index), ..reached(index)? })
     }
 
     fn labels(
@@ -423,6 +497,12 @@ pub(crate) fn no_endpoint(service: &Service, port: u16) -> Refused {
     };
     Refused::new(RefusalKind::UpstreamFailed, reason)
         .with_flags(maille_telemetry::ResponseFlags::NoHealthyUpstream)
+}
+
+/// Envoy's `tcp_proxy` closes such connections, too.
+fn too_many(called: &Called) -> Refused {
+    let reason = format!("as many connections to {} are open as maxConnections allows", called.service.host);
+    Refused::new(RefusalKind::Overload, reason).with_flags(maille_telemetry::ResponseFlags::UpstreamOverflow)
 }
 
 fn not_in_registry(dialled: &Dialled) -> Refused {

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, Version};
@@ -17,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use maille_telemetry::Edge;
 use maille_tls::ClientAlpn;
 
+use crate::balance::{Busy, Counted, Held, Kept, Room, Terms, What};
 use crate::connect::{ConnectError, Connected, Security, Upstream, connect};
 use crate::http::body::Body;
 use crate::record::{self, Called};
@@ -37,6 +39,16 @@ pub(crate) enum SendError {
     Reset(String),
     #[error("the upstream's answer is no valid HTTP: {0}")]
     Protocol(String),
+    /// Nothing was sent: a bound of a DestinationRule is reached.
+    #[error("{0}")]
+    Overflow(&'static str),
+}
+
+impl SendError {
+    /// Whether it took no time to find out, so that trying again costs little.
+    pub(crate) fn is_quick(&self) -> bool {
+        !matches!(self, Self::Connect(ConnectError::Timeout { .. } | ConnectError::Ordered { .. }))
+    }
 }
 
 /// The connections to one upstream that speak one version of HTTP.
@@ -53,6 +65,23 @@ pub(crate) struct Pool {
     edge: RefCell<Option<Rc<Edge>>>,
     /// It was to take many streams over one connection, and does not.
     is_single_until: Cell<Option<Instant>>,
+    /// Where a rule has bounds.
+    room: Option<Arc<Room>>,
+}
+
+/// A bound that holds for requests of both versions.
+const TOO_MANY_WAIT: SendError =
+    SendError::Overflow("as many requests wait for a connection as http1MaxPendingRequests allows");
+
+/// What a request may do that needs a connection.
+#[derive(Default)]
+struct Turn {
+    /// Use this one.
+    idle: Option<Idle>,
+    /// Open another one.
+    counted: Option<Counted>,
+    /// Until then it counts as one that waits.
+    _pending: Option<Held>,
 }
 
 /// A shared connection, the number of its streams, and whether it is new.
@@ -64,6 +93,32 @@ struct Streams {
     count: Cell<usize>,
     /// The own end, if it is worth knowing.
     local: Option<SocketAddr>,
+    life: Life,
+}
+
+/// When a connection was opened and how many requests it has carried, where a rule bounds that.
+#[derive(Debug, Default)]
+struct Life(Option<(Instant, Cell<u32>)>);
+
+impl Life {
+    fn under(terms: Option<&Arc<Terms>>) -> Self {
+        Self(terms.map(|_| (Instant::now(), Cell::new(0))))
+    }
+
+    /// Another request goes over it.
+    fn count(&self) {
+        if let Some((_, served)) = &self.0 {
+            served.set(served.get() + 1);
+        }
+    }
+
+    /// Whether yet another one may.
+    fn goes_on(&self, terms: Option<&Arc<Terms>>) -> bool {
+        match (&self.0, terms) {
+            (Some((opened, served)), Some(terms)) => terms.lets_reuse(*opened, served.get()),
+            _ => true,
+        }
+    }
 }
 
 impl Streams {
@@ -81,6 +136,7 @@ struct Idle {
     generation: u64,
     local: Option<SocketAddr>,
     since: Instant,
+    life: Life,
 }
 
 struct SharedConnection {
@@ -99,6 +155,9 @@ pub(crate) struct Lease {
     /// The own end of an HTTP/1.1 connection, if it is worth knowing.
     local: Option<SocketAddr>,
     limit: usize,
+    life: Life,
+    /// It counts as a request under way.
+    request: Option<Held>,
 }
 
 impl Lease {
@@ -111,11 +170,17 @@ impl Lease {
     pub(crate) fn give_back(mut self) {
         if let Some(sender) = self.sender.take()
             && !sender.is_closed()
+            && self.life.goes_on(self.pool.upstream.terms.as_ref())
         {
             let mut idle = self.pool.idle.borrow_mut();
             if idle.len() < self.limit {
                 let (generation, local) = (self.generation, self.local);
-                idle.push(Idle { sender, generation, local, since: Instant::now() });
+                let life = std::mem::take(&mut self.life);
+                idle.push(Idle { sender, generation, local, since: Instant::now(), life });
+            }
+            drop(idle);
+            if let Some(room) = &self.pool.room {
+                room.free();
             }
         }
     }
@@ -126,6 +191,9 @@ impl Drop for Lease {
         self.pool.active.set(self.pool.active.get().saturating_sub(1));
         if let Some(streams) = &self.streams {
             streams.set(streams.get().saturating_sub(1));
+            if let Some(room) = &self.pool.room {
+                room.free();
+            }
         }
     }
 }
@@ -194,6 +262,45 @@ impl Pool {
             generation,
             local: None,
             limit: worker.config.limits.idle_upstreams,
+            life: Life::default(),
+            request: None,
+        }
+    }
+
+    /// As [`Pool::lease`], unless there are as many requests under way as there may be.
+    fn lease_within_bounds(self: &Rc<Self>, worker: &Worker, generation: u64) -> Result<Lease, SendError> {
+        let mut lease = self.lease(worker, generation);
+        if let Some(terms) = &self.upstream.terms {
+            let full = SendError::Overflow("as many requests are under way as http2MaxRequests allows");
+            lease.request = Some(terms.take(What::Request).ok_or(full)?);
+        }
+        Ok(lease)
+    }
+
+    /// Waits, where connections are bounded, until one is free or another one may be opened.
+    async fn turn(&self, worker: &Worker) -> Result<Turn, SendError> {
+        let (Some(terms), Some(room)) = (&self.upstream.terms, &self.room) else {
+            return Ok(Turn::default());
+        };
+        // Those who wait already go first.
+        if !room.is_waited_for()
+            && let Some(idle) = self.take_idle(self.generation(worker))
+        {
+            return Ok(Turn { idle: Some(idle), ..Turn::default() });
+        }
+        let pending = Some(terms.take(What::Pending).ok_or(TOO_MANY_WAIT)?);
+        let mut has_waited = !room.is_waited_for();
+        loop {
+            if has_waited {
+                if let Some(idle) = self.take_idle(self.generation(worker)) {
+                    return Ok(Turn { idle: Some(idle), ..Turn::default() });
+                }
+                if let Some(counted) = room.connection(terms) {
+                    return Ok(Turn { idle: None, counted: Some(counted), _pending: pending });
+                }
+            }
+            room.freed().await;
+            has_waited = true;
         }
     }
 
@@ -207,24 +314,40 @@ impl Pool {
         mut request: Request<Body>,
     ) -> Result<Answer, NotSent> {
         let generation = self.generation(worker);
-        let mut lease = self.lease(worker, generation);
+        let mut lease = match self.lease_within_bounds(worker, generation) {
+            Ok(lease) => lease,
+            Err(error) => return Err(NotSent { error, request: Some(request) }),
+        };
         loop {
-            let reused = self.take_idle(generation);
+            let mut turn = match &self.room {
+                None => Turn::default(),
+                Some(_) => match self.turn(worker).await {
+                    Ok(turn) => turn,
+                    Err(error) => return Err(NotSent { error, request: Some(request) }),
+                },
+            };
+            let reused = match &self.room {
+                None => self.take_idle(generation),
+                Some(_) => turn.idle.take(),
+            };
             let (mut sender, idle_for) = match reused {
                 Some(idle) => {
                     lease.local = idle.local;
+                    lease.life = idle.life;
                     (idle.sender, Some(idle.since.elapsed()))
                 }
                 // Boxed, since it is rare and large: every request's future would carry it.
-                None => match Box::pin(self.open_http1(worker)).await {
+                None => match Box::pin(self.open_http1(worker, turn.counted.take())).await {
                     Ok((sender, generation, local)) => {
                         lease.generation = generation;
                         lease.local = local;
+                        lease.life = Life::under(self.upstream.terms.as_ref());
                         (sender, None)
                     }
                     Err(error) => return Err(NotSent { error, request: Some(request) }),
                 },
             };
+            drop(turn);
             if !sender.is_ready()
                 && let Err(error) = sender.ready().await
             {
@@ -234,9 +357,21 @@ impl Pool {
                 }
             }
             let copy = match idle_for {
-                Some(age) if age > STALE_AFTER => copy_if_safe(&request),
+                Some(age) if age > STALE_AFTER => {
+                    let copy = copy_if_safe(&request);
+                    if copy.is_none() {
+                        // It cannot be sent twice, so that what the kernel knows of the connection's end by now must be
+                        // known here, too: the next turn of the loop has asked it.
+                        tokio::task::yield_now().await;
+                        if sender.is_closed() {
+                            continue;
+                        }
+                    }
+                    copy
+                }
                 _ => None,
             };
+            lease.life.count();
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     lease.sender = Some(sender);
@@ -269,20 +404,26 @@ impl Pool {
         mut request: Request<Body>,
     ) -> Result<Answer, NotSent> {
         let generation = self.generation(worker);
-        let mut lease = self.lease(worker, generation);
+        let mut lease = match self.lease_within_bounds(worker, generation) {
+            Ok(lease) => lease,
+            Err(error) => return Err(NotSent { error, request: Some(request) }),
+        };
         loop {
             let (mut sender, streams, is_fresh) = match self.take_or_open_shared(worker, generation).await {
                 Ok(taken) => taken,
                 Err(error) => return Err(NotSent { error, request: Some(request) }),
             };
             streams.set(streams.get() + 1);
+            streams.life.count();
             lease.streams = Some(streams.clone());
+            // Between our own proxies streams are not refused, and a copy has its price.
+            let copy = if self.version == Version::HTTP_2 { copy_if_safe(&request) } else { None };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(Answer { response, lease }),
                 Err(mut failure) => {
                     streams.set(streams.get().saturating_sub(1));
                     lease.streams = None;
-                    match failure.take_message() {
+                    match failure.take_message().or_else(|| copy.filter(|_| is_refused(failure.error()))) {
                         Some(unsent) if !is_fresh => request = unsent,
                         unsent => {
                             return Err(NotSent { error: self.failure(failure.error()), request: unsent });
@@ -297,6 +438,7 @@ impl Pool {
     fn multiplexes(&self) -> bool {
         matches!(self.upstream.security, Security::Mutual { multiplexes: true, .. })
             && self.is_single_until.get().is_none_or(|until| until <= Instant::now())
+            && self.upstream.terms.as_ref().is_none_or(|terms| terms.lets_share())
     }
 
     /// Sends an HTTP/1.1 request as a stream of a shared connection, if it can go so.
@@ -327,16 +469,28 @@ impl Pool {
             return Ok((sender, streams, false));
         }
         let asked = Instant::now();
+        let _pending = match &self.upstream.terms {
+            Some(terms) => Some(terms.take(What::Pending).ok_or(TOO_MANY_WAIT)?),
+            None => None,
+        };
         let _one_at_a_time = self.opening.lock().await;
-        if let Some((sender, streams)) = self.take_shared(generation) {
-            return Ok((sender, streams, false));
-        }
-        if let Some((when, error)) = &*self.failed.borrow()
-            && *when >= asked
-        {
-            return Err(error.clone());
-        }
-        match self.open_http2(worker).await {
+        let counted = loop {
+            if let Some((sender, streams)) = self.take_shared(self.generation(worker)) {
+                return Ok((sender, streams, false));
+            }
+            if let Some((when, error)) = &*self.failed.borrow()
+                && *when >= asked
+            {
+                return Err(error.clone());
+            }
+            let (Some(terms), Some(room)) = (&self.upstream.terms, &self.room) else { break None };
+            match room.connection(terms) {
+                Some(counted) => break Some(counted),
+                // Whoever waits for the lock waits behind this one.
+                None => room.freed().await,
+            }
+        };
+        match self.open_http2(worker, counted).await {
             Ok((sender, streams)) => Ok((sender, streams, true)),
             Err(error) => {
                 self.failed.replace(Some((Instant::now(), error.clone())));
@@ -348,23 +502,37 @@ impl Pool {
     fn take_idle(&self, generation: u64) -> Option<Idle> {
         let mut all = self.idle.borrow_mut();
         while let Some(idle) = all.pop() {
-            if idle.generation == generation && !idle.sender.is_closed() {
+            if idle.generation == generation && !idle.sender.is_closed() && self.may_reuse(&idle) {
                 return Some(idle);
             }
         }
         None
     }
 
+    /// Whether a rule lets a connection that was unused for a while take another request.
+    fn may_reuse(&self, idle: &Idle) -> bool {
+        let Some(terms) = &self.upstream.terms else { return true };
+        idle.since.elapsed() < terms.http_idle(Duration::MAX) && idle.life.goes_on(Some(terms))
+    }
+
     fn take_shared(&self, generation: u64) -> Option<(http2::SendRequest<Body>, Rc<Streams>)> {
         let mut all = self.shared.borrow_mut();
-        all.retain(|c| c.generation == generation && !c.sender.is_closed());
-        let free = all.iter_mut().find(|c| c.streams.get() < STREAMS)?;
+        let terms = self.upstream.terms.as_ref();
+        all.retain(|c| c.generation == generation && !c.sender.is_closed() && c.streams.life.goes_on(terms));
+        let most = terms.and_then(|terms| terms.pool.streams).map_or(STREAMS, |most| most as usize);
+        let free = all.iter_mut().find(|c| c.streams.get() < most)?;
         free.since = Instant::now();
         Some((free.sender.clone(), free.streams.clone()))
     }
 
-    async fn open(&self, worker: &Worker, alpn: ClientAlpn) -> Result<Connected, SendError> {
-        let connected = connect(worker, &self.upstream, alpn).await?;
+    async fn open(
+        &self,
+        worker: &Worker,
+        alpn: ClientAlpn,
+        counted: Option<Counted>,
+    ) -> Result<Connected, SendError> {
+        let mut connected = connect(worker, &self.upstream, alpn).await?;
+        connected.counted = counted;
         if connected.identity.is_some() {
             self.make_edge(worker, connected.identity.as_ref());
         }
@@ -374,8 +542,9 @@ impl Pool {
     async fn open_http1(
         &self,
         worker: &Worker,
+        counted: Option<Counted>,
     ) -> Result<(http1::SendRequest<Body>, u64, Option<SocketAddr>), SendError> {
-        let connected = self.open(worker, ClientAlpn::Http1).await?;
+        let connected = self.open(worker, ClientAlpn::Http1, counted).await?;
         self.shake_http1(worker, connected).await
     }
 
@@ -389,7 +558,7 @@ impl Pool {
         // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head.
         let (sender, connection) = http1::Builder::new()
             .max_header_size(limits.head_bytes)
-            .handshake(TokioIo::new(connected.stream))
+            .handshake(TokioIo::new(Kept::new(connected.stream, connected.counted)))
             .await
             .map_err(|e| self.failure(&e))?;
         tokio::task::spawn_local(async move {
@@ -402,10 +571,11 @@ impl Pool {
     async fn open_http2(
         &self,
         worker: &Worker,
+        counted: Option<Counted>,
     ) -> Result<(http2::SendRequest<Body>, Rc<Streams>), SendError> {
         let is_of_many = self.version != Version::HTTP_2;
         let alpn = if is_of_many { ClientAlpn::ManyHttp1 } else { ClientAlpn::Http2 };
-        let connected = self.open(worker, alpn).await?;
+        let connected = self.open(worker, alpn, counted).await?;
         if is_of_many && !connected.stream.is_of_many() {
             return Err(self.keep_single(worker, connected).await);
         }
@@ -419,12 +589,13 @@ impl Pool {
         if is_of_many {
             tunnel::bound_client(&mut builder, limits);
         }
-        let (sender, connection) =
-            builder.handshake(TokioIo::new(connected.stream)).await.map_err(|e| self.failure(&e))?;
+        let io = TokioIo::new(Kept::new(connected.stream, connected.counted));
+        let (sender, connection) = builder.handshake(io).await.map_err(|e| self.failure(&e))?;
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
-        let streams = Rc::new(Streams { local, ..Streams::default() });
+        let life = Life::under(self.upstream.terms.as_ref());
+        let streams = Rc::new(Streams { local, life, ..Streams::default() });
         self.shared.borrow_mut().push(SharedConnection {
             sender: sender.clone(),
             generation: connected.generation,
@@ -439,7 +610,8 @@ impl Pool {
         self.is_single_until.set(Some(Instant::now() + tunnel::SINGLE_FOR));
         match self.shake_http1(worker, connected).await {
             Ok((sender, generation, local)) => {
-                self.idle.borrow_mut().push(Idle { sender, generation, local, since: Instant::now() });
+                let life = Life::under(self.upstream.terms.as_ref());
+                self.idle.borrow_mut().push(Idle { sender, generation, local, since: Instant::now(), life });
                 SendError::Protocol("the upstream takes one stream a connection".to_owned())
             }
             Err(error) => error,
@@ -471,12 +643,16 @@ impl Pool {
     /// Drops connections that were not used for `idle` or belong to an older generation; says whether any are left.
     fn sweep(&self, idle: Duration, generation: u64) -> bool {
         let generation = self.upstream.security.generation(|| generation);
-        self.idle
-            .borrow_mut()
-            .retain(|c| c.generation == generation && !c.sender.is_closed() && c.since.elapsed() < idle);
+        let terms = self.upstream.terms.as_ref();
+        let idle = terms.map_or(idle, |terms| terms.http_idle(idle));
+        self.idle.borrow_mut().retain(|c| {
+            let is_current = c.generation == generation && !c.sender.is_closed();
+            is_current && c.since.elapsed() < idle && c.life.goes_on(terms)
+        });
         // Dropping the last handle of a shared connection lets streams under way finish.
         self.shared.borrow_mut().retain(|c| {
-            let is_current = c.generation == generation && !c.sender.is_closed();
+            let is_current =
+                c.generation == generation && !c.sender.is_closed() && c.streams.life.goes_on(terms);
             is_current && (c.streams.get() > 0 || c.since.elapsed() < idle)
         });
         self.active.get() > 0 || !self.idle.borrow().is_empty() || !self.shared.borrow().is_empty()
@@ -495,6 +671,12 @@ fn copy_if_safe(request: &Request<Body>) -> Option<Request<Body>> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
+}
+
+/// Whether the upstream says that it has done nothing about a request (RFC 9113 section 8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// Whether the connection had been closed before the upstream could have answered.
@@ -519,6 +701,8 @@ fn reset(error: &hyper::Error) -> SendError {
 /// All pools of a worker.
 #[derive(Default)]
 pub(crate) struct Pools {
+    /// Opaque connections, which are in no pool.
+    pub(crate) busy: Busy,
     all: RefCell<HashMap<(Upstream, Version), Rc<Pool>, foldhash::fast::RandomState>>,
 }
 
@@ -546,6 +730,7 @@ impl Pools {
             active: Cell::new(0),
             edge: RefCell::default(),
             is_single_until: Cell::default(),
+            room: key.0.terms.is_some().then(Arc::default),
         });
         all.insert(key, pool.clone());
         pool

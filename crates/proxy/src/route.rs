@@ -6,11 +6,14 @@ use std::sync::Arc;
 use maille_core::{EndpointTls, PortProtocol};
 use maille_telemetry::ServiceLabels;
 
+use crate::balance::Terms;
 use crate::connect::{Security, Upstream};
 use crate::record::{self, Called};
 use crate::snapshot::{
-    Destination, Endpoint, EndpointPort, HeadlessPort, OrderMode, Service, ServicePort, TlsOrder, Workload,
+    Destination, Endpoint, EndpointPort, HeadlessPort, OrderMode, Resolution, Service, ServicePort, TlsOrder,
+    Workload,
 };
+use crate::worker::Worker;
 
 /// What is behind a dialled address and port.
 #[derive(Debug)]
@@ -103,11 +106,42 @@ pub(crate) fn without_port(authority: &str) -> &str {
     }
 }
 
+/// Whether a port is reached at the address that was dialled.
+pub(crate) fn is_dialled(service: &Service, port: &ServicePort) -> bool {
+    service.resolution == Resolution::Dialled || port.balance.as_ref().is_some_and(|b| b.is_passthrough())
+}
+
 /// The ready endpoints that serve a port.
 pub(crate) fn candidates(service: &Service, port: u16) -> impl Iterator<Item = (&Endpoint, &EndpointPort)> {
     service.endpoints.iter().filter_map(move |endpoint| {
         endpoint.ports.iter().find(|p| p.service_port == port).map(|at| (endpoint, at))
     })
+}
+
+/// The less busy of two endpoints drawn at random (Istio's default, LEAST_REQUEST), of those that were not `tried` if
+/// others are left.
+pub(crate) fn less_busy<T>(
+    worker: &Worker,
+    service: &Service,
+    port: u16,
+    reach: impl Fn(&Endpoint, &EndpointPort) -> T,
+    busy: impl Fn(&T) -> usize,
+    tried: impl Fn(&T) -> bool,
+) -> Option<T> {
+    let count = candidates(service, port).count();
+    let at = |index: usize| candidates(service, port).nth(index).map(|(endpoint, at)| reach(endpoint, at));
+    let first = worker.random_below(count);
+    let second = match count {
+        0 | 1 => None,
+        count => at((first + 1 + worker.random_below(count - 1)) % count),
+    };
+    match (at(first)?, second) {
+        (a, Some(b)) if !tried(&a) && !tried(&b) => Some(if busy(&a) <= busy(&b) { a } else { b }),
+        (a, _) if !tried(&a) => Some(a),
+        (_, Some(b)) if !tried(&b) => Some(b),
+        // Both drawn were tried: one of the others, if there are any.
+        (a, _) => (1..count).filter_map(|k| at((first + k) % count)).find(|other| !tried(other)).or(Some(a)),
+    }
 }
 
 /// How one endpoint of a service is reached by a caller that named `host`, if it named one.
@@ -122,8 +156,18 @@ pub(crate) fn to_endpoint(
         None => security(at.tls, &port.sni, &service.subject_alt_names),
         Some(order) => ordered(order, &port.sni, &service.subject_alt_names, host),
     };
-    Upstream { address: SocketAddr::new(endpoint.address, at.target_port), security }
-        .of_proxy_that_multiplexes(endpoint.workload.multiplexes)
+    Upstream {
+        address: SocketAddr::new(endpoint.address, at.target_port),
+        security,
+        terms: terms(port),
+        socket: endpoint.unix_path.clone(),
+    }
+    .of_proxy_that_multiplexes(endpoint.workload.multiplexes)
+}
+
+/// The bounds of a port.
+fn terms(port: &ServicePort) -> Option<Arc<Terms>> {
+    port.balance.as_ref().and_then(|balance| balance.terms()).cloned()
 }
 
 /// How a service is reached at the address that was dialled (SE-4).
@@ -134,12 +178,18 @@ pub(crate) fn to_dialled(
     host: Option<&str>,
 ) -> Upstream {
     let security = match &port.order {
-        // Without endpoints there is nobody who could be known to take mutual TLS (reference mtls 2.1 A3).
-        None => Security::Plain,
+        // One choice for all (reference mtls 2.1 A3): without endpoints, or with one that has no sidecar, nobody is known to
+        // take mutual TLS at this address.
+        None => match candidates(service, port.number).all(|(_, at)| at.tls == EndpointTls::IstioMutual) {
+            true if candidates(service, port.number).next().is_some() => {
+                security(EndpointTls::IstioMutual, &port.sni, &service.subject_alt_names)
+            }
+            _ => Security::Plain,
+        },
         Some(order) => ordered(order, &port.sni, &service.subject_alt_names, host),
     };
     let number = port.target_port.unwrap_or(dialled.port());
-    Upstream { address: SocketAddr::new(dialled.ip(), number), security }
+    Upstream { address: SocketAddr::new(dialled.ip(), number), security, terms: terms(port), socket: None }
 }
 
 /// What a DestinationRule orders (reference mtls 2.2).
@@ -169,7 +219,8 @@ pub(crate) fn to_headless(address: IpAddr, port: &HeadlessPort, host: Option<&st
         None => security(port.tls, &port.sni, &port.subject_alt_names),
         Some(order) => ordered(order, &port.sni, &port.subject_alt_names, host),
     };
-    Upstream { address: SocketAddr::new(address, port.port), security }
+    let address = SocketAddr::new(address, port.port);
+    Upstream { address, security, terms: port.terms.clone(), socket: None }
 }
 
 fn security(tls: EndpointTls, sni: &Arc<str>, expected: &Arc<[String]>) -> Security {

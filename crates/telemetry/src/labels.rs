@@ -75,6 +75,8 @@ pub enum ResponseFlags {
     UpstreamConnectFailureAfterRetries,
     /// There is no endpoint to choose from.
     NoHealthyUpstream,
+    /// A bound on connections or requests was reached (Envoy's circuit breakers).
+    UpstreamOverflow,
     /// The upstream closed before it answered.
     UpstreamClosed,
     /// The upstream broke its protocol.
@@ -108,6 +110,7 @@ impl ResponseFlags {
             Self::UpstreamConnectFailure => "UF",
             Self::UpstreamConnectFailureAfterRetries => "UF,URX",
             Self::NoHealthyUpstream => "UH",
+            Self::UpstreamOverflow => "UO",
             Self::UpstreamClosed => "UC",
             Self::UpstreamProtocolError => "UPE",
             Self::UpstreamReset => "UR",

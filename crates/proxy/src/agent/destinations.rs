@@ -125,7 +125,7 @@ impl Destinations {
                 entry.put(destination);
             }
         });
-        let following = self.upkeep.take(destination, publish);
+        let following = self.upkeep.take(name, destination, publish);
         if let Some(entry) = self.entries.lock().get_mut(name) {
             if following.is_some() && entry.cell.is_none() {
                 entry.answer.send_replace(Answer::LookingUp);

@@ -119,7 +119,7 @@ async fn way(worker: &Worker, provider: &Provider, first: usize, attempt: usize)
     let addresses = worker.authorizers.addresses.of(host).await?;
     let index = first.wrapping_add(attempt) % addresses.len().max(1);
     let address = addresses.get(index).ok_or_else(|| format!("{host} has no address"))?;
-    let upstream = Upstream { address: SocketAddr::new(*address, *port), security: Security::Plain };
+    let upstream = Upstream::at(SocketAddr::new(*address, *port), Security::Plain);
     let called = route::called_passthrough(None, upstream.address);
     Ok(Way { upstream, is_http2: false, called })
 }

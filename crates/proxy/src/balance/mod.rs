@@ -6,10 +6,13 @@
 //! outlive the endpoints' changes; how busy an endpoint is, each worker knows of itself, as that is what it can do
 //! something about.
 
+mod busy;
 mod clock;
 mod hash;
 mod health;
 mod key;
+mod lifetime;
+mod room;
 mod states;
 mod terms;
 
@@ -22,8 +25,11 @@ use crate::snapshot::{Algorithm, Endpoint, EndpointPort, HashKey, Service};
 use hash::Table;
 use health::{Health, Watch};
 
+pub(crate) use busy::Busy;
 pub(crate) use health::Outcome;
 pub(crate) use key::{Keyed, of_request, of_source};
+pub(crate) use lifetime::Timed;
+pub(crate) use room::{Counted, Kept, Room};
 pub(crate) use states::States;
 pub(crate) use terms::{Held, Terms, What, limits_of_opaque};
 
@@ -34,7 +40,7 @@ const DRAWS: usize = 16;
 
 /// How load is spread over the endpoints of one service port.
 #[derive(Debug)]
-pub struct Balance {
+pub(crate) struct Balance {
     algorithm: Algorithm,
     hosts: Vec<Host>,
     /// Indices of hosts in the order of their turns, each as often as it weighs; empty if all weigh the same.
@@ -101,9 +107,9 @@ impl Balance {
         self.algorithm == Algorithm::Passthrough
     }
 
-    /// Whether attempts at endpoints are to be noted.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.watch.is_some()
+    /// An endpoint, if attempts at it are to be noted.
+    pub(crate) fn watched(self: &Arc<Self>, index: usize) -> Option<Watched> {
+        self.watch.as_ref().map(|_| Watched { balance: self.clone(), index })
     }
 
     /// The endpoint behind an index.
@@ -118,14 +124,14 @@ impl Balance {
     }
 
     /// Takes note of an attempt at an endpoint.
-    pub(crate) fn note(&self, index: usize, outcome: Outcome) {
+    fn note(&self, index: usize, outcome: Outcome) {
         if let (Some(watch), Some(host)) = (&self.watch, self.hosts.get(index)) {
             watch.note(&host.health, outcome, &host.name);
         }
     }
 
     /// Endpoints that are left out now, and for how long yet.
-    pub fn ejected(&self) -> impl Iterator<Item = (&str, Duration)> {
+    pub(crate) fn ejected(&self) -> impl Iterator<Item = (&str, Duration)> {
         let hosts = self.hosts.iter().enumerate();
         hosts.filter_map(|(index, host)| {
             let left = self.watch.as_ref()?.ejected_for_ms(index)?;
@@ -232,6 +238,20 @@ impl Balance {
             return None;
         }
         wanted.clone().nth(draw(left)).map(at)
+    }
+}
+
+/// An endpoint of which attempts are noted.
+#[derive(Debug, Clone)]
+pub(crate) struct Watched {
+    balance: Arc<Balance>,
+    index: usize,
+}
+
+impl Watched {
+    /// Takes note of an attempt.
+    pub(crate) fn note(&self, outcome: Outcome) {
+        self.balance.note(self.index, outcome);
     }
 }
 

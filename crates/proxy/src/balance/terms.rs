@@ -4,7 +4,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::states::State;
 use crate::snapshot::{ConnectionPool, IdleLimit};
@@ -100,6 +100,18 @@ impl Terms {
     pub(crate) fn take_first_connection(&self) -> Held {
         self.state.load.connections.fetch_add(1, Relaxed);
         Held { state: self.state.clone(), what: What::Connection }
+    }
+
+    /// Whether several HTTP/1.1 requests at a time may go over one connection: not where connections are what is bounded.
+    pub(crate) fn lets_share(&self) -> bool {
+        let pool = &self.pool;
+        pool.connections.is_none() && pool.pending.is_none() && pool.requests_per_connection.is_none()
+    }
+
+    /// Whether a connection of this age, after so many requests, takes another one.
+    pub(crate) fn lets_reuse(&self, opened: Instant, served: u32) -> bool {
+        self.pool.requests_per_connection.is_none_or(|most| served < most)
+            && self.pool.max_age.is_none_or(|most| opened.elapsed() < most)
     }
 
     /// How long a connection may go without a request; `default` without a rule.

@@ -4,6 +4,7 @@ use maille_proto::facts as wire;
 use serde::Deserialize;
 
 use super::file::Workload;
+use super::traffic::TrafficPolicy;
 
 names!(#[derive(Default)] Protocol {
     #[default] Auto = "AUTO" => wire::Protocol::Auto,
@@ -22,6 +23,7 @@ names!(#[derive(Default)] Resolution {
     Dns = "DNS" => wire::Resolution::Dns,
     DnsRoundRobin = "DNS_ROUND_ROBIN" => wire::Resolution::DnsRoundRobin,
     None = "NONE" => wire::Resolution::None,
+    DynamicDns = "DYNAMIC_DNS" => wire::Resolution::DynamicDns,
 });
 names!(ClientTlsMode {
     Disable = "DISABLE" => wire::client_tls::Mode::Disable,
@@ -72,8 +74,10 @@ struct ServicePort {
     protocol: Protocol,
     /// As a DestinationRule orders it.
     tls: Option<ClientTls>,
-    /// With resolution NONE, dialled in place of the application's port.
+    /// With resolution NONE or DYNAMIC_DNS, dialled in place of the application's port.
     target_port: Option<u16>,
+    /// As a DestinationRule orders it.
+    traffic: Option<TrafficPolicy>,
 }
 
 /// The `tls` of a DestinationRule.
@@ -96,6 +100,8 @@ struct ClientTls {
     sni: String,
     #[serde(default)]
     insecure_skip_verify: bool,
+    #[serde(default)]
+    ca_crl: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,6 +114,11 @@ struct Endpoint {
     /// Looked up, in place of `address`.
     #[serde(default)]
     dns_name: String,
+    /// Of a Unix socket, in place of `address`.
+    #[serde(default)]
+    unix_path: String,
+    #[serde(default)]
+    weight: u32,
     ports: Vec<EndpointPort>,
 }
 
@@ -143,6 +154,7 @@ struct HeadlessPort {
     #[serde(default)]
     subject_alt_names: Vec<String>,
     client_tls: Option<ClientTls>,
+    traffic: Option<TrafficPolicy>,
 }
 
 impl DestinationFacts {
@@ -163,6 +175,7 @@ impl Service {
             protocol: p.protocol.proto(),
             tls: p.tls.as_ref().map(ClientTls::message),
             target_port: p.target_port.unwrap_or_default().into(),
+            traffic: p.traffic.as_ref().map(TrafficPolicy::message),
             ..Default::default()
         });
         let endpoints = self.endpoints.iter().map(|e| {
@@ -175,6 +188,8 @@ impl Service {
                 workload: Some(e.workload.message()),
                 address: e.address.clone(),
                 dns_name: e.dns_name.clone(),
+                unix_path: e.unix_path.clone(),
+                weight: e.weight,
                 ports: ports.collect(),
                 ..Default::default()
             }
@@ -207,7 +222,7 @@ impl DirectWorkload {
             service_port: p.service_port.into(),
             subject_alt_names: p.subject_alt_names.clone(),
             client_tls: p.client_tls.as_ref().map(ClientTls::message),
-            ..Default::default()
+            traffic: p.traffic.as_ref().map(TrafficPolicy::message),
         });
         wire::DirectWorkload { workload: Some(self.workload.message()), headless_ports: ports.collect() }
     }
@@ -224,6 +239,7 @@ impl ClientTls {
             subject_alt_names: self.subject_alt_names.clone(),
             sni: self.sni.clone(),
             insecure_skip_verify: self.insecure_skip_verify,
+            ca_crl: self.ca_crl.clone(),
             ..Default::default()
         }
     }

@@ -22,6 +22,7 @@ mod destination;
 mod file;
 mod request;
 mod resolver;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

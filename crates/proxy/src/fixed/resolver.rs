@@ -58,13 +58,13 @@ impl FixedResolver {
             destinations.entry(name.clone()).or_insert(Destination::Unknown);
         }
         for (name, destination) in destinations {
-            let held = all.entry(name).or_insert_with(|| Held::unknown(false));
+            let held = all.entry(name.clone()).or_insert_with(|| Held::unknown(false));
             let (cell, is_known) = (held.cell.clone(), held.is_known.clone());
             let publish = Box::new(move |destination| {
                 cell.replace(Arc::new(destination));
                 is_known.send_replace(true);
             });
-            held.following = self.upkeep.take(destination, publish);
+            held.following = self.upkeep.take(&name, destination, publish);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use maille_telemetry::{RefusalKind, ResponseFlags};
 
 use crate::http::body::Body;
@@ -13,6 +13,9 @@ use crate::http::upgrade::Switching;
 use crate::pool::{Answer, NotSent, Pool, SendError};
 use crate::record::Refused;
 use crate::worker::Worker;
+
+/// Set by Envoy where a bound on connections or requests was reached.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// Makes a checked request ready to be sent with `version`; its body counts into `exchange`.
 pub(crate) fn prepare(
@@ -111,13 +114,24 @@ pub(crate) fn fail(error: &SendError, exchange: Exchange) -> Response<Body> {
             ResponseFlags::UpstreamProtocolError,
             format!("{details}{{protocol_error}}"),
         ),
+        SendError::Overflow(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{prefix} overflow"),
+            RefusalKind::Overload,
+            ResponseFlags::UpstreamOverflow,
+            format!("{details}{{overflow}}"),
+        ),
     };
     let tls = match error {
         SendError::Connect(error) => error.tls(),
-        SendError::Reset(_) | SendError::Protocol(_) => None,
+        SendError::Reset(_) | SendError::Protocol(_) | SendError::Overflow(_) => None,
     };
     let refused = Refused::new(kind, error.to_string()).with_flags(flags).with_tls(tls).with_details(details);
-    refuse(&refused, exchange, status, &text)
+    let mut response = refusal(exchange.is_grpc, &refused, status, &text);
+    if matches!(error, SendError::Overflow(_)) {
+        response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
+    }
+    refuse_with(response, &refused, exchange)
 }
 
 /// Refuses a request with an answer of the proxy's own, and records why.

@@ -227,7 +227,7 @@ impl InboundHttp {
         let Admitted { request, switching, for_caller } = admitted;
         let version = request.version();
         let address = self.worker.delivery(self.open.facts.destination);
-        let upstream = Upstream { address, security: Security::Deliver };
+        let upstream = Upstream::at(address, Security::Deliver);
         let pool = self.worker.pools.pool(upstream, version, || None);
         let request = match forward::prepare(request, &mut exchange, version) {
             Ok(request) => request,

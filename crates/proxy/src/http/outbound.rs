@@ -1,13 +1,13 @@
 //! Requests of the own workload.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use maille_core::PortProtocol;
 use maille_telemetry::{Edge, Protocol, RefusalKind, Way};
 
+use crate::balance::What;
 use crate::connect::{Security, Upstream};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
@@ -18,14 +18,22 @@ use crate::http::serve::Handler;
 use crate::http::upgrade::Switching;
 use crate::http::xfcc::XFCC;
 use crate::outbound::{Dialled, no_endpoint, pass_through, refused_destination, unresolved};
-use crate::pool::Pool;
+use crate::pool::SendError;
 use crate::record::{self, Called, Proven, Refused};
 use crate::route::{self, Behind};
-use crate::snapshot::{Destination, Resolution, ResolveError, Service, ServicePort};
+use crate::snapshot::{Destination, ResolveError, Service, ServicePort};
 use crate::worker::Worker;
+use toward::{Asked, Toward, spoken};
 
-/// Further endpoints tried when one cannot be connected to; nothing was sent then (Istio's default: 2 retries).
+mod toward;
+
+/// Attempts beyond the first, where nothing was sent or the upstream says that it did nothing (Istio's default: 2).
+///
+/// Istio's default policy also repeats requests that were answered with gRPC's UNAVAILABLE or CANCELLED. Whoever answers
+/// so may have done half of the work, so that only the caller knows whether to ask again; it is not done here.
 const RETRIES: usize = 2;
+/// The first pause before the same endpoint is tried again is below this (Envoy's `base_interval`).
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// One outbound connection that carries HTTP.
 pub(crate) struct OutboundHttp {
@@ -33,6 +41,7 @@ pub(crate) struct OutboundHttp {
     dialled: Dialled,
     /// Counts what never reached anybody.
     nowhere: std::cell::OnceCell<Rc<Edge>>,
+    fresh: std::cell::OnceCell<u64>,
 }
 
 /// A request that goes nowhere.
@@ -46,14 +55,14 @@ struct Refusal {
 
 impl OutboundHttp {
     pub(crate) fn new(worker: Rc<Worker>, dialled: Dialled) -> Self {
-        Self { worker, dialled, nowhere: std::cell::OnceCell::new() }
+        Self { worker, dialled, nowhere: std::cell::OnceCell::new(), fresh: std::cell::OnceCell::new() }
     }
 
-    /// The pool that a request with this authority goes to; `tried` endpoints are avoided if others are left.
+    /// The endpoint that a request goes to; those tried before are avoided if others are left.
     ///
     /// The Host chooses the service if it is one with this port, else the address that was dialled (SE-9).
-    async fn pool(&self, authority: &str, version: Version, tried: &[Upstream]) -> Result<Rc<Pool>, Refusal> {
-        let host = route::without_port(authority);
+    async fn toward(&self, asked: &Asked<'_>) -> Result<Toward, Refusal> {
+        let host = route::without_port(asked.authority);
         // Asked for with every request, which keeps the agent from forgetting it while the connection lives.
         let known = self.worker.destinations.find(&self.dialled.name).await;
         let by_address = known.as_ref().ok().map(|cell| cell.load());
@@ -61,16 +70,16 @@ impl OutboundHttp {
             && let Some(port) = service.port(self.dialled.port)
             && (self.dialled.address.is_none() || self.is_named(service, host))
         {
-            return self.to_service(service, port, host, version, tried);
+            return self.to_service(service, port, host, asked);
         }
         let is_dialled = self.dialled.address.map(|a| a.ip()) == route::host_address(host) || host.is_empty();
         if !is_dialled {
-            let asked = match route::host_address(host) {
+            let name = match route::host_address(host) {
                 Some(address) => address.to_string(),
                 None => host.to_ascii_lowercase(),
             };
-            let asked = asked.trim_end_matches('.');
-            let cell = self.worker.destinations.find(asked).await.map_err(|e| cannot_be_asked(&e))?;
+            let name = name.trim_end_matches('.');
+            let cell = self.worker.destinations.find(name).await.map_err(|e| cannot_be_asked(&e))?;
             let by_host = cell.load();
             if let Destination::Service(service) = &**by_host
                 && !service.headless
@@ -78,13 +87,13 @@ impl OutboundHttp {
                 && let Some(port) = service.port(self.dialled.port)
                 && port.takes_http()
             {
-                return self.to_service(service, port, host, version, tried);
+                return self.to_service(service, port, host, asked);
             }
         }
         let cell = known.as_ref().map_err(cannot_be_asked)?;
         let by_address = cell.load();
         match route::behind(&by_address, self.dialled.port) {
-            Behind::Service(service, port) => self.to_service(service, port, host, version, tried),
+            Behind::Service(service, port) => self.to_service(service, port, host, asked),
             Behind::Headless(workload, port) => {
                 let Some(address) = self.dialled.address else { return Err(self.unknown()) };
                 let upstream = route::to_headless(address.ip(), port, Some(host))
@@ -94,13 +103,14 @@ impl OutboundHttp {
                     service: record::service(&port.service),
                     address,
                 };
-                Ok(self.worker.pools.pool(upstream, spoken(port.protocol, version), || Some(called())))
+                let version = spoken(port.protocol, asked, port.terms.as_deref());
+                Ok(Toward::new(self.worker.pools.pool(upstream, version, || Some(called()))))
             }
             Behind::Undeclared(workload) => {
                 let address = pass_through(&self.worker, &self.dialled).map_err(|_| self.unknown())?;
-                let upstream = Upstream { address, security: Security::Plain };
+                let upstream = Upstream::at(address, Security::Plain);
                 let called = || route::called_passthrough(workload, address);
-                Ok(self.worker.pools.pool(upstream, version, || Some(called())))
+                Ok(Toward::new(self.worker.pools.pool(upstream, asked.version, || Some(called()))))
             }
         }
     }
@@ -121,50 +131,24 @@ impl OutboundHttp {
         route::is_named(service, own, &snapshot.settings.cluster_domain, host)
     }
 
-    /// The less busy of two endpoints chosen at random (Istio's default, LEAST_REQUEST).
-    fn to_service(
-        &self,
-        service: &Service,
-        port: &ServicePort,
-        host: &str,
-        version: Version,
-        tried: &[Upstream],
-    ) -> Result<Rc<Pool>, Refusal> {
-        let version = spoken(port.protocol, version);
-        if service.resolution == Resolution::Dialled {
-            let Some(address) = self.dialled.address else { return Err(self.unknown()) };
-            let upstream = route::to_dialled(service, port, address, Some(host));
-            let address = upstream.address;
-            let called = || Some(route::called_service(service, address));
-            return Ok(self.worker.pools.pool(upstream, version, called));
-        }
-        let count = route::candidates(service, port.number).count();
-        let pool_at = |index: usize| {
-            let (endpoint, at) = route::candidates(service, port.number).nth(index)?;
-            let upstream = route::to_endpoint(service, port, endpoint, at, Some(host));
-            let address = upstream.address;
-            let called = || Some(route::called_endpoint(service, endpoint, address));
-            Some(self.worker.pools.pool(upstream, version, called))
-        };
-        let first = self.worker.random_below(count);
-        let second = match count {
-            0 | 1 => None,
-            count => pool_at((first + 1 + self.worker.random_below(count - 1)) % count),
-        };
-        let untried = |pool: &Rc<Pool>| !tried.contains(&pool.upstream);
-        let chosen = match (pool_at(first), second) {
-            (Some(a), Some(b)) if untried(&a) && untried(&b) => {
-                Some(if a.active() <= b.active() { a } else { b })
-            }
-            (Some(a), Some(b)) => Some(if untried(&a) { a } else { b }),
-            (one, _) => one,
-        };
-        chosen.ok_or_else(|| Refusal {
+    fn no_endpoint(&self, service: &Service, port: &ServicePort) -> Refusal {
+        Refusal {
             refused: no_endpoint(service, port.number),
             meant: Some(Box::new(route::called_service(service, self.dialled.somewhere()))),
             status: StatusCode::SERVICE_UNAVAILABLE,
             text: "no healthy upstream",
-        })
+        }
+    }
+
+    /// A number of this connection's own, the same for all its requests.
+    fn fresh(&self) -> u64 {
+        *self.fresh.get_or_init(rand::random)
+    }
+
+    /// Before the same endpoint is asked again for the `attempt`-th time: drawn at random, from a range that doubles.
+    fn pause(&self, attempt: usize) -> Duration {
+        let most = usize::try_from(PAUSE.as_millis()).unwrap_or(25) * ((1 << attempt) - 1);
+        Duration::from_millis(self.worker.random_below(most + 1) as u64)
     }
 
     /// OT-2 under REGISTRY_ONLY.
@@ -240,47 +224,75 @@ impl Handler for OutboundHttp {
         // XF-3: the application cannot vouch for anybody.
         request.headers_mut().remove(&XFCC);
         let downstream = request.version();
-        let mut pool = match self.pool(head::authority(&request), downstream, &[]).await {
-            Ok(pool) => pool,
-            Err(refusal) => return self.refuse(&refusal, exchange),
+        let is_upgrade = upgrade.is_some();
+        let mut toward = {
+            let (authority, request) = (head::authority(&request), Some(&request));
+            let asked = Asked { authority, version: downstream, is_upgrade, request, hash: None, tried: &[] };
+            match self.toward(&asked).await {
+                Ok(toward) => toward,
+                Err(refusal) => return self.refuse(&refusal, exchange),
+            }
         };
         let mut switching = upgrade.map(|_| Switching {
             downstream: hyper::upgrade::on(&mut request),
             judged_by: None,
             keep: self.clone(),
         });
-        let mut request = match forward::prepare(request, &mut exchange, pool.version) {
+        let mut request = match forward::prepare(request, &mut exchange, toward.pool.version) {
             Ok(request) => request,
             Err(malformed) => return self.malformed(malformed, exchange),
         };
-        let mut tried = Vec::new();
+        let mut tried: Vec<Upstream> = Vec::new();
+        let mut _repeated = None;
         loop {
-            if let Some(edge) = pool.edge(&self.worker) {
+            if let Some(edge) = toward.pool.edge(&self.worker) {
                 exchange.set_edge(edge);
             }
-            let sent = forward::send(&self.worker, &pool, request, exchange, switching, downstream);
+            let sent = forward::send(&self.worker, &toward.pool, request, exchange, switching, downstream);
             let Failed { error, exchange: same, request: unsent, switching: unswitched } = match sent.await {
-                Ok(response) => return response,
+                Ok(mut response) => {
+                    toward.note(Ok(&response));
+                    toward.set_cookie(&mut response);
+                    return response;
+                }
                 Err(failed) => *failed,
             };
             exchange = same;
-            tried.push(pool.upstream.clone());
-            let other = self.pool(exchange.authority(), downstream, &tried).await;
-            match (unsent, other) {
-                (Some(unsent), Ok(other)) if tried.len() <= RETRIES && !tried.contains(&other.upstream) => {
-                    request = unsent;
-                    switching = unswitched;
-                    pool = other;
-                }
-                _ => return forward::fail(&error, exchange),
+            toward.note::<Body>(Err(&error));
+            let Some(unsent) = unsent.filter(|_| tried.len() < RETRIES && is_worth_repeating(&error)) else {
+                return forward::fail(&error, exchange);
+            };
+            tried.push(toward.pool.upstream.clone());
+            let hash = toward.keyed.hash;
+            let authority = exchange.authority();
+            let asked =
+                Asked { authority, version: downstream, is_upgrade, request: None, hash, tried: &tried };
+            let Ok(mut other) = self.toward(&asked).await else { return forward::fail(&error, exchange) };
+            // A request has been made ready for one version.
+            if other.pool.version != toward.pool.version {
+                return forward::fail(&error, exchange);
             }
+            if tried.contains(&other.pool.upstream) {
+                if !error.is_quick() {
+                    return forward::fail(&error, exchange);
+                }
+                tokio::time::sleep(self.pause(tried.len())).await;
+            }
+            _repeated = match other.pool.upstream.terms.as_ref().map(|terms| terms.take(What::Retry)) {
+                Some(None) => return forward::fail(&error, exchange),
+                held => held.flatten(),
+            };
+            other.keyed.cookie = toward.keyed.cookie.take();
+            request = unsent;
+            switching = unswitched;
+            toward = other;
         }
     }
 }
 
-/// HTTP/2 where the port is declared so, else as the application speaks (WR-3).
-fn spoken(protocol: PortProtocol, downstream: Version) -> Version {
-    if protocol == PortProtocol::Http2 { Version::HTTP_2 } else { downstream }
+/// Not where a bound was reached: repeating it would be more of what is too much.
+fn is_worth_repeating(error: &SendError) -> bool {
+    !matches!(error, SendError::Overflow(_))
 }
 
 fn cannot_be_asked(error: &ResolveError) -> Refusal {

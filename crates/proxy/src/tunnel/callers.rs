@@ -103,7 +103,12 @@ impl Shared {
             match one.stream().await {
                 Ok(stream) => {
                     let stream = Stream::Carried(Box::new(stream));
-                    return Ok(Connected { stream, identity: one.identity, generation: one.generation });
+                    return Ok(Connected {
+                        stream,
+                        identity: one.identity,
+                        generation: one.generation,
+                        counted: None,
+                    });
                 }
                 Err(error) => {
                     one.is_over.set(true);
@@ -162,7 +167,7 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         return Ok(Opened::Single(connected));
     }
     let local = connected.local(worker);
-    let Connected { stream, identity, generation } = connected;
+    let Connected { stream, identity, generation, counted: _ } = connected;
     let failed = |error: h2::Error| ConnectError::Tcp { address: to.address, reason: error.to_string() };
     let (sender, mut connection) = client::Builder::new()
         .enable_push(false)

@@ -8,7 +8,10 @@ mod names;
 
 use std::sync::Arc;
 
-use crate::snapshot::Destination;
+use maille_core::EndpointTls;
+
+use crate::balance::States;
+use crate::snapshot::{Destination, EndpointPort, NamedEndpoint, Resolution, Service};
 use files::Files;
 use names::Names;
 
@@ -19,6 +22,7 @@ pub(crate) use lookup::{LookUp, Servers, dns};
 pub(crate) struct Upkeep {
     files: Arc<Files>,
     names: Arc<Names>,
+    states: Arc<States>,
 }
 
 /// Where a destination that is kept current goes, each time it has changed.
@@ -27,7 +31,11 @@ pub(crate) type Publish = Box<dyn Fn(Destination) + Send>;
 impl Upkeep {
     /// Nothing to keep yet. Names are asked of `servers`.
     pub(crate) fn new(servers: Servers) -> Arc<Self> {
-        Arc::new(Self { files: Arc::default(), names: Names::new(lookup::dns(servers)) })
+        Arc::new(Self {
+            files: Arc::default(),
+            names: Names::new(lookup::dns(servers)),
+            states: Arc::default(),
+        })
     }
 
     /// Watches files for ever.
@@ -35,11 +43,24 @@ impl Upkeep {
         self.files.clone().run().await;
     }
 
-    /// Takes a destination that the control plane sent. One that depends on nothing else is published at once; of one
+    /// Takes what the control plane says of `name`. One that depends on nothing else is published at once; of one
     /// with names, `publish` hears when they have been looked up for the first time, and at every change, until the
     /// handle that is returned is dropped. Must be called within a runtime.
-    pub(crate) fn take(&self, mut destination: Destination, publish: Publish) -> Option<Following> {
+    pub(crate) fn take(
+        &self,
+        name: &str,
+        mut destination: Destination,
+        publish: Publish,
+    ) -> Option<Following> {
         self.files.adopt(&mut destination);
+        let states = self.states.clone();
+        let publish: Publish = Box::new(move |mut destination| {
+            states.adopt(&mut destination);
+            publish(destination);
+        });
+        if let Destination::Service(service) = &mut destination {
+            name_asked(service, name);
+        }
         match destination {
             Destination::Service(service) if !service.named_endpoints.is_empty() => {
                 Some(Following::start(&self.names, service, publish))
@@ -50,4 +71,25 @@ impl Upkeep {
             }
         }
     }
+}
+
+/// Gives a wildcard service whose names are looked up when they are used (SE-8) the name that was asked for as its
+/// endpoint. An address has no name to look up, so that the service has no endpoint there.
+fn name_asked(service: &mut Service, name: &str) {
+    let is_name = name.parse::<std::net::IpAddr>().is_err() && !name.starts_with('*');
+    if service.resolution != Resolution::NameAsked || !service.named_endpoints.is_empty() || !is_name {
+        return;
+    }
+    let ports = service.ports.iter().map(|port| EndpointPort {
+        service_port: port.number,
+        target_port: port.target_port.unwrap_or(port.number),
+        tls: EndpointTls::Plaintext,
+    });
+    let ports = ports.collect();
+    service.named_endpoints.push(NamedEndpoint {
+        workload: Arc::default(),
+        dns_name: name.into(),
+        ports,
+        weight: 1,
+    });
 }

@@ -1,6 +1,8 @@
 //! The data path of two sidecars, with real sockets, curl and openssl around them.
 
 mod authorizer;
+mod balance;
+mod bounds;
 mod chains;
 mod change;
 mod envoy;
