@@ -4,6 +4,7 @@ mod facts;
 mod pod;
 mod ports;
 mod security;
+mod sidecar;
 mod tokens;
 
 use anyhow::{Result, ensure};

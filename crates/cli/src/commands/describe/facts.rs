@@ -1,7 +1,9 @@
 //! The objects of the API that describe one namespace's security.
 
 use anyhow::{Context, Result};
-use maille_config::istio::{AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication};
+use maille_config::istio::{
+    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, Sidecar,
+};
 use maille_config::k8s::api::core::v1::{Pod, Service};
 use serde::de::DeserializeOwned;
 
@@ -16,6 +18,7 @@ pub(super) struct Facts {
     pub(super) authorization_policies: Vec<AuthorizationPolicy>,
     pub(super) request_authentications: Vec<RequestAuthentication>,
     pub(super) destination_rules: Vec<DestinationRule>,
+    pub(super) sidecars: Vec<Sidecar>,
 }
 
 impl Facts {
@@ -29,6 +32,7 @@ impl Facts {
             authorization_policies: Vec::new(),
             request_authentications: Vec::new(),
             destination_rules: Vec::new(),
+            sidecars: Vec::new(),
         };
         let (security, networking) = ("apis/security.istio.io/v1", "apis/networking.istio.io/v1");
         let mut namespaces = vec![root_namespace];
@@ -44,6 +48,7 @@ impl Facts {
                 .request_authentications
                 .extend(list(api, security, namespace, "requestauthentications").await?);
             facts.destination_rules.extend(list(api, networking, namespace, "destinationrules").await?);
+            facts.sidecars.extend(list(api, networking, namespace, "sidecars").await?);
         }
         Ok(facts)
     }
@@ -63,8 +68,11 @@ impl Facts {
 
 async fn list<T: DeserializeOwned>(api: &Api, group: &str, namespace: &str, plural: &str) -> Result<Vec<T>> {
     let path = format!("/{group}/namespaces/{namespace}/{plural}");
-    let list =
-        api.get(&path).await.with_context(|| format!("cannot read {plural} of namespace {namespace}"))?;
+    let list = match api.get(&path).await {
+        // A cluster need not know all kinds of Istio.
+        Err(error) if error.is_not_found() && group != "api/v1" => return Ok(Vec::new()),
+        list => list.with_context(|| format!("cannot read {plural} of namespace {namespace}"))?,
+    };
     let items = list["items"].as_array().cloned().unwrap_or_default();
     let read =
         |item| serde_json::from_value(item).with_context(|| format!("one of the {plural} is not readable"));

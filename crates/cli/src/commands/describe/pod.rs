@@ -7,7 +7,7 @@ use maille_proto::facts::ConfigDump;
 use serde_json::Value;
 
 use super::facts::Facts;
-use super::{Report, ports, security, tokens};
+use super::{Report, ports, security, sidecar, tokens};
 use crate::client::Api;
 use crate::commands::admin::{self, PodRef};
 
@@ -84,6 +84,7 @@ pub(super) async fn describe(
     tokens::request_authentication(facts, &pod, &proxy, report);
     security::authorization(facts, &pod, &proxy, report);
     security::plaintext_callers(&proxy, report);
+    sidecar::effective(facts, &pod, &proxy, report);
     for problem in admin::problems(&proxy.dump) {
         report.warn("", problem);
     }

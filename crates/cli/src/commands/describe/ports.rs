@@ -2,7 +2,10 @@
 
 use maille_config::HostPattern;
 use maille_config::destination_rule::{Client, Mesh, Target, in_force};
-use maille_config::istio::{ClientTlsMode, ClientTlsSettings, DestinationRule};
+use maille_config::istio::{
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
+    OutlierDetection,
+};
 use maille_config::k8s::IntOrString;
 use maille_config::k8s::api::core::v1::{Pod, Service, ServicePort};
 use maille_core::{CLUSTER_DOMAIN, Labels, PortProtocol};
@@ -124,22 +127,33 @@ fn destination_rules(
         Target { host: &host, namespace: &facts.namespace },
     );
     for rule in found.iter().flat_map(|found| &found.rules) {
-        describe_rule(rule, port, report);
+        describe_rule(rule, port, pod, report);
     }
 }
 
-fn describe_rule(rule: &DestinationRule, port: &ServicePort, report: &mut Report) {
+/// istioctl's lines (printDestinationRule).
+fn describe_rule(rule: &DestinationRule, port: &ServicePort, pod: Option<&Pod>, report: &mut Report) {
     let name = rule.metadata.name.as_deref().unwrap_or_default();
     let namespace = rule.metadata.namespace.as_deref().unwrap_or_default();
     report.line(format!("DestinationRule: {name}.{namespace} for \"{}\"", rule.spec.host));
+    subsets(rule, pod, report);
     let Some(policy) = &rule.spec.traffic_policy else {
         report.line("   No Traffic Policy");
         return;
     };
-    match &policy.tls {
-        Some(tls) => report.line(format!("   Traffic Policy TLS Mode: {}", mode(tls))),
-        None if policy.port_level_settings.is_empty() => report.line("   No Traffic Policy"),
-        None => {}
+    if let Some(tls) = &policy.tls {
+        report.line(format!("   Traffic Policy TLS Mode: {}", mode(tls)));
+    }
+    let parts = parts(
+        policy.load_balancer.as_ref(),
+        policy.connection_pool.as_ref(),
+        policy.outlier_detection.as_ref(),
+    );
+    if let Some(parts) = &parts {
+        report.line(format!("   Policies: {parts}"));
+    }
+    if policy.tls.is_none() && parts.is_none() && policy.port_level_settings.is_empty() {
+        report.line("   No Traffic Policy");
     }
     let own = policy.port_level_settings.iter().find(|settings| {
         settings.port.is_some_and(|selected| i64::from(selected.number) == i64::from(port.port))
@@ -148,7 +162,52 @@ fn describe_rule(rule: &DestinationRule, port: &ServicePort, report: &mut Report
         report.line("   Port Level Settings:");
         report.line(format!("      {}:", port.port));
         report.line(format!("         TLS Mode: {}", own.tls.as_ref().map_or("(auto)", mode)));
+        let parts = self::parts(
+            own.load_balancer.as_ref(),
+            own.connection_pool.as_ref(),
+            own.outlier_detection.as_ref(),
+        );
+        if let Some(parts) = parts {
+            report.line(format!("         Policies: {parts}"));
+        }
     }
+}
+
+/// Which of a rule's subsets the Pod is in.
+fn subsets(rule: &DestinationRule, pod: Option<&Pod>, report: &mut Report) {
+    let Some(pod) = pod.filter(|_| !rule.spec.subsets.is_empty()) else { return };
+    let labels: Labels = pod.metadata.labels.clone().unwrap_or_default();
+    let (inside, outside): (Vec<_>, Vec<_>) = rule
+        .spec
+        .subsets
+        .iter()
+        .partition(|subset| subset.labels.iter().all(|(key, value)| labels.get(key) == Some(value)));
+    let names = |subsets: Vec<&maille_config::istio::Subset>| {
+        subsets.iter().map(|subset| subset.name.as_str()).collect::<Vec<_>>().join(",")
+    };
+    let (none, outside) = (inside.is_empty(), names(outside));
+    if none {
+        report.warn("   ", format!("POD DOES NOT MATCH ANY SUBSETS.  (Non matching subsets {outside})"));
+    }
+    report.line(format!("   Matching subsets: {}", names(inside)));
+    if !outside.is_empty() {
+        report.line(format!("      (Non-matching subsets {outside})"));
+    }
+}
+
+/// `load balancer/connection pool/outlier detection`, those that are set.
+fn parts(
+    load_balancer: Option<&LoadBalancerSettings>,
+    connection_pool: Option<&ConnectionPoolSettings>,
+    outlier_detection: Option<&OutlierDetection>,
+) -> Option<String> {
+    let set = [
+        load_balancer.map(|_| "load balancer"),
+        connection_pool.map(|_| "connection pool"),
+        outlier_detection.map(|_| "outlier detection"),
+    ];
+    let names: Vec<&str> = set.into_iter().flatten().collect();
+    (!names.is_empty()).then(|| names.join("/"))
 }
 
 fn mode(tls: &ClientTlsSettings) -> &'static str {
