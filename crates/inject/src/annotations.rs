@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use maille_config::k8s::Quantity;
 use maille_config::k8s::api::core::v1::{Pod, Volume, VolumeMount};
-use maille_config::yaml;
+use maille_config::proxy_config::{self, ProxyConfig};
 use maille_core::ports;
 use serde_json::Value;
 
-use crate::InjectError;
 use crate::sidecar::{RESERVED_MOUNTS, VOLUMES};
+use crate::{InjectError, InjectSettings};
 
 const INCLUDE_OUTBOUND_RANGES: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
 const EXCLUDE_OUTBOUND_RANGES: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
@@ -24,7 +24,7 @@ const VIRTUAL_INTERFACES_OLD: &str = "traffic.sidecar.istio.io/kubevirtInterface
 const INTERCEPTION_MODE: &str = "sidecar.istio.io/interceptionMode";
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 const REWRITE_PROBES: &str = "sidecar.istio.io/rewriteAppHTTPProbers";
-const PROXY_CONFIG: &str = "proxy.istio.io/config";
+const PROXY_CONFIG: &str = proxy_config::ANNOTATION;
 const NATIVE_SIDECAR: &str = "sidecar.istio.io/nativeSidecar";
 const TEMPLATES: &str = "inject.istio.io/templates";
 const USER_VOLUME: &str = "sidecar.istio.io/userVolume";
@@ -62,8 +62,10 @@ pub(crate) struct Wishes {
     /// Whether there is a status port, on which probes can be answered.
     pub(crate) status: bool,
     pub(crate) rewrite_probes: bool,
-    /// Environment of the sidecar from `proxy.istio.io/config`.
-    pub(crate) env: Vec<(&'static str, String)>,
+    /// How the sidecar starts and ends: `proxy.istio.io/config` over what holds for the mesh.
+    pub(crate) proxy: ProxyConfig,
+    /// Whether the sidecar is an init container that goes on running (reference mtls 7.7).
+    pub(crate) is_native: bool,
     pub(crate) requests: BTreeMap<String, Quantity>,
     pub(crate) limits: BTreeMap<String, Quantity>,
     pub(crate) volumes: Vec<Volume>,
@@ -104,14 +106,17 @@ pub fn without_effect(pod: &Pod) -> Vec<String> {
 }
 
 impl Wishes {
-    pub(crate) fn parse(pod: &Pod) -> Result<Self, InjectError> {
+    pub(crate) fn parse(pod: &Pod, settings: &InjectSettings) -> Result<Self, InjectError> {
         let none = BTreeMap::new();
         let all = Annotations(pod.metadata.annotations.as_ref().unwrap_or(&none));
-        all.only(
-            NATIVE_SIDECAR,
-            &["false", "auto"],
-            "is not supported: the sidecar is an ordinary container; use \"false\"",
-        )?;
+        let is_native = match all.text(NATIVE_SIDECAR) {
+            None | Some("auto") => settings.native_sidecars,
+            Some("true") => true,
+            Some("false") => false,
+            Some(text) => {
+                return Err(refusal(NATIVE_SIDECAR, text, "is none of \"true\", \"false\" and \"auto\""));
+            }
+        };
         all.only(TEMPLATES, &["sidecar"], "names an unknown template; there is only 'sidecar'")?;
         let status = match all.text(STATUS_PORT) {
             None => true,
@@ -132,11 +137,13 @@ impl Wishes {
                 of.insert(resource.to_owned(), Quantity(text.to_owned()));
             }
         }
+        let proxy = all.proxy_config()?.over(&settings.proxy_config);
         Ok(Self {
-            intercept: all.intercept()?,
+            intercept: all.intercept(proxy.dns_capture == Some(true))?,
             status,
             rewrite_probes: all.boolean(REWRITE_PROBES)?.unwrap_or(true),
-            env: all.proxy_config()?,
+            proxy,
+            is_native,
             requests,
             limits,
             volumes: all.user_volumes()?,
@@ -189,7 +196,7 @@ impl<'p> Annotations<'p> {
     }
 
     /// The arguments of the interception, in istio-iptables' names.
-    fn intercept(&self) -> Result<Option<Vec<String>>, InjectError> {
+    fn intercept(&self, captures_dns: bool) -> Result<Option<Vec<String>>, InjectError> {
         let lists = [
             ("-i", self.list(INCLUDE_OUTBOUND_RANGES, true, range)?.unwrap_or_else(|| "*".to_owned())),
             ("-x", self.list(EXCLUDE_OUTBOUND_RANGES, false, range)?.unwrap_or_default()),
@@ -217,6 +224,9 @@ impl<'p> Annotations<'p> {
                 args.extend([flag.to_owned(), value]);
             }
         }
+        if captures_dns {
+            args.push("--redirect-dns".to_owned());
+        }
         Ok(Some(args))
     }
 
@@ -233,34 +243,13 @@ impl<'p> Annotations<'p> {
         Ok(self.list(VIRTUAL_INTERFACES, false, interface)?.or(old).unwrap_or_default())
     }
 
-    /// `proxy.istio.io/config`, as far as it means something for this proxy.
-    fn proxy_config(&self) -> Result<Vec<(&'static str, String)>, InjectError> {
-        const KNOWN: &str =
-            "concurrency, terminationDrainDuration and holdApplicationUntilProxyStarts: false";
-        let Some(text) = self.text(PROXY_CONFIG) else { return Ok(Vec::new()) };
-        let fail = |reason: String| refusal(PROXY_CONFIG, text, reason);
-        let documents = yaml::parse(PROXY_CONFIG, text)
-            .map_err(|found| fail(found.first().map(|d| d.message.clone()).unwrap_or_default()))?;
-        let mut env = Vec::new();
-        for (key, value) in documents.iter().filter_map(|d| d.value.as_object()).flatten() {
-            match (key.as_str(), value) {
-                ("concurrency", Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 256) => {
-                    // Zero is the default: as many as there are processors.
-                    if n.as_u64() != Some(0) {
-                        env.push(("MAILLE_WORKERS", n.to_string()));
-                    }
-                }
-                ("terminationDrainDuration", Value::String(duration)) => {
-                    let seconds = whole_seconds(duration).ok_or_else(|| {
-                        fail("has a terminationDrainDuration that is no duration such as 5s".into())
-                    })?;
-                    env.push(("TERMINATION_DRAIN_DURATION_SECONDS", seconds.to_string()));
-                }
-                ("holdApplicationUntilProxyStarts", Value::Bool(false)) => {}
-                _ => return Err(fail(format!("sets {key}, which is not supported; known are {KNOWN}"))),
-            }
-        }
-        Ok(env)
+    /// What the Pod itself says.
+    fn proxy_config(&self) -> Result<ProxyConfig, InjectError> {
+        let Some(text) = self.text(PROXY_CONFIG) else { return Ok(ProxyConfig::default()) };
+        proxy_config::check(text).map_err(|found| {
+            let reasons: Vec<_> = found.iter().map(|problem| problem.message.as_str()).collect();
+            refusal(PROXY_CONFIG, text, format!("cannot be used: {}", reasons.join("; ")))
+        })
     }
 
     /// A list of volumes, or an object from name to volume source.
@@ -344,25 +333,6 @@ fn interface(text: &str) -> Result<(), String> {
     } else {
         Err("is no name of a network interface".to_owned())
     }
-}
-
-/// Whole seconds of a Go duration such as `5s` or `1m30s`.
-fn whole_seconds(text: &str) -> Option<u64> {
-    let mut rest = text;
-    let mut total = 0u64;
-    while !rest.is_empty() {
-        let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
-        let unit = tail.chars().next()?;
-        let seconds = match unit {
-            'h' => 3600,
-            'm' => 60,
-            's' => 1,
-            _ => return None,
-        };
-        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(seconds)?)?;
-        rest = tail.get(1..)?;
-    }
-    (!text.is_empty()).then_some(total)
 }
 
 /// Kubernetes' quantities, without exponents.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use maille_config::k8s::api::core::v1::{EnvVar, Pod, PodSpec};
 use maille_config::k8s::meta::ObjectMeta;
+use maille_config::proxy_config::ProxyConfig;
 use maille_core::{TrustDomain, ports};
 use serde_json::json;
 
@@ -34,6 +35,12 @@ pub struct InjectSettings {
     pub discovery_address: String,
     /// The control plane's revision; `default` without one.
     pub revision: String,
+    /// What Pods do not say of their proxies: `defaultConfig` of the mesh configuration.
+    pub proxy_config: ProxyConfig,
+    /// Whether a sidecar is an init container that goes on running, where its Pod does not say
+    /// (`sidecar.istio.io/nativeSidecar`). For clusters that know such containers; as ordinary ones they keep a Job from
+    /// its end there (G-28).
+    pub native_sidecars: bool,
 }
 
 impl InjectSettings {
@@ -45,6 +52,8 @@ impl InjectSettings {
             trust_domain,
             discovery_address: format!("istiod.{}.svc:{}", maille_core::ROOT_NAMESPACE, ports::DISCOVERY),
             revision: "default".to_owned(),
+            proxy_config: ProxyConfig::default(),
+            native_sidecars: false,
         }
     }
 }
@@ -54,7 +63,7 @@ impl InjectSettings {
 /// A Pod that carries a sidecar already is refused, since [`crate::forbid_reserved`] is part of this.
 pub fn inject(mut pod: Pod, namespace: &str, settings: &InjectSettings) -> Result<Pod, InjectError> {
     crate::forbid_reserved(&pod)?;
-    let wishes = Wishes::parse(&pod)?;
+    let wishes = Wishes::parse(&pod, settings)?;
     let Some(mut spec) = pod.spec.take() else { return Ok(pod) };
     let default_container = spec.containers.first().map(|container| container.name.clone());
 
@@ -75,10 +84,18 @@ pub fn inject(mut pod: Pod, namespace: &str, settings: &InjectSettings) -> Resul
 }
 
 fn add_containers(spec: &mut PodSpec, settings: &InjectSettings, wishes: &Wishes, env: Vec<EnvVar>) {
-    // First, so that it is started first; the redirection last, so that other init containers still reach the network.
-    spec.containers.insert(0, sidecar::proxy_container(settings, wishes, env));
-    if let Some(args) = &wishes.intercept {
-        spec.init_containers.get_or_insert_default().push(sidecar::init_container(settings, args));
+    let proxy = sidecar::proxy_container(settings, wishes, env);
+    let redirection = wishes.intercept.as_ref().map(|args| sidecar::init_container(settings, args));
+    if wishes.is_native {
+        // Both before all others, which are of the mesh then.
+        let own = redirection.into_iter().chain([proxy]);
+        spec.init_containers.get_or_insert_default().splice(..0, own);
+    } else {
+        // First, so that it is started first; the redirection last, so that other init containers still reach the network.
+        spec.containers.insert(0, proxy);
+        if let Some(redirection) = redirection {
+            spec.init_containers.get_or_insert_default().push(redirection);
+        }
     }
     let volumes = spec.volumes.get_or_insert_default();
     volumes.extend(sidecar::volumes());
@@ -125,9 +142,11 @@ fn add_metadata(
     labels.insert(CANONICAL_REVISION.to_owned(), revision);
     labels.entry(TLS_MODE.to_owned()).or_insert_with(|| "istio".to_owned());
 
+    let init = [(wishes.intercept.is_some(), INIT_CONTAINER), (wishes.is_native, SIDECAR_CONTAINER)];
+    let init: Vec<_> = init.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect();
     let status = json!({
-        "initContainers": wishes.intercept.is_some().then_some([INIT_CONTAINER]),
-        "containers": [SIDECAR_CONTAINER],
+        "initContainers": (!init.is_empty()).then_some(init),
+        "containers": (!wishes.is_native).then_some([SIDECAR_CONTAINER]),
         "volumes": VOLUMES,
         "imagePullSecrets": null,
         "revision": settings.revision,

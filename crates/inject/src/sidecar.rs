@@ -1,12 +1,17 @@
 //! The sidecar's containers and volumes.
 
+use std::time::Duration;
+
 use maille_config::k8s::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe, ProjectedVolumeSource, ResourceRequirements,
-    SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    EnvVarSource, ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe,
+    ProjectedVolumeSource, ResourceRequirements, SecurityContext, ServiceAccountTokenProjection, Volume,
+    VolumeMount, VolumeProjection,
 };
 use maille_config::k8s::{IntOrString, Quantity};
+use maille_config::proxy_config::ProxyConfig;
 use maille_core::ports;
+use serde_json::json;
 
 use crate::InjectSettings;
 use crate::annotations::Wishes;
@@ -75,7 +80,7 @@ pub(crate) fn proxy_container(
         // The allocator takes memory before any code of ours runs; in huge pages an idle sidecar would be 5.6 MB larger.
         value("MIMALLOC_ALLOW_THP", "0"),
     ];
-    env.extend(wishes.env.iter().map(|(name, text)| value(name, text)));
+    env.extend(config_env(&wishes.proxy));
     env.extend(extra_env);
     let mut mounts = vec![
         mount(STATE_VOLUME, STATE_MOUNT, false),
@@ -97,6 +102,8 @@ pub(crate) fn proxy_container(
         }]),
         readiness_probe: wishes.status.then(|| ready(15, 4)),
         startup_probe: wishes.status.then(|| ready(1, 600)),
+        lifecycle: lifecycle(settings, wishes),
+        restart_policy: wishes.is_native.then(|| "Always".to_owned()),
         resources: Some(resources(wishes)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -111,6 +118,48 @@ pub(crate) fn proxy_container(
         volume_mounts: Some(mounts),
         ..Default::default()
     }
+}
+
+/// What the proxy is told of its `ProxyConfig`; what it is not told has its default.
+fn config_env(config: &ProxyConfig) -> Vec<EnvVar> {
+    let whole = |duration: Duration| duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    let seconds = |duration: Option<Duration>| duration.map(|duration| whole(duration).to_string());
+    let switch = |on: Option<bool>| on.map(|on| on.to_string());
+    // Zero is the default: as many as there are processors.
+    let workers = config.concurrency.filter(|count| *count > 0).map(|count| count.to_string());
+    let minimum = config.minimum_drain_duration.map(|duration| format!("{}ms", duration.as_millis()));
+    // As Istio writes it; read by whoever starts the containers.
+    let hold = config.hold_application_until_proxy_starts;
+    let hold = hold.map(|hold| json!({"holdApplicationUntilProxyStarts": hold}).to_string());
+    let all = [
+        ("PROXY_CONFIG", hold),
+        ("MAILLE_WORKERS", workers),
+        ("MAILLE_DRAIN_DURATION_SECONDS", seconds(config.drain_duration)),
+        ("TERMINATION_DRAIN_DURATION_SECONDS", seconds(config.termination_drain_duration)),
+        ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", switch(config.exit_on_zero_active_connections)),
+        ("MINIMUM_DRAIN_DURATION", minimum),
+        ("ISTIO_META_DNS_CAPTURE", switch(config.dns_capture)),
+    ];
+    all.into_iter().filter_map(|(name, text)| Some(value(name, &text?))).collect()
+}
+
+/// Hooks of the proxy (reference mtls 7.7): containers after it wait until it is ready, if they are to; and as an init
+/// container, which is asked to end last, it drains when its Pod is to end.
+fn lifecycle(settings: &InjectSettings, wishes: &Wishes) -> Option<Lifecycle> {
+    let ask = |what: &str| LifecycleHandler {
+        exec: Some(ExecAction {
+            command: Some(vec![settings.binary.clone(), "proxy".to_owned(), what.to_owned()]),
+        }),
+        ..Default::default()
+    };
+    // For an init container, the startup probe does this.
+    let holds = wishes.proxy.hold_application_until_proxy_starts == Some(true) && !wishes.is_native;
+    let lifecycle = Lifecycle {
+        post_start: holds.then(|| ask("--wait")),
+        pre_stop: (wishes.is_native && wishes.status).then(|| ask("--drain")),
+        ..Default::default()
+    };
+    (lifecycle.post_start.is_some() || lifecycle.pre_stop.is_some()).then_some(lifecycle)
 }
 
 /// The volumes of the proxy: its state in memory, the roots, and a token for the authority alone.

@@ -41,9 +41,15 @@ pub(crate) fn create(
     mount_token(pod, &account);
     let namespace = state.get("namespaces", "", target.ns()).cloned();
     let labels = namespace.as_deref().and_then(|n| json::at(n, &["metadata", "labels"]));
+    let mesh = state.get("configmaps", maille_core::ROOT_NAMESPACE, maille_config::mesh::CONFIG_MAP).cloned();
     *pod = api
         .injection
-        .inject(labels.unwrap_or(&Value::Null), target.ns(), std::mem::take(pod))
+        .inject(
+            mesh.as_deref().unwrap_or(&Value::Null),
+            labels.unwrap_or(&Value::Null),
+            target.ns(),
+            std::mem::take(pod),
+        )
         .map_err(|why| ApiError::forbidden(target.resource, &name, &why))?;
     let spec = json::object_mut(json::map_of(pod), "spec");
     // There is one node, so that nothing needs to be scheduled.

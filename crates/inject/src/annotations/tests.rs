@@ -1,10 +1,14 @@
 use super::*;
 use serde_json::json;
 
+fn settings() -> InjectSettings {
+    InjectSettings::new("i", "/maille", maille_core::TrustDomain::parse("cluster.local").expect("valid"))
+}
+
 fn parse(annotations: &[(&str, &str)]) -> Result<Wishes, InjectError> {
     let annotations: BTreeMap<_, _> = annotations.iter().copied().collect();
     let pod = json!({"metadata": {"name": "a", "annotations": annotations}, "spec": {"containers": []}});
-    Wishes::parse(&serde_json::from_value(pod).expect("a pod"))
+    Wishes::parse(&serde_json::from_value(pod).expect("a pod"), &settings())
 }
 
 fn intercept(annotations: &[(&str, &str)]) -> String {
@@ -34,6 +38,13 @@ fn annotations_become_arguments() {
         "-i 10.0.0.0/8,fd00::/8 -x 10.1.0.0/16 -b  -d 22,15090,15021,15020 -q 9000 -o 25,465 -c docker0 -k net1"
     );
     assert_eq!(parse(&[(INTERCEPTION_MODE, "NONE")]).map(|w| w.intercept), Ok(None));
+    let metadata = |value: &str| format!("proxyMetadata: {{ISTIO_META_DNS_CAPTURE: {value}}}");
+    let captured = parse(&[(PROXY_CONFIG, &metadata("\"true\""))]).expect("valid");
+    assert_eq!(captured.proxy.dns_capture, Some(true));
+    assert!(captured.intercept.expect("redirected").contains(&"--redirect-dns".to_owned()));
+    let not = parse(&[(PROXY_CONFIG, &metadata("\"false\""))]).expect("valid");
+    assert!(!not.intercept.expect("redirected").contains(&"--redirect-dns".to_owned()));
+    parse(&[(PROXY_CONFIG, &metadata("maybe"))]).expect_err("no boolean");
 }
 
 #[test]
@@ -48,7 +59,7 @@ fn bad_values_name_the_annotation() {
         (INTERCEPTION_MODE, "TPROXY"),
         (STATUS_PORT, "8080"),
         (REWRITE_PROBES, "yes"),
-        (NATIVE_SIDECAR, "true"),
+        (NATIVE_SIDECAR, "yes"),
         (TEMPLATES, "grpc-agent"),
         (PROXY_CONFIG, "tracing: {sampling: 1}"),
         (PROXY_CONFIG, "terminationDrainDuration: 5"),
@@ -69,14 +80,18 @@ fn bad_values_name_the_annotation() {
 }
 
 #[test]
-fn proxy_config_sets_the_environment() {
-    let wishes = parse(&[(
-        PROXY_CONFIG,
-        "concurrency: 2\nterminationDrainDuration: 1m5s\nholdApplicationUntilProxyStarts: false\n",
-    )]);
-    let expected =
-        vec![("MAILLE_WORKERS", "2".to_owned()), ("TERMINATION_DRAIN_DURATION_SECONDS", "65".to_owned())];
-    assert_eq!(wishes.map(|w| w.env), Ok(expected));
+fn what_a_pod_says_of_its_proxy_comes_before_what_holds_for_the_mesh() {
+    let mut settings = settings();
+    settings.proxy_config =
+        proxy_config::check("{concurrency: 4, holdApplicationUntilProxyStarts: true}").expect("valid");
+    let config =
+        "concurrency: 2\nterminationDrainDuration: 1m5s\nproxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}\n";
+    let pod = json!({"metadata": {"annotations": {PROXY_CONFIG: config}}, "spec": {"containers": []}});
+    let wishes = Wishes::parse(&serde_json::from_value(pod).expect("a pod"), &settings).expect("valid");
+    assert_eq!(wishes.proxy.concurrency, Some(2));
+    assert_eq!(wishes.proxy.hold_application_until_proxy_starts, Some(true));
+    assert_eq!(wishes.proxy.termination_drain_duration, Some(std::time::Duration::from_secs(65)));
+    assert_eq!(wishes.intercept.expect("redirected").last().map(String::as_str), Some("--redirect-dns"));
 }
 
 #[test]

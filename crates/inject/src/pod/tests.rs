@@ -178,3 +178,60 @@ fn the_sidecars_metrics_are_read_unless_the_pod_says_no() {
     let own = json!({"prometheus.istio.io/merge-metrics": "false", "prometheus.io/scrape": "true", "prometheus.io/port": "9"});
     assert_eq!(annotated(own), (some("true"), some("9"), None, false));
 }
+
+/// Reference mtls 7.7.
+#[test]
+fn a_native_sidecar_stands_before_every_other_container_and_drains_by_a_hook() {
+    let mut pod = submitted();
+    pod["metadata"]["annotations"]["sidecar.istio.io/nativeSidecar"] = json!("true");
+    let pod = injected(pod);
+    let names = |list: &str| -> Vec<String> {
+        let list = pod["spec"][list].as_array().expect("containers");
+        list.iter().map(|c| c["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(names("initContainers"), ["istio-init", "istio-proxy", "migrate"]);
+    assert_eq!(names("containers"), ["app", "helper"]);
+    let proxy = &pod["spec"]["initContainers"][1];
+    assert_eq!(proxy["restartPolicy"], "Always");
+    let drain = json!(["/usr/local/bin/maille", "proxy", "--drain"]);
+    assert_eq!(proxy["lifecycle"]["preStop"]["exec"]["command"], drain);
+    assert_eq!(proxy["startupProbe"]["httpGet"]["port"], 15021);
+    let status = pod["metadata"]["annotations"]["sidecar.istio.io/status"].as_str().expect("text");
+    let status: Value = serde_json::from_str(status).expect("JSON");
+    assert_eq!(status["initContainers"], json!(["istio-init", "istio-proxy"]));
+    assert_eq!(status["containers"], Value::Null);
+    let errors = maille_config::check(&pod).err().unwrap_or_default();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert!(
+        crate::forbid_reserved(&serde_json::from_value(pod).expect("a pod")).is_err(),
+        "and is known as one"
+    );
+}
+
+#[test]
+fn an_application_is_held_by_a_hook_and_the_proxy_is_told_how_to_end() {
+    let mut pod = submitted();
+    pod["metadata"]["annotations"]["proxy.istio.io/config"] = json!(
+        "{holdApplicationUntilProxyStarts: true, drainDuration: 20s, terminationDrainDuration: 7s, proxyMetadata: \
+         {EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"true\", MINIMUM_DRAIN_DURATION: 3s, ISTIO_META_DNS_CAPTURE: \"true\"}}"
+    );
+    let pod = injected(pod);
+    let proxy = &pod["spec"]["containers"][0];
+    let wait = json!(["/usr/local/bin/maille", "proxy", "--wait"]);
+    assert_eq!(proxy["lifecycle"]["postStart"]["exec"]["command"], wait);
+    let env = proxy["env"].as_array().expect("an environment");
+    let of = |name: &str| {
+        env.iter().find(|e| e["name"] == name).map(|e| e["value"].as_str().expect("text").to_owned())
+    };
+    for (name, value) in [
+        ("PROXY_CONFIG", r#"{"holdApplicationUntilProxyStarts":true}"#),
+        ("MAILLE_DRAIN_DURATION_SECONDS", "20"),
+        ("TERMINATION_DRAIN_DURATION_SECONDS", "7"),
+        ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true"),
+        ("MINIMUM_DRAIN_DURATION", "3000ms"),
+        ("ISTIO_META_DNS_CAPTURE", "true"),
+    ] {
+        assert_eq!(of(name).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!(of("MAILLE_WORKERS"), None);
+}
