@@ -19,6 +19,7 @@ mod log;
 mod marks;
 mod mode;
 mod outside;
+mod protocols;
 mod settings;
 mod smuggling;
 mod static_doc;
