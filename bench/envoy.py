@@ -1,12 +1,21 @@
 """Envoy's configuration for the two-sidecar set-up: plain in, mutual TLS between, one L7 policy."""
 
+import json
 
-def _tls(kind: str, certs: str, name: str, spiffe: str, server: bool) -> dict:
+from lab import (
+    ADMIN, BACKEND, BACKEND_H2, BACKEND_TCP, CALLEE, CALLEE_H2, CALLEE_TCP, CALLER, CALLER_H2, CALLER_TCP, ID, OTHER, OTHER_H2,
+    OTHER_TCP,
+)
+
+TYPES = "type.googleapis.com/envoy.extensions"
+
+
+def _tls(kind: str, certs: str, name: str, spiffe: str, server: bool, alpn: str | None = "http/1.1") -> dict:
     context = {
-        "@type": f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}TlsContext",
+        "@type": f"{TYPES}.transport_sockets.tls.v3.{kind}TlsContext",
         "common_tls_context": {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-            "alpn_protocols": ["http/1.1"],
+            "alpn_protocols": [alpn] if alpn else [],
             "tls_certificates": [
                 {
                     "certificate_chain": {"filename": f"{certs}/{name}.pem"},
@@ -21,6 +30,8 @@ def _tls(kind: str, certs: str, name: str, spiffe: str, server: bool) -> dict:
     }
     if server:
         context["require_client_certificate"] = True
+        context["disable_stateless_session_resumption"] = True
+        context["disable_stateful_session_resumption"] = True
     return {"name": "tls", "typed_config": context}
 
 
@@ -28,7 +39,7 @@ def _manager(prefix: str, cluster: str, filters: list) -> dict:
     return {
         "name": "http",
         "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": prefix,
             "codec_type": "AUTO",
             "generate_request_id": False,
@@ -38,24 +49,27 @@ def _manager(prefix: str, cluster: str, filters: list) -> dict:
                 ]
             },
             "http_filters": filters
-            + [
-                {
-                    "name": "router",
-                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-                }
-            ],
+            + [{"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}}],
         },
     }
+
+
+def _bytes(prefix: str, cluster: str) -> dict:
+    config = {"@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": prefix, "cluster": cluster}
+    return {"name": "tcp", "typed_config": config}
 
 
 def _address(port: int) -> dict:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _cluster(name: str, port: int, socket: dict | None) -> dict:
+def _cluster(name: str, port: int, socket: dict | None, is_http2: bool = False) -> dict:
+    endless = 1_000_000
+    thresholds = {"max_connections": endless, "max_pending_requests": endless, "max_requests": endless}
     cluster = {
         "name": name,
         "type": "STATIC",
+        "circuit_breakers": {"thresholds": [thresholds]},
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}],
@@ -63,21 +77,31 @@ def _cluster(name: str, port: int, socket: dict | None) -> dict:
     }
     if socket:
         cluster["transport_socket"] = socket
+    if is_http2:
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        }
     return cluster
 
 
-def client(listen: int, upstream: int, admin: int, certs: str, server_id: str) -> dict:
-    """The caller's sidecar."""
-    socket = _tls("Upstream", certs, "client", server_id, server=False)
-    return {
-        "admin": {"address": _address(admin)},
-        "static_resources": {
-            "listeners": [
-                {"name": "out", "address": _address(listen), "filter_chains": [{"filters": [_manager("out", "peer", [])]}]}
-            ],
-            "clusters": [_cluster("peer", upstream, socket)],
-        },
-    }
+KINDS = ("one", "two", "bytes")
+ALPN = {"one": "http/1.1", "two": "h2", "bytes": None}
+
+
+def client(listen, upstream, admin: int, certs: str, server_id: str, name: str = "client") -> dict:
+    """The caller's sidecar; one port (HTTP/1.1), or three (HTTP/1.1, HTTP/2, TCP)."""
+    listens = listen if isinstance(listen, tuple) else (listen,)
+    upstreams = upstream if isinstance(upstream, tuple) else (upstream,)
+    listeners, clusters = [], []
+    for kind, listening, port in zip(KINDS, listens, upstreams):
+        last = _bytes(kind, kind) if kind == "bytes" else _manager(kind, kind, [])
+        listeners.append({"name": kind, "address": _address(listening), "filter_chains": [{"filters": [last]}]})
+        socket = _tls("Upstream", certs, name, server_id, server=False, alpn=ALPN[kind])
+        clusters.append(_cluster(kind, port, socket, is_http2=kind == "two"))
+    return {"admin": {"address": _address(admin)}, "static_resources": {"listeners": listeners, "clusters": clusters}}
 
 
 def rule(principal: str | None, method: str | None = None, prefix: str | None = None, header: tuple | None = None) -> dict:
@@ -96,30 +120,41 @@ def rule(principal: str | None, method: str | None = None, prefix: str | None = 
     }
 
 
-def rbac(action: str, policies: dict) -> dict:
+def rbac(action: str, policies: dict, kind: str = "http") -> dict:
     """One RBAC filter."""
-    return {
-        "name": f"rbac-{action.lower()}",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
-            "rules": {"action": action, "policies": policies},
-        },
-    }
+    config = {"@type": f"{TYPES}.filters.{kind}.rbac.v3.RBAC", "rules": {"action": action, "policies": policies}}
+    if kind == "network":
+        config["stat_prefix"] = "rbac"
+    return {"name": f"rbac-{action.lower()}", "typed_config": config}
 
 
-def server(
-    listen: int, backend: int, admin: int, certs: str, trust: str, principal: str, filters: list | None = None
-) -> dict:
-    """The callee's sidecar, with one policy (principal, method and path prefix) unless there are other filters."""
+def server(listen, backend, admin: int, certs: str, trust: str, principal: str, filters: list | None = None) -> dict:
+    """The callee's sidecar, with one policy (principal, method and path prefix; TCP: principal) unless there are other filters."""
+    listens = listen if isinstance(listen, tuple) else (listen,)
+    backends = backend if isinstance(backend, tuple) else (backend,)
     filters = filters or [rbac("ALLOW", {"only": rule(principal, "GET", "/api/")})]
-    chain = {
-        "filters": [_manager("in", "app", filters)],
-        "transport_socket": _tls("Downstream", certs, "server", trust, server=True),
+    listeners, clusters = [], []
+    for kind, listening, port in zip(KINDS, listens, backends):
+        chain = [rbac("ALLOW", {"only": rule(principal)}, "network"), _bytes(kind, kind)]
+        chain = chain if kind == "bytes" else [_manager(kind, kind, filters)]
+        socket = _tls("Downstream", certs, "server", trust, server=True, alpn=ALPN[kind])
+        listeners.append({"name": kind, "address": _address(listening),
+                          "filter_chains": [{"filters": chain, "transport_socket": socket}]})
+        clusters.append(_cluster(kind, port, None, is_http2=kind == "two"))
+    return {"admin": {"address": _address(admin)}, "static_resources": {"listeners": listeners, "clusters": clusters}}
+
+
+def start(binary, folder, processes):
+    """A pair, and the sidecar of another caller."""
+    callees, certs = (CALLEE, CALLEE_H2, CALLEE_TCP), str(folder)
+    configurations = {
+        "e-client": client((CALLER, CALLER_H2, CALLER_TCP), callees, ADMIN, certs, ID + "server"),
+        "e-callee": server(callees, (BACKEND, BACKEND_H2, BACKEND_TCP), ADMIN + 1, certs, "spiffe://cluster.local/", ID + "client"),
+        "e-other": client((OTHER, OTHER_H2, OTHER_TCP), callees, ADMIN + 2, certs, ID + "server", name="other"),
     }
-    return {
-        "admin": {"address": _address(admin)},
-        "static_resources": {
-            "listeners": [{"name": "in", "address": _address(listen), "filter_chains": [chain]}],
-            "clusters": [_cluster("app", backend, None)],
-        },
-    }
+    started = []
+    for index, (file, configuration) in enumerate(configurations.items()):
+        (folder / f"{file}.json").write_text(json.dumps(configuration))
+        started.append(processes.start(binary, "-c", f"{file}.json", "--concurrency", "1", "--log-level", "off",
+                                       "--base-id", 900 + index, cwd=folder))
+    return started

