@@ -180,6 +180,8 @@ mod tests {
             terminating: false,
             named_ports: Vec::new(),
             scrape: None,
+            multiplexes: false,
+            ready: true,
         })));
         assert!(scene.of_policy().is_empty());
     }
@@ -213,6 +215,9 @@ mod tests {
             created_s: 0,
             service_accounts: Vec::new(),
             canonical_accounts: Vec::new(),
+            external_name: None,
+            prefers_ipv6: false,
+            export_to: Vec::new(),
         })));
         assert!(scene.of_policy().is_empty());
     }

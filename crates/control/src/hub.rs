@@ -7,13 +7,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use maille_config::destination_rule::Client;
 use maille_core::NamespacedName;
-use maille_xds::type_urls::{DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
+use maille_xds::type_urls::{CREDENTIAL, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::facts::{self, Fact};
-use crate::world::{Asked, ChangeSet, Event, Key, KeySource, Scope, World};
+use crate::world::{Asked, ChangeSet, CredentialSource, Event, Key, KeySource, Scope, World};
 
 /// Longest that a change waits for others to travel with it. A policy must be in force everywhere within
 /// a second; a burst (a Deployment's pods, a relist) should not be derived object by object.
@@ -47,7 +47,7 @@ impl Snapshot {
     /// The answer to a client's question about a destination.
     pub fn destination(&self, asked: &Asked, client: Client<'_>) -> Arc<Fact> {
         let derive = || Arc::new(Fact::of(DESTINATION, &facts::destination(&self.world, asked, client)));
-        let Some(key) = self.remembered_by(asked) else { return derive() };
+        let Some(key) = self.remembered_by(asked, client) else { return derive() };
         let at = (key, self.world.scope_of(client));
         // Derived outside of the lock: twice at worst, and the same.
         let known = self.destinations.lock().get(&at).cloned();
@@ -60,17 +60,23 @@ impl Snapshot {
 
     /// What is not there is not remembered, nor what is there by a wildcard or within a block of addresses: anyone can
     /// ask for anything.
-    fn remembered_by(&self, asked: &Asked) -> Option<Key> {
+    fn remembered_by(&self, asked: &Asked, client: Client<'_>) -> Option<Key> {
         let world = &self.world;
+        let sight = world.sight_of(client);
         match asked {
             Asked::Host(host) => {
-                let service = host.service.as_ref().filter(|name| world.service(name).is_some());
-                service.map(|name| Key::Service(name.clone())).or_else(|| {
+                let service = host.service.as_ref().and_then(|name| world.service(name));
+                if let Some(service) = service {
+                    // Hidden, the name may be somebody else's, whose changes are not the service's.
+                    let seen = sight.sees_service(service, &world.full_name(&service.name));
+                    return seen.then(|| Key::Service(service.name.clone()));
+                }
+                {
                     let key = Key::host(&host.host);
                     // What is remembered by a host's key must not outlast a service that takes the name.
                     let can_be_an_entrys = !world.is_below_service(host);
                     (can_be_an_entrys && world.is_claimed(&key, &host.host)).then_some(key)
-                })
+                }
             }
             Asked::Address(address) => {
                 let key = Key::Address(*address);
@@ -89,9 +95,14 @@ impl Snapshot {
         Some(Fact::of(INBOUND, &facts::inbound(&self.world, pod)))
     }
 
-    /// The mesh's settings.
-    pub fn settings(&self) -> Fact {
-        Fact::of(MESH_SETTINGS, &facts::mesh_settings(&self.world))
+    /// The mesh's settings, as they hold for a client.
+    pub fn settings(&self, client: Client<'_>) -> Fact {
+        Fact::of(MESH_SETTINGS, &facts::mesh_settings(&self.world, client))
+    }
+
+    /// Keys and certificates that a rule names, if it names them for this client. Never remembered.
+    pub fn credential(&self, source: &CredentialSource, client: Client<'_>) -> Option<Fact> {
+        Some(Fact::of(CREDENTIAL, &facts::credential(&self.world, source, client)?))
     }
 
     /// The roots of one trust domain.
@@ -110,6 +121,8 @@ pub struct Hub {
     generation: watch::Sender<u64>,
     /// The sources of keys that the world names.
     key_sources: watch::Sender<BTreeMap<KeySource, Duration>>,
+    /// The Secrets and ConfigMaps that the world names.
+    credential_sources: watch::Sender<BTreeSet<CredentialSource>>,
     subscribers: Mutex<Subscribers>,
 }
 
@@ -133,6 +146,7 @@ impl Hub {
     pub fn new(world: World) -> Arc<Self> {
         Arc::new(Self {
             key_sources: watch::Sender::new(world.key_sources()),
+            credential_sources: watch::Sender::new(world.credential_sources()),
             current: ArcSwap::from_pointee(Snapshot::new(world)),
             writing: Mutex::default(),
             generation: watch::Sender::new(0),
@@ -157,6 +171,15 @@ impl Hub {
         if !world.shares_key_sources(&before.world) {
             let sources = world.key_sources();
             self.key_sources.send_if_modified(|known| {
+                *known != sources && {
+                    *known = sources;
+                    true
+                }
+            });
+        }
+        if !world.shares_credentials(&before.world) {
+            let sources = world.credential_sources();
+            self.credential_sources.send_if_modified(|known| {
                 *known != sources && {
                     *known = sources;
                     true
@@ -201,6 +224,11 @@ impl Hub {
     /// The sources of keys that the world names, each with how long a fetch may take.
     pub fn key_sources(&self) -> watch::Receiver<BTreeMap<KeySource, Duration>> {
         self.key_sources.subscribe()
+    }
+
+    /// The Secrets and ConfigMaps that the world's rules name.
+    pub fn credential_sources(&self) -> watch::Receiver<BTreeSet<CredentialSource>> {
+        self.credential_sources.subscribe()
     }
 
     /// Waits until the world is complete ([`World::is_complete`]).

@@ -74,7 +74,8 @@ impl FactsQuery {
         if let Some(inbound) = snapshot.inbound(&own) {
             facts.inbound = Some(taken(&mut dump, INBOUND, &inbound.resource(self.proxy.clone()))?);
         }
-        let settings = snapshot.settings().resource(SETTINGS_NAME);
+        let client = Client { namespace: &own.namespace, labels: &pod.labels };
+        let settings = snapshot.settings(client).resource(SETTINGS_NAME);
         facts.mesh_settings = Some(taken(&mut dump, MESH_SETTINGS, &settings)?);
         for domain in world.roots().keys() {
             if let Some(bundle) = snapshot.trust_bundle(domain) {
@@ -121,6 +122,8 @@ mod tests {
             terminating: false,
             named_ports: Vec::new(),
             scrape: None,
+            multiplexes: false,
+            ready: true,
         };
         world.apply(Event::Pod(Change::Put(pod)), &mut Default::default());
         Hub::new(world).snapshot()

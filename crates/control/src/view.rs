@@ -7,7 +7,7 @@ use maille_config::destination_rule::Client;
 use maille_core::{Labels, NamespacedName};
 use maille_proto::discovery::DeltaDiscoveryResponse;
 use maille_xds::type_urls::{
-    AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, REQUEST_AUTHENTICATION, TRUST_BUNDLE,
+    AUTHORIZATION, CREDENTIAL, DESTINATION, INBOUND, MESH_SETTINGS, REQUEST_AUTHENTICATION, TRUST_BUNDLE,
 };
 use maille_xds::{Dirty, Request, Resource, ServerState, View};
 use tonic::Status;
@@ -18,7 +18,10 @@ use crate::facts::SETTINGS_NAME;
 use crate::hub::{Hub, Subscription};
 use crate::metrics::Metrics;
 use crate::proxies::ProxyHandle;
-use crate::world::{Asked, Key};
+use crate::world::{Asked, CredentialSource, Key};
+
+/// Secrets that one proxy watches.
+const MAX_CREDENTIALS: usize = 1024;
 
 /// The world as one attested proxy may see it: its own `Inbound`, the policies that apply to it, whatever
 /// destination it asks for, and what everyone may know.
@@ -30,6 +33,8 @@ pub(crate) struct PeerView {
     subscription: Subscription,
     /// Destinations asked for, by what they depend on.
     asked: BTreeMap<Key, BTreeSet<String>>,
+    /// Secrets and ConfigMaps asked for, of the own namespace.
+    credentials: BTreeMap<Key, CredentialSource>,
     /// The root namespace, whose policies are watched beside those of the own namespace.
     root_namespace: String,
     /// The own labels, which DestinationRules may select.
@@ -50,12 +55,12 @@ impl PeerView {
         let own = peer.pod().name.clone();
         let mut subscription = hub.subscribe();
         let common = [Key::Workload(own.clone()), Key::Trust, Key::Settings];
-        for key in common.into_iter().chain(policies_of(&own.namespace)) {
+        for key in common.into_iter().chain(watched_of(&own.namespace)) {
             subscription.watch(key);
         }
         // Read once the settings are watched, so that a change of it is heard of.
         let root_namespace = subscription.snapshot().world.config().root_namespace.clone();
-        policies_of(&root_namespace).into_iter().for_each(|key| subscription.watch(key));
+        watched_of(&root_namespace).into_iter().for_each(|key| subscription.watch(key));
         let uid = own.to_string();
         // As they are now that changes are told; they may have changed since the peer was attested.
         let labels = match subscription.snapshot().world.pod(&own) {
@@ -68,6 +73,7 @@ impl PeerView {
             uid,
             subscription,
             asked: BTreeMap::new(),
+            credentials: BTreeMap::new(),
             root_namespace,
             labels,
             end,
@@ -120,6 +126,16 @@ impl PeerView {
         applies.then(|| found.fact().resource(name))
     }
 
+    fn client(&self) -> Client<'_> {
+        Client { namespace: &self.own.namespace, labels: &self.labels }
+    }
+
+    fn credential(&self, name: &str) -> Option<Arc<Resource>> {
+        let source = CredentialSource::parse(name)?;
+        let snapshot = self.subscription.snapshot();
+        Some(snapshot.credential(&source, self.client())?.resource(name))
+    }
+
     fn inbound(&self) -> Option<Arc<Resource>> {
         Some(self.subscription.snapshot().inbound(&self.own)?.resource(self.uid.clone()))
     }
@@ -143,9 +159,40 @@ impl PeerView {
             return;
         }
         let before = std::mem::replace(&mut self.root_namespace, now);
-        policies_of(&self.root_namespace).into_iter().for_each(|key| self.subscription.watch(key));
+        watched_of(&self.root_namespace).into_iter().for_each(|key| self.subscription.watch(key));
         if before != self.own.namespace {
-            policies_of(&before).iter().for_each(|key| self.subscription.unwatch(key));
+            watched_of(&before).iter().for_each(|key| self.subscription.unwatch(key));
+        }
+    }
+
+    fn all_asked(&self) -> impl Iterator<Item = Dirty> {
+        let all: BTreeSet<&String> = self.asked.values().flatten().collect();
+        all.into_iter().map(|name| Dirty::Name(DESTINATION, name.clone()))
+    }
+
+    /// A proxy may ask for what is in its own namespace; whether a rule lets it have that is looked up each time.
+    fn requested_credentials(&mut self, request: &Request) {
+        for source in request.removed.iter().filter_map(|name| CredentialSource::parse(name)) {
+            let key = Key::Credential(source);
+            if self.credentials.remove(&key).is_some() {
+                self.subscription.unwatch(&key);
+            }
+        }
+        for name in &request.added {
+            let source = CredentialSource::parse(name);
+            let own = source.filter(|source| source.name().namespace == self.own.namespace);
+            let Some(source) = own.filter(|_| self.credentials.len() < MAX_CREDENTIALS) else {
+                self.metrics.refused_subscriptions.inc();
+                tracing::warn!(
+                    target: "maille::audit",
+                    identity = %self.peer.identity(), pod = %self.own, asked = %name,
+                    "proxy asked for a Secret of another namespace, or for too many; refused"
+                );
+                continue;
+            };
+            let key = Key::Credential(source.clone());
+            self.subscription.watch(key.clone());
+            self.credentials.insert(key, source);
         }
     }
 
@@ -162,6 +209,11 @@ impl PeerView {
             Key::Authentications(_) => dirty.push(Dirty::Type(REQUEST_AUTHENTICATION)),
             Key::Trust => dirty.push(Dirty::Type(TRUST_BUNDLE)),
             Key::Settings => dirty.push(Dirty::Type(MESH_SETTINGS)),
+            Key::Sidecars(_) => {
+                dirty.push(Dirty::Type(MESH_SETTINGS));
+                dirty.extend(self.all_asked());
+            }
+            Key::Credential(source) => dirty.push(Dirty::Name(CREDENTIAL, source.to_string())),
             Key::Service(_) | Key::Address(_) | Key::Host(_) => {}
         }
         let names = self.asked.get(key).into_iter().flatten();
@@ -170,9 +222,13 @@ impl PeerView {
     }
 }
 
-/// The keys of the policies of a namespace.
-fn policies_of(namespace: &str) -> [Key; 2] {
-    [Key::Policies(namespace.to_owned()), Key::Authentications(namespace.to_owned())]
+/// What of a namespace is watched: the own one's and the root namespace's.
+fn watched_of(namespace: &str) -> [Key; 3] {
+    [
+        Key::Policies(namespace.to_owned()),
+        Key::Authentications(namespace.to_owned()),
+        Key::Sidecars(namespace.to_owned()),
+    ]
 }
 
 impl View for PeerView {
@@ -182,12 +238,12 @@ impl View for PeerView {
             AUTHORIZATION => self.policies(),
             REQUEST_AUTHENTICATION => self.authentications(),
             INBOUND => self.inbound().into_iter().collect(),
-            MESH_SETTINGS => vec![snapshot.settings().resource(SETTINGS_NAME)],
+            MESH_SETTINGS => vec![snapshot.settings(self.client()).resource(SETTINGS_NAME)],
             TRUST_BUNDLE => {
                 let domains = snapshot.world.roots().keys();
                 domains.filter_map(|d| Some(snapshot.trust_bundle(d)?.resource(d.clone()))).collect()
             }
-            // Destinations are on demand: a wildcard holds none.
+            // Destinations and credentials are on demand: a wildcard holds none.
             _ => Vec::new(),
         }
     }
@@ -195,14 +251,12 @@ impl View for PeerView {
     fn resource(&self, type_url: &str, name: &str) -> Option<Arc<Resource>> {
         let snapshot = self.subscription.snapshot();
         match type_url {
-            DESTINATION => {
-                let client = Client { namespace: &self.own.namespace, labels: &self.labels };
-                Some(snapshot.destination(&self.asked(name), client).resource(name))
-            }
+            DESTINATION => Some(snapshot.destination(&self.asked(name), self.client()).resource(name)),
+            CREDENTIAL => self.credential(name),
             AUTHORIZATION => self.policy(name),
             REQUEST_AUTHENTICATION => self.authentication(name),
             INBOUND if name == self.uid => self.inbound(),
-            MESH_SETTINGS if name == SETTINGS_NAME => Some(snapshot.settings().resource(name)),
+            MESH_SETTINGS if name == SETTINGS_NAME => Some(snapshot.settings(self.client()).resource(name)),
             TRUST_BUNDLE => Some(snapshot.trust_bundle(name)?.resource(name)),
             _ => None,
         }
@@ -218,8 +272,10 @@ impl View for PeerView {
         self.follow_root_namespace();
         let mut dirty: Vec<_> = keys.iter().flat_map(|key| self.dirty_by(key)).collect();
         if self.note_labels() {
-            let all: BTreeSet<&String> = self.asked.values().flatten().collect();
-            dirty.extend(all.into_iter().map(|name| Dirty::Name(DESTINATION, name.clone())));
+            // Rules and Sidecars select by them.
+            dirty.extend(self.all_asked());
+            dirty.push(Dirty::Type(MESH_SETTINGS));
+            dirty.extend(self.credentials.values().map(|s| Dirty::Name(CREDENTIAL, s.to_string())));
         }
         Ok(dirty)
     }
@@ -242,6 +298,9 @@ impl View for PeerView {
                     self.asked.entry(key).or_default().insert(name.clone());
                 }
             }
+        }
+        if type_url == CREDENTIAL {
+            self.requested_credentials(request);
         }
         if type_url == INBOUND
             && let Some(other) = request.added.iter().find(|name| **name != self.uid)

@@ -92,9 +92,21 @@ kind!(
     { spec: serde_json::Value }
 );
 kind!(
-    /// A ServiceEntry whose spec is not read yet.
+    /// A ServiceEntry whose spec and status are not read yet.
     ServiceEntry, "ServiceEntry", "networking.istio.io", "networking.istio.io/v1", "v1",
     "serviceentries", NamespaceResourceScope,
+    { spec: serde_json::Value, status: serde_json::Value }
+);
+kind!(
+    /// A WorkloadEntry whose spec is not read yet.
+    WorkloadEntry, "WorkloadEntry", "networking.istio.io", "networking.istio.io/v1", "v1",
+    "workloadentries", NamespaceResourceScope,
+    { spec: serde_json::Value }
+);
+kind!(
+    /// A Sidecar whose spec is not read yet.
+    Sidecar, "Sidecar", "networking.istio.io", "networking.istio.io/v1", "v1",
+    "sidecars", NamespaceResourceScope,
     { spec: serde_json::Value }
 );
 
@@ -133,6 +145,14 @@ pub(crate) struct PodStatus {
     pod_ips: Option<Vec<PodIp>>,
     #[serde(rename = "hostIP")]
     host_ip: Option<String>,
+    conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -149,6 +169,8 @@ pub(crate) struct ServiceSpec {
     cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
     cluster_ips: Option<Vec<String>>,
+    ip_families: Option<Vec<String>>,
+    external_name: Option<String>,
     selector: Option<BTreeMap<String, String>>,
     ports: Option<Vec<ServicePort>>,
 }
@@ -169,6 +191,7 @@ pub(crate) struct Endpoint {
     addresses: Vec<String>,
     conditions: Conditions,
     target_ref: Option<TargetRef>,
+    hostname: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -252,11 +275,17 @@ pub(crate) fn pod(pod: &Pod) -> Option<world::Pod> {
         },
         workload_name: workload_name(pod, &labels),
         meshed: containers().any(|c| c.name == "istio-proxy"),
+        multiplexes: annotation(&pod.metadata, world::MULTIPLEX_ANNOTATION) == Some("1"),
+        ready: pod.status.conditions.iter().flatten().any(|c| c.r#type == "Ready" && c.status == "True"),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         named_ports: named_ports.collect(),
         scrape: scrape(pod),
         labels,
     })
+}
+
+fn annotation<'m>(metadata: &'m ObjectMeta, key: &str) -> Option<&'m str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 /// Where the pod's metrics are, by the annotations that Prometheus' own examples and Istio use.
@@ -299,19 +328,31 @@ fn workload_name(pod: &Pod, labels: &BTreeMap<String, String>) -> String {
     owner.name.clone()
 }
 
-/// The Service as the mesh sees it; `None` for an ExternalName.
+/// The Service as the mesh sees it; `None` for an ExternalName without one.
 pub(crate) fn service(service: &Service) -> Option<world::Service> {
     let spec = &service.spec;
-    if spec.r#type.as_deref() == Some("ExternalName") {
-        return None;
-    }
-    let headless = spec.cluster_ip.as_deref() == Some("None");
+    let external_name = match spec.r#type.as_deref() {
+        // A name may end in a dot, as in DNS.
+        Some("ExternalName") => {
+            let name = spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.');
+            Some(name.to_ascii_lowercase()).filter(|name| !name.is_empty()).map(Some)?
+        }
+        _ => None,
+    };
+    let is_external = external_name.is_some();
+    let headless = !is_external && spec.cluster_ip.as_deref() == Some("None");
     let several = spec.cluster_ips.iter().flatten().map(String::as_str);
-    let mut addresses: Vec<IpAddr> = several.chain(spec.cluster_ip.as_deref()).filter_map(address).collect();
+    let several = several.chain(spec.cluster_ip.as_deref()).filter(|_| !is_external);
+    let mut addresses: Vec<IpAddr> = several.filter_map(address).collect();
+    let first_family = spec.ip_families.iter().flatten().next();
+    let prefers_ipv6 = match first_family {
+        Some(family) => family == "IPv6",
+        None => addresses.first().is_some_and(IpAddr::is_ipv6),
+    };
     addresses.sort_unstable();
     addresses.dedup();
-    let annotation = |key: &str| {
-        let value = service.metadata.annotations.as_ref().and_then(|a| a.get(key));
+    let list = |key: &str| {
+        let value = annotation(&service.metadata, key);
         let names = value.into_iter().flat_map(|v| v.split(',')).map(str::trim).filter(|n| !n.is_empty());
         names.map(str::to_owned).collect::<Vec<_>>()
     };
@@ -332,11 +373,15 @@ pub(crate) fn service(service: &Service) -> Option<world::Service> {
         name: name_of(&service.metadata),
         addresses,
         headless,
+        external_name,
+        prefers_ipv6,
+        export_to: list("networking.istio.io/exportTo"),
         ports: ports.collect(),
-        selector: spec.selector.clone().filter(|s| !s.is_empty()).map(Selector::new),
+        // Kubernetes ignores the selector of an ExternalName.
+        selector: spec.selector.clone().filter(|s| !is_external && !s.is_empty()).map(Selector::new),
         created_s: service.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |t| t.0.as_second()),
-        service_accounts: annotation("alpha.istio.io/kubernetes-serviceaccounts"),
-        canonical_accounts: annotation("alpha.istio.io/canonical-serviceaccounts"),
+        service_accounts: list("alpha.istio.io/kubernetes-serviceaccounts"),
+        canonical_accounts: list("alpha.istio.io/canonical-serviceaccounts"),
     })
 }
 
@@ -354,6 +399,7 @@ pub(crate) fn slice(slice: &EndpointSlice) -> Option<world::EndpointSlice> {
         // Kubernetes: an unknown state is to be taken as ready.
         ready: e.conditions.ready.unwrap_or(true),
         pod: e.target_ref.as_ref().filter(|t| t.kind == "Pod").map(|t| t.name.clone()),
+        hostname: e.hostname.clone().filter(|name| !name.is_empty()).map(|name| name.to_ascii_lowercase()),
     });
     Some(world::EndpointSlice {
         name: name_of(&slice.metadata),

@@ -56,8 +56,8 @@ pub(crate) fn destination_rule(object: objects::DestinationRule) -> istio::Desti
     let spec = read(&metadata, "DestinationRule", &object.spec).unwrap_or_else(|| {
         let tls = istio::ClientTlsSettings {
             mode: istio::ClientTlsMode::Mutual,
-            // Certificates of which nothing is known: no connection is good enough.
-            credential_name: "unreadable".to_owned(),
+            // Certificates that are not to be had: no connection is good enough.
+            credential_name: "unreadable://".to_owned(),
             ..Default::default()
         };
         istio::DestinationRuleSpec {
@@ -68,7 +68,6 @@ pub(crate) fn destination_rule(object: objects::DestinationRule) -> istio::Desti
             ..Default::default()
         }
     });
-    report_unenforced(&metadata, &spec);
     istio::DestinationRule { metadata, spec, status: None }
 }
 
@@ -82,23 +81,40 @@ pub(crate) fn service_entry(object: objects::ServiceEntry) -> istio::ServiceEntr
         resolution: istio::Resolution::Static,
         ..Default::default()
     });
-    if spec.resolution == istio::Resolution::DynamicDns || spec.workload_selector.is_some() {
-        let name = objects::name_of(&metadata);
-        tracing::warn!(%name, "ServiceEntry with DYNAMIC_DNS or a workloadSelector has no endpoints here: calls to it fail");
-    }
-    istio::ServiceEntry { metadata, spec, status: None }
+    // Of the status the world looks at the addresses alone (reference mtls 4.2).
+    let addresses = object.status.get("addresses").cloned();
+    let status = addresses.map(|addresses| serde_json::json!({ "addresses": addresses }));
+    istio::ServiceEntry { metadata, spec, status }
 }
 
-/// The embedded API refuses these; a cluster's may have let them in.
-fn report_unenforced(metadata: &ObjectMeta, spec: &istio::DestinationRuleSpec) {
-    let Some(policy) = &spec.traffic_policy else { return };
-    let balanced = policy.load_balancer.is_some()
-        || policy.connection_pool.is_some()
-        || policy.outlier_detection.is_some();
-    if balanced || !spec.subsets.is_empty() {
-        let name = objects::name_of(metadata);
-        tracing::warn!(%name, "of this DestinationRule only the TLS settings are enforced");
+/// A WorkloadEntry; an unreadable one is nowhere.
+pub(crate) fn workload_entry(object: objects::WorkloadEntry) -> istio::WorkloadEntry {
+    let labels = object.metadata.labels.clone();
+    let spec = read(&object.metadata, "WorkloadEntry", &object.spec).unwrap_or_default();
+    istio::WorkloadEntry { metadata: ObjectMeta { labels, ..lean(object.metadata) }, spec, status: None }
+}
+
+/// A Sidecar; an unreadable one lets its workloads know nothing.
+pub(crate) fn sidecar(object: objects::Sidecar) -> istio::Sidecar {
+    let spec = read(&object.metadata, "Sidecar", &object.spec).unwrap_or_else(|| istio::SidecarSpec {
+        workload_selector: field(&object.spec, "workloadSelector"),
+        egress: vec![istio::EgressListener { hosts: vec!["~/*".to_owned()], ..Default::default() }],
+        outbound_traffic_policy: Some(istio::OutboundTrafficPolicy {
+            mode: Some(istio::OutboundMode::RegistryOnly),
+            egress_proxy: None,
+        }),
+        ..Default::default()
+    });
+    let partial = spec.egress.iter().any(|listener| {
+        let captured = listener.capture_mode.is_none_or(|mode| mode == istio::CaptureMode::Default);
+        listener.port.is_some() || !listener.bind.is_empty() || !captured
+    });
+    if partial || !spec.ingress.is_empty() {
+        // The embedded API refuses these; a cluster's may have let them in.
+        let name = objects::name_of(&object.metadata);
+        tracing::warn!(%name, "of this Sidecar, ingress and the ports, binds and capture modes of egress are not enforced");
     }
+    istio::Sidecar { metadata: lean(object.metadata), spec, status: None }
 }
 
 /// One field alone, if at least that can be read.
@@ -125,17 +141,22 @@ fn selector(spec: &Value) -> Option<istio::WorkloadSelector> {
     spec.get("selector").and_then(|s| serde::Deserialize::deserialize(s).ok())
 }
 
-/// What of the metadata has a meaning for policy: names, age, annotations that change the meaning.
+/// What of the metadata has a meaning for policy: names, age, annotations and labels that change the meaning.
 fn lean(metadata: ObjectMeta) -> ObjectMeta {
     let annotations = metadata.annotations.map(|mut annotations| {
         annotations.retain(|key, _| key == "istio.io/dry-run");
         annotations
+    });
+    let labels = metadata.labels.map(|mut labels| {
+        labels.retain(|key, _| key == "networking.istio.io/enable-autoallocate-ip");
+        labels
     });
     ObjectMeta {
         name: metadata.name,
         namespace: metadata.namespace,
         creation_timestamp: metadata.creation_timestamp,
         annotations: annotations.filter(|a| !a.is_empty()),
+        labels: labels.filter(|l| !l.is_empty()),
         ..ObjectMeta::default()
     }
 }

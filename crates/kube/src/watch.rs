@@ -78,8 +78,20 @@ pub(crate) async fn feed_world(
         }),
         mesh_config::feed(client.clone(), &events, &control),
         feed(client.clone(), &events, Event::DestinationRule, |o| Some(policies::destination_rule(o))),
-        feed(client, &events, Event::ServiceEntry, |o| Some(policies::service_entry(o))),
+        feed(client.clone(), &events, Event::ServiceEntry, |o| Some(policies::service_entry(o))),
+        feed(client.clone(), &events, Event::WorkloadEntry, |o| Some(policies::workload_entry(o))),
+        feed(client, &events, Event::Sidecar, |o| Some(policies::sidecar(o))),
     );
+}
+
+/// Whether an API server says that it has no such kind. A cluster with the older part of Istio's kinds alone is served
+/// all the same: what cannot be written is not there.
+fn is_unknown_kind(error: &watcher::Error) -> bool {
+    let cause = match error {
+        watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause) => cause,
+        _ => return false,
+    };
+    matches!(cause, kube::Error::Api(status) if status.code == 404)
 }
 
 async fn feed<K, T>(
@@ -91,10 +103,15 @@ async fn feed<K, T>(
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let kind = K::kind(&());
+    let is_optional = matches!(&*kind, "WorkloadEntry" | "Sidecar");
     let mut stream = std::pin::pin!(watcher(Api::<K>::all(client), config()).backoff(Retry::default()));
     let mut listed: HashMap<NamespacedName, T> = HashMap::new();
     while let Some(seen) = stream.next().await {
         let change = match seen {
+            Err(error) if is_optional && is_unknown_kind(&error) => {
+                tracing::debug!(%kind, "the API server does not know this kind");
+                Change::Replace(Vec::new())
+            }
             Err(error) => {
                 tracing::warn!(%kind, %error, "watch failed; the last world stays in force, trying again");
                 continue;

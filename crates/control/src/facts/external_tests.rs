@@ -69,6 +69,8 @@ impl Mesh {
             terminating: false,
             named_ports: Vec::new(),
             scrape: None,
+            multiplexes: false,
+            ready: true,
         })))
     }
 
@@ -84,6 +86,7 @@ impl Mesh {
             addresses: vec![[10, 0, 0, address].into()],
             ready: true,
             pod: Some(name.to_owned()),
+            hostname: None,
         };
         self.pod("a", 1, true)
             .pod("b", 2, false)
@@ -96,6 +99,9 @@ impl Mesh {
                 created_s: 1,
                 service_accounts: Vec::new(),
                 canonical_accounts: Vec::new(),
+                external_name: None,
+                prefers_ipv6: false,
+                export_to: Vec::new(),
             })))
             .with(Event::Slice(Change::Put(EndpointSlice {
                 name: NamespacedName::new("shop", "cart-1"),
@@ -411,9 +417,17 @@ fn endpoints_follow_the_resolution() {
     let one = entry("DNS_ROUND_ROBIN", json!([]));
     assert_eq!(one.resolution(), wire::Resolution::DnsRoundRobin);
     assert_eq!(places(&one), ["a.corp"]);
-    // What cannot be had reaches nobody.
+    // SE-8: the proxy looks up what each request says.
     let dynamic = entry("DYNAMIC_DNS", json!([]));
-    assert!(dynamic.endpoints.is_empty() && dynamic.resolution() == wire::Resolution::Endpoints);
+    assert!(dynamic.endpoints.is_empty() && dynamic.resolution() == wire::Resolution::DynamicDns);
+    assert_eq!(dynamic.ports[0].target_port, 8080);
+    let socket =
+        entry("STATIC", json!([{"address": "unix:///run/a.sock", "weight": 3}, {"address": "unix://b"}]));
+    let [endpoint] = socket.endpoints.as_slice() else { panic!("{socket:?}") };
+    assert_eq!(
+        (endpoint.unix_path.as_str(), endpoint.weight, endpoint.address.as_str()),
+        ("/run/a.sock", 3, "")
+    );
 }
 
 #[test]
@@ -556,10 +570,14 @@ fn names_and_modes_are_filled_in_where_rules_leave_them_open() {
     assert!(settings(json!({"mode": "SIMPLE", "insecureSkipVerify": true})).insecure_skip_verify);
     let mutual = settings(json!({"mode": "ISTIO_MUTUAL"}));
     assert_eq!((mutual.mode(), mutual.subject_alt_names.len()), (Mode::IstioMutual, 0), "DR-4");
-    for closed in [
-        json!({"mode": "SIMPLE", "credentialName": "x"}),
-        json!({"mode": "MUTUAL", "clientCertificate": "/a", "privateKey": "/b", "caCrl": "/c"}),
-    ] {
-        assert_eq!(settings(closed).mode(), Mode::Unspecified);
-    }
+    let revoking = settings(json!({"mode": "SIMPLE", "caCertificates": "/a", "caCrl": "/c"}));
+    assert_eq!((revoking.mode(), revoking.ca_crl.as_str()), (Mode::Simple, "/c"));
+    let without_selector = settings(json!({"mode": "SIMPLE", "credentialName": "x"}));
+    assert_eq!(
+        (without_selector.mode(), without_selector.credential.as_str()),
+        (Mode::Unspecified, ""),
+        "G-16"
+    );
+    let map = settings(json!({"mode": "SIMPLE", "credentialName": "configmap://x"}));
+    assert_eq!((map.mode(), map.credential.as_str()), (Mode::Simple, "configmap://a/x"));
 }

@@ -1,9 +1,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use maille_config::mtls;
+use maille_config::istio::ServiceEntry;
+use maille_config::service_entry::valid_port;
+use maille_config::{HostPattern, mtls};
 use maille_proto::facts as wire;
 
+use super::entry::pod_port;
+use super::order::ServerOrder;
+use super::traffic::connection_pool;
 use super::{host_name, mtls_mode, protocol, workload};
 use crate::world::{Pod, Service, ServicePort, World};
 
@@ -22,30 +27,82 @@ pub fn inbound(world: &World, pod: &Pod) -> wire::Inbound {
     }
 }
 
-/// The workload ports that services declare. When several declare one, the oldest decides (PA-17).
+/// What declares ports of a workload.
+enum Declaring<'w> {
+    Service(&'w Arc<Service>),
+    Entry(&'w ServiceEntry, String),
+}
+
+impl Declaring<'_> {
+    /// The oldest decides, and of two as old a Service.
+    fn age(&self) -> (i64, bool, &str) {
+        match self {
+            Self::Service(service) => (service.created_s, false, &service.name.name),
+            Self::Entry(entry, host) => {
+                let created = entry.metadata.creation_timestamp.as_ref();
+                (created.map_or(i64::MAX, |t| t.0.as_second()), true, host)
+            }
+        }
+    }
+}
+
+/// The workload ports that services declare, and ServiceEntries that select the workload. When several declare one, the
+/// oldest decides (PA-17).
 fn inbound_ports(world: &World, pod: &Pod) -> Vec<wire::InboundPort> {
+    let namespace = &pod.name.namespace;
     let before = world.services_before(&pod.name, &pod.addresses);
     let by_hand = |s: &Service| s.selector.is_none() && before.contains(&s.name);
-    let mut services: Vec<&Arc<Service>> =
-        world.services_in(&pod.name.namespace).filter(|s| s.selects(pod) || by_hand(s)).collect();
-    services.sort_by(|a, b| (a.created_s, &a.name).cmp(&(b.created_s, &b.name)));
+    let services = world.services_in(namespace).filter(|s| s.selects(pod) || by_hand(s));
+    let entries = world.entries_selecting(pod).flat_map(|entry| {
+        entry.spec.hosts.iter().map(|host| Declaring::Entry(entry, host.to_ascii_lowercase()))
+    });
+    let mut all: Vec<_> = services.map(Declaring::Service).chain(entries).collect();
+    all.sort_by(|a, b| a.age().cmp(&b.age()));
+    let of_sidecar = world.inbound_connection_pool_of(namespace, &pod.labels).map(connection_pool);
     let mut seen = BTreeSet::new();
     let mut ports = Vec::new();
-    for service in services {
-        for declared in &service.ports {
-            let target = match &service.selector {
-                Some(_) => pod.port(&declared.target),
-                None => port_by_hand(world, service, declared, pod),
+    for declaring in all {
+        let mut add = |port: Option<u16>, number: u16, protocol: wire::Protocol, order: &ServerOrder<'_>| {
+            let Some(port) = port.filter(|port| seen.insert(*port)) else { return };
+            let (hostname, name) = match &declaring {
+                Declaring::Service(service) => {
+                    (host_name(&service.name, world.config()), service.name.name.clone())
+                }
+                Declaring::Entry(_, host) => (host.clone(), host.clone()),
             };
-            let Some(target) = target.filter(|t| seen.insert(*t)) else { continue };
             ports.push(wire::InboundPort {
-                port: target.into(),
-                protocol: protocol(declared.protocol),
-                service_hostname: host_name(&service.name, world.config()),
-                service_name: service.name.name.clone(),
-                service_namespace: service.name.namespace.clone(),
-                ..Default::default()
+                port: port.into(),
+                protocol: protocol.into(),
+                service_hostname: hostname,
+                service_name: name,
+                service_namespace: namespace.clone(),
+                connection_pool: of_sidecar.or_else(|| order.connection_pool(number)),
             });
+        };
+        match &declaring {
+            Declaring::Service(service) => {
+                let order = ServerOrder::of(world, &world.full_name(&service.name), namespace);
+                for declared in &service.ports {
+                    let target = match &service.selector {
+                        Some(_) => pod.port(&declared.target),
+                        None => port_by_hand(world, service, declared, pod),
+                    };
+                    add(target, declared.number, protocol(declared.protocol), &order);
+                }
+            }
+            Declaring::Entry(entry, host) => {
+                let order = ServerOrder::of(world, &HostPattern::new(host), namespace);
+                for declared in &entry.spec.ports {
+                    let number = valid_port(declared.number);
+                    let Some((number, protocol)) = number.zip(super::entry::protocol(declared)) else {
+                        continue;
+                    };
+                    // A proxy before an application that speaks TLS sees nothing but bytes.
+                    let protocol =
+                        if protocol == wire::Protocol::Tls { wire::Protocol::Tcp } else { protocol };
+                    add(pod_port(pod, declared), number, protocol, &order);
+                }
+            }
         }
     }
     ports.sort_by_key(|p| p.port);

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use maille_config::destination_rule::Client;
 use maille_config::mesh::{AccessLog, ExtensionProvider, HttpProvider, PathNormalization, ProviderKind};
 use maille_proto::facts as wire;
 
@@ -8,11 +9,14 @@ use crate::world::World;
 /// The one name of MeshSettings.
 pub const SETTINGS_NAME: &str = "mesh";
 
-/// What holds for the whole mesh.
-pub fn mesh_settings(world: &World) -> wire::MeshSettings {
+/// What holds for the whole mesh, and of a Sidecar what becomes of a client's calls to unknown destinations.
+pub fn mesh_settings(world: &World, client: Client<'_>) -> wire::MeshSettings {
     use wire::mesh_settings::{AccessLog as Log, OutboundPolicy, PathNormalization as Paths};
     let config = world.config();
-    let outbound = if config.registry_only { OutboundPolicy::RegistryOnly } else { OutboundPolicy::AllowAny };
+    let outbound = match world.registry_only_for(client) {
+        true => OutboundPolicy::RegistryOnly,
+        false => OutboundPolicy::AllowAny,
+    };
     let paths = match config.path_normalization {
         PathNormalization::None => Paths::None,
         PathNormalization::Base => Paths::Base,
@@ -35,7 +39,7 @@ pub fn mesh_settings(world: &World) -> wire::MeshSettings {
         extension_providers: config.extension_providers.iter().map(|p| provider(world, p)).collect(),
         access_log: log.into(),
         explain_in_response: config.explain_in_response,
-        ..Default::default()
+        deliver_to_localhost: config.deliver_to_localhost,
     }
 }
 

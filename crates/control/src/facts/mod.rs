@@ -6,11 +6,14 @@
 
 mod authentication;
 mod authorization;
+mod credential;
 mod destination;
 mod entry;
 mod inbound;
 mod mesh;
 mod order;
+mod service;
+mod traffic;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +25,8 @@ use maille_xds::Resource;
 pub use authentication::Authentication;
 pub(crate) use authentication::public_keys;
 pub use authorization::Policy;
-pub use destination::{destination, direct_workload, service};
+pub use credential::credential;
+pub use destination::destination;
 pub use inbound::inbound;
 pub use mesh::{SETTINGS_NAME, mesh_settings, provider_problem, trust_bundle};
 
@@ -87,7 +91,7 @@ pub fn workload(pod: &Pod, config: &MeshConfig) -> wire::Workload {
             .unwrap_or_else(|| "latest".to_owned()),
         app: label("app").unwrap_or_default(),
         meshed: pod.meshed,
-        ..Default::default()
+        multiplexes: pod.meshed && pod.multiplexes,
     }
 }
 
@@ -117,14 +121,13 @@ fn with_aliases<'a>(
     names.into_iter().collect()
 }
 
-fn protocol(protocol: PortProtocol) -> i32 {
+fn protocol(protocol: PortProtocol) -> wire::Protocol {
     match protocol {
         PortProtocol::Auto => wire::Protocol::Auto,
         PortProtocol::Http => wire::Protocol::Http,
         PortProtocol::Http2 => wire::Protocol::Http2,
         PortProtocol::Tcp => wire::Protocol::Tcp,
     }
-    .into()
 }
 
 fn mtls_mode(mode: MtlsMode) -> i32 {

@@ -31,6 +31,8 @@ fn pod(name: &str, address: u8, account: &str, tls_mode: Option<&str>) -> Pod {
         terminating: false,
         named_ports: vec![("web".into(), 8080)],
         scrape: None,
+        multiplexes: false,
+        ready: true,
     }
 }
 
@@ -73,6 +75,9 @@ impl Mesh {
             created_s: 10,
             service_accounts: Vec::new(),
             canonical_accounts: Vec::new(),
+            external_name: None,
+            prefers_ipv6: false,
+            export_to: Vec::new(),
         };
         let slice = EndpointSlice {
             name: NamespacedName::new("shop", "cart-1"),
@@ -84,6 +89,7 @@ impl Mesh {
                     addresses: pod.addresses.clone(),
                     ready: true,
                     pod: Some(pod.name.name.clone()),
+                    hostname: None,
                 })
                 .collect(),
         };
@@ -107,7 +113,7 @@ impl Mesh {
 
     fn service(&self) -> wire::Service {
         let found = self.0.service(&NamespacedName::new("shop", "cart")).expect("there");
-        service(&self.0, found, nobody())
+        super::service::service(&self.0, found, nobody())
     }
 
     /// TLS to each endpoint's port.
@@ -120,7 +126,8 @@ impl Mesh {
     /// TLS when the pod is called by its own address, by port.
     fn direct(&self, pod: &str) -> Vec<(u32, wire::EndpointTls)> {
         let pod = self.0.pod(&NamespacedName::new("shop", pod)).expect("there");
-        direct_workload(&self.0, pod, nobody()).headless_ports.iter().map(|p| (p.port, p.tls())).collect()
+        let direct = super::service::direct_workload(&self.0, pod, &self.0.sight_of(nobody()));
+        direct.headless_ports.iter().map(|p| (p.port, p.tls())).collect()
     }
 }
 

@@ -5,6 +5,8 @@ use ipnet::IpNet;
 use maille_config::HostPattern;
 use maille_core::NamespacedName;
 
+use super::credentials::CredentialSource;
+
 /// Something a fact depends on. Facts are subscribed to by the keys they depend on, and derived anew when one of
 /// them changes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +27,10 @@ pub enum Key {
     Trust,
     /// The mesh's settings.
     Settings,
+    /// The Sidecars of a namespace, which say what its workloads may know.
+    Sidecars(String),
+    /// What a Secret or ConfigMap that a DestinationRule names holds, and who may have it.
+    Credential(CredentialSource),
 }
 
 impl Key {
@@ -61,16 +67,16 @@ impl ChangeSet {
         self.everything = true;
     }
 
-    /// Adds one key.
-    pub fn add(&mut self, key: Key) {
-        self.keys.insert(key);
+    /// Adds one key; whether it was not there.
+    pub fn add(&mut self, key: Key) -> bool {
+        self.keys.insert(key)
     }
 
     /// Adds all hosts that a pattern means.
     pub fn add_hosts(&mut self, pattern: &HostPattern) {
         match pattern.suffix() {
             Some(ending) => drop(self.endings.insert(HostKey::new(ending))),
-            None => self.add(Key::host(pattern.as_str())),
+            None => drop(self.add(Key::host(pattern.as_str()))),
         }
     }
 

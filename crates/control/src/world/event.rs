@@ -2,11 +2,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use maille_config::istio::{
-    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, ServiceEntry,
+    self, AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, ServiceEntry,
 };
 use maille_core::NamespacedName;
 
 use super::changes::{ChangeSet, Key};
+use super::credentials::{CredentialData, CredentialSource};
 use super::keys::KeySource;
 use super::objects::{EndpointSlice, Pod, Service};
 use super::{World, service_of};
@@ -43,6 +44,12 @@ pub enum Event {
     DestinationRule(Change<DestinationRule>),
     /// To ServiceEntries.
     ServiceEntry(Change<ServiceEntry>),
+    /// To WorkloadEntries.
+    WorkloadEntry(Change<istio::WorkloadEntry>),
+    /// To Sidecars.
+    Sidecar(Change<istio::Sidecar>),
+    /// What a Secret or ConfigMap that a DestinationRule names came to.
+    Credential(CredentialSource, CredentialData),
     /// The roots of a trust domain, DER; an empty list ends trust in it.
     Roots(String, Vec<Vec<u8>>),
     /// The roots of the mesh's own trust domain, whatever its name is now.
@@ -111,6 +118,19 @@ impl World {
                     self.set_entry(name, new, changes);
                 }
             }
+            Event::WorkloadEntry(change) => {
+                for (name, new) in steps(change, |e| metadata_name(&e.metadata), self.workload_entries.keys())
+                {
+                    self.set_workload_entry(&name, new, changes);
+                }
+            }
+            Event::Sidecar(change) => {
+                let known = names_of(&self.sidecars);
+                for (name, new) in steps(change, |s| metadata_name(&s.metadata), known.iter()) {
+                    self.set_sidecar(name, new, changes);
+                }
+            }
+            Event::Credential(source, data) => self.set_credential(&source, data, changes),
             Event::Roots(domain, roots) => self.set_roots(domain, roots, changes),
             Event::OwnRoots(roots) => self.set_roots(self.config.trust_domain.to_string(), roots, changes),
             Event::MeshConfig(mesh) => self.set_config(mesh, changes),
@@ -142,6 +162,8 @@ impl World {
             Event::RequestAuthentication(Change::Replace(_)) => self.listed.authentications = true,
             Event::DestinationRule(Change::Replace(_)) => self.listed.rules = true,
             Event::ServiceEntry(Change::Replace(_)) => self.listed.entries = true,
+            Event::Sidecar(Change::Replace(_)) => self.listed.sidecars = true,
+            Event::WorkloadEntry(Change::Replace(_)) => self.listed.workload_entries = true,
             Event::MeshConfig(_) => self.listed.config = true,
             _ => {}
         }
@@ -175,6 +197,9 @@ impl World {
             // Whether a headless service's endpoints take mutual TLS depends on all of them (step A3).
             self.touch_endpoints(&service, false, changes);
         }
+        for pod in [&old, &new].into_iter().flatten() {
+            self.touch_entries_selecting(&name.namespace, &pod.labels, changes);
+        }
     }
 
     fn set_service(&mut self, name: &NamespacedName, new: Option<Service>, changes: &mut ChangeSet) {
@@ -192,6 +217,8 @@ impl World {
         for address in new.iter().flat_map(|s| &s.addresses) {
             index.insert(*address, name.clone());
         }
+        self.note_exports(name, new.as_ref());
+        self.note_alias(name, old.as_deref(), new.as_ref());
         let new = new.map(Arc::new);
         let services = Arc::make_mut(&mut self.services);
         match &new {
@@ -203,7 +230,9 @@ impl World {
         let behind = |pod: &Pod| [&old, &new].into_iter().flatten().any(|s| s.selects(pod));
         for pod in self.pods_in(&name.namespace).filter(|pod| behind(pod)) {
             changes.add(Key::Workload(pod.name.clone()));
-            pod.addresses.iter().for_each(|a| changes.add(Key::Address(*a)));
+            for address in &pod.addresses {
+                changes.add(Key::Address(*address));
+            }
         }
         let was_headless = old.is_some_and(|s| s.headless || s.selector.is_none());
         self.touch_endpoints(name, was_headless, changes);
@@ -301,6 +330,19 @@ impl World {
         changes.add(Key::Service(name.clone()));
         for address in self.services.get(name).iter().flat_map(|s| &s.addresses) {
             changes.add(Key::Address(*address));
+        }
+        self.touch_aliases(&self.full_name(name), changes);
+    }
+
+    fn note_exports(&mut self, name: &NamespacedName, new: Option<&Service>) {
+        let is_limited = new.is_some_and(|service| !service.export_to.is_empty());
+        if is_limited != self.exporting.contains(name) {
+            let exporting = Arc::make_mut(&mut self.exporting);
+            if is_limited {
+                exporting.insert(name.clone())
+            } else {
+                exporting.remove(name)
+            };
         }
     }
 

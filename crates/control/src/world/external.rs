@@ -7,12 +7,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use maille_config::destination_rule::{Client, host_of};
 use maille_config::istio::{DestinationRule, Location, ServiceEntry};
+use maille_config::sidecar::EgressScope;
 use maille_config::{HostPattern, service_entry};
 use maille_core::{Labels, NamespacedName};
 
 use super::changes::{ChangeSet, Key};
 use super::names::{AskedHost, Claimants, service_named};
-use super::{World, in_namespace};
+use super::sidecar::Sight;
+use super::{World, allocation, in_namespace};
 
 /// ServiceEntries by what they claim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub(super) struct Claims {
     addresses: BTreeMap<IpNet, BTreeSet<NamespacedName>>,
 }
 
-/// A host of a ServiceEntry, as one namespace sees it.
+/// A host of a ServiceEntry, as one client sees it.
 #[derive(Debug, Clone)]
 pub struct OwnedHost<'w> {
     /// The host, which may be a wildcard.
@@ -36,6 +38,7 @@ pub struct OwnedHost<'w> {
 pub struct Scope {
     namespace: Option<String>,
     labels: Labels,
+    egress: Option<Arc<EgressScope>>,
 }
 
 impl World {
@@ -44,6 +47,11 @@ impl World {
         let namespaces: BTreeSet<&str> = [client, service, self.config.root_namespace.as_str()].into();
         let rules = namespaces.into_iter().filter_map(|namespace| self.rules.get(namespace));
         rules.flat_map(BTreeMap::values).map(Arc::as_ref).collect()
+    }
+
+    /// One DestinationRule.
+    pub fn rule(&self, name: &NamespacedName) -> Option<&Arc<DestinationRule>> {
+        self.rules.get(&name.namespace)?.get(&name.name)
     }
 
     /// A ServiceEntry by name.
@@ -61,54 +69,61 @@ impl World {
         in_namespace(&self.entries, namespace)
     }
 
-    /// The ServiceEntry that a host name means to a namespace: the exact host, then the longest wildcard.
+    /// The ServiceEntry that a host name means to a client: the exact host, then the longest wildcard.
     ///
     /// Names below a service's are never an entry's, and the cluster's own names never a wildcard's: anyone who may write
     /// an entry could take traffic of other namespaces that way.
-    pub fn entry_for(&self, asked: &AskedHost, namespace: &str) -> Option<OwnedHost<'_>> {
+    pub fn entry_for<'w>(&'w self, asked: &AskedHost, sight: &Sight<'_>) -> Option<OwnedHost<'w>> {
         if asked.entries == Claimants::Nobody || self.is_below_service(asked) {
             return None;
         }
         let full = asked.full.as_deref().filter(|full| *full != asked.host).map(|full| (full, false));
         let wildcards = asked.entries == Claimants::All;
         let mut names = std::iter::once((asked.host.as_str(), wildcards)).chain(full);
-        names.find_map(|(host, wildcards)| self.entry_for_host(host, wildcards, namespace))
+        names.find_map(|(host, wildcards)| self.entry_for_host(host, wildcards, sight))
     }
 
     /// Whether a host name is below the name of a service that exists.
     pub fn is_below_service(&self, asked: &AskedHost) -> bool {
-        asked.above.iter().any(|service| self.services.contains_key(service))
+        asked.above.iter().any(|above| self.services.contains_key(&above.service))
     }
 
-    fn entry_for_host(&self, host: &str, wildcards: bool, namespace: &str) -> Option<OwnedHost<'_>> {
+    fn entry_for_host<'w>(&'w self, host: &str, wildcards: bool, sight: &Sight<'_>) -> Option<OwnedHost<'w>> {
         let wildcards = host.match_indices('.').filter(|(at, _)| wildcards && *at > 0);
         let wildcards =
             wildcards.filter_map(|(at, _)| Some(HostPattern::new(&format!("*{}", host.get(at..)?))));
         std::iter::once(HostPattern::new(host)).chain(wildcards).find_map(|host| {
-            let entries = self.owners(self.claims.hosts.get(&host)?, namespace);
+            let claimants = self.entries_named(self.claims.hosts.get(&host)?);
+            let seen = claimants.filter(|entry| sight.sees(service_entry::namespace_of(entry), &host));
+            let entries = service_entry::owners(seen, sight.client.namespace);
             (!entries.is_empty()).then_some(OwnedHost { host, entries })
         })
     }
 
-    /// The ServiceEntry that an address belongs to, as a namespace sees it: the longest prefix, at least `shortest` bits of
+    /// The ServiceEntry that an address belongs to, as a client sees it: the longest prefix, at least `shortest` bits of
     /// it.
-    pub fn entry_at(&self, address: IpAddr, shortest: u8, namespace: &str) -> Option<OwnedHost<'_>> {
+    pub fn entry_at<'w>(&'w self, address: IpAddr, shortest: u8, sight: &Sight<'_>) -> Option<OwnedHost<'w>> {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         (shortest..=longest).rev().find_map(|length| {
             let block = IpNet::new(address, length).ok()?.trunc();
-            let mut entries = self.owners(self.claims.addresses.get(&block)?, namespace);
-            // An address does not say which of several hosts is meant.
-            let host = claimed_hosts(entries.first()?).next()?;
+            let seen = |entry: &ServiceEntry| {
+                let namespace = service_entry::namespace_of(entry);
+                hosts_at(entry, address).find(|host| sight.sees(namespace, host))
+            };
+            let claimants = self.entries_named(self.claims.addresses.get(&block)?);
+            let claimants = claimants.filter(|entry| seen(entry).is_some());
+            let mut entries = service_entry::owners(claimants, sight.client.namespace);
+            let host = seen(entries.first()?)?;
             entries.retain(|entry| claimed_hosts(entry).any(|other| other == host));
             Some(OwnedHost { host, entries })
         })
     }
 
-    fn owners<'w>(&'w self, names: &BTreeSet<NamespacedName>, namespace: &str) -> Vec<&'w ServiceEntry> {
-        service_entry::owners(
-            names.iter().filter_map(|name| self.entries.get(name)).map(Arc::as_ref),
-            namespace,
-        )
+    fn entries_named<'w>(
+        &'w self,
+        names: &BTreeSet<NamespacedName>,
+    ) -> impl Iterator<Item = &'w ServiceEntry> {
+        names.iter().filter_map(|name| self.entries.get(name)).map(Arc::as_ref)
     }
 
     /// Whether an entry claims exactly this host or address, whoever sees it.
@@ -131,12 +146,13 @@ impl World {
         own.filter_map(|name| self.entries.get(name)).map(Arc::as_ref)
     }
 
-    /// What of a subscriber makes a difference: nothing while there are no rules and entries; of its labels only those
-    /// that selectors of its namespace look at.
+    /// What of a subscriber makes a difference: nothing while there is nothing that looks at it; of its labels only those
+    /// that rules of its namespace look at.
     pub fn scope_of(&self, client: Client<'_>) -> Scope {
-        if self.rules.is_empty() && self.entries.is_empty() {
+        if self.rules.is_empty() && self.entries.is_empty() && !self.hides_services() {
             return Scope::default();
         }
+        let egress = self.sight_of(client).into_egress();
         let rules = self.rules.get(client.namespace).into_iter().flat_map(BTreeMap::values);
         let selectors = rules.filter_map(|rule| rule.spec.workload_selector.as_ref());
         let looked_at: BTreeSet<&String> = selectors.flat_map(|s| s.match_labels.keys()).collect();
@@ -144,6 +160,7 @@ impl World {
         Scope {
             namespace: Some(client.namespace.to_owned()),
             labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            egress,
         }
     }
 
@@ -157,10 +174,15 @@ impl World {
         if old.as_deref() == new.as_ref() {
             return;
         }
+        self.note_credentials(&name, old.as_deref(), new.as_ref(), changes);
         let new = new.map(Arc::new);
+        let limits = [&old, &new].into_iter().flatten().any(|rule| has_connection_pool(rule));
         for rule in [&old, &new].into_iter().flatten() {
             let host = host_of(rule, &self.config.cluster_domain);
             self.touch_host(&host, changes);
+            if limits {
+                self.touch_servers(&host, changes);
+            }
             let entries = self.claims.hosts.iter().filter(|(claimed, _)| host.covers(claimed));
             for entry in entries.flat_map(|(_, names)| names).filter_map(|name| self.entries.get(name)) {
                 touch_addresses(entry, changes);
@@ -204,6 +226,7 @@ impl World {
         };
         for entry in [&old, &new].into_iter().flatten() {
             self.touch_entry(entry, changes);
+            self.touch_selected_pods(entry, changes);
         }
     }
 
@@ -219,31 +242,52 @@ impl World {
         }
     }
 
-    fn touch_entry(&self, entry: &ServiceEntry, changes: &mut ChangeSet) {
+    pub(super) fn touch_entry(&self, entry: &ServiceEntry, changes: &mut ChangeSet) {
         for host in claimed_hosts(entry) {
             self.touch_host(&host, changes);
         }
         touch_addresses(entry, changes);
     }
 
-    /// What is said about a host changed: for services of that name, too.
+    /// What is said about a host changed: for services of that name, too, and for its other names.
     fn touch_host(&self, host: &HostPattern, changes: &mut ChangeSet) {
         changes.add_hosts(host);
-        let domain = &self.config.cluster_domain;
-        let services: Vec<NamespacedName> = if host.suffix().is_some() {
-            let full = |name: &&NamespacedName| {
-                HostPattern::new(&format!("{}.{}.svc.{domain}", name.name, name.namespace))
-            };
-            self.services.keys().filter(|name| host.covers(&full(name))).cloned().collect()
-        } else {
-            let named = service_named(host.as_str(), None, domain);
-            named.filter(|name| self.services.contains_key(name)).into_iter().collect()
-        };
-        for service in services {
+        self.touch_aliases(host, changes);
+        for service in self.services_covered(host) {
             self.touch_service(&service, changes);
             self.touch_endpoints(&service, false, changes);
         }
     }
+
+    /// Limits of connections hold for the workloads behind a host, too.
+    fn touch_servers(&self, host: &HostPattern, changes: &mut ChangeSet) {
+        for service in self.services_covered(host) {
+            let Some(found) = self.services.get(&service) else { continue };
+            for pod in self.pods_in(&service.namespace).filter(|pod| found.selects(pod)) {
+                changes.add(Key::Workload(pod.name.clone()));
+            }
+        }
+        let claimed = self.claims.hosts.iter().filter(|(claimed, _)| host.covers(claimed));
+        for entry in claimed.flat_map(|(_, names)| names).filter_map(|name| self.entries.get(name)) {
+            self.touch_selected_pods(entry, changes);
+        }
+    }
+
+    fn services_covered(&self, host: &HostPattern) -> Vec<NamespacedName> {
+        if host.suffix().is_some() {
+            return self.services.keys().filter(|name| host.covers(&self.full_name(name))).cloned().collect();
+        }
+        let named = service_named(host.as_str(), None, &self.config.cluster_domain);
+        named.filter(|name| self.services.contains_key(name)).into_iter().collect()
+    }
+}
+
+/// Whether a rule limits connections anywhere that a server looks: subsets are for clients.
+fn has_connection_pool(rule: &DestinationRule) -> bool {
+    rule.spec.traffic_policy.as_ref().is_some_and(|policy| {
+        policy.connection_pool.is_some()
+            || policy.port_level_settings.iter().any(|port| port.connection_pool.is_some())
+    })
 }
 
 fn touch_addresses(entry: &ServiceEntry, changes: &mut ChangeSet) {
@@ -256,8 +300,21 @@ fn claimed_hosts(entry: &ServiceEntry) -> impl Iterator<Item = HostPattern> {
     hosts.filter(|host| host.suffix().is_none_or(|rest| rest.starts_with('.')))
 }
 
+/// The hosts that an address of an entry can mean: the one that it was allocated for, else any.
+fn hosts_at(entry: &ServiceEntry, address: IpAddr) -> impl Iterator<Item = HostPattern> {
+    let allocated = allocation::in_force(entry).into_iter().find(|(_, allocated)| *allocated == address);
+    let allocated = allocated.map(|(host, _)| HostPattern::new(host));
+    claimed_hosts(entry).filter(move |host| allocated.as_ref().is_none_or(|meant| meant == host))
+}
+
 /// What an entry's addresses are; a single one is a block of one.
 fn addresses_of(entry: &ServiceEntry) -> impl Iterator<Item = IpNet> {
+    let allocated = allocation::in_force(entry).into_iter().map(|(_, address)| IpNet::from(address));
+    let said = said_addresses_of(entry);
+    said.chain(allocated)
+}
+
+fn said_addresses_of(entry: &ServiceEntry) -> impl Iterator<Item = IpNet> {
     let single =
         |text: &String| text.parse::<IpAddr>().ok().map(|address| IpNet::from(address.to_canonical()));
     entry
@@ -268,7 +325,11 @@ fn addresses_of(entry: &ServiceEntry) -> impl Iterator<Item = IpNet> {
         .map(|block| block.trunc())
 }
 
-/// The addresses of an entry that are no blocks.
-pub(crate) fn single_addresses(entry: &ServiceEntry) -> impl Iterator<Item = IpAddr> {
-    addresses_of(entry).filter(|block| block.prefix_len() == block.max_prefix_len()).map(|block| block.addr())
+/// The addresses of an entry's host that are no blocks.
+pub(crate) fn single_addresses(entry: &ServiceEntry, host: &HostPattern) -> Vec<IpAddr> {
+    let single = |block: &IpNet| block.prefix_len() == block.max_prefix_len();
+    let allocated = allocation::in_force(entry);
+    let allocated = allocated.into_iter().filter(|(of, _)| HostPattern::new(of) == *host);
+    let said = said_addresses_of(entry).filter(single).map(|block| block.addr());
+    said.chain(allocated.map(|(_, address)| address)).collect()
 }

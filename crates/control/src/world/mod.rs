@@ -3,34 +3,46 @@
 //! Cloning a world costs a few reference counts; a change copies only the maps it touches. Applying an
 //! event says which keys changed, so that only the facts that depend on them are derived anew.
 
+mod aliases;
+mod allocation;
 mod changes;
+mod credentials;
 mod event;
 mod external;
 mod keys;
 mod mesh;
 mod names;
 mod objects;
+mod sidecar;
 #[cfg(test)]
 mod tests;
+mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use maille_config::HostPattern;
 use maille_config::istio::{DestinationRule, PeerAuthentication, ServiceEntry};
 use maille_core::NamespacedName;
 
+pub(crate) use aliases::Alias;
+pub use allocation::Allocation;
 pub use changes::{ChangeSet, Key};
+pub use credentials::{CredentialData, CredentialSource, Material};
 pub use event::{Change, Event};
 pub(crate) use external::single_addresses;
 pub use external::{OwnedHost, Scope};
 pub use keys::{KeySource, Keys};
 pub use mesh::MeshConfig;
-pub use names::{Asked, AskedHost, Claimants};
+pub use names::{Above, Asked, AskedHost, Claimants};
 pub use objects::{
-    EndpointSlice, Pod, Scrape, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL, TargetPort,
+    EndpointSlice, MULTIPLEX_ANNOTATION, Pod, Scrape, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL,
+    TargetPort,
 };
+pub use sidecar::Sight;
+pub use workloads::{Selected, WorkloadEntry};
 
 use crate::facts::{Authentication, Policy};
 
@@ -61,6 +73,14 @@ pub struct World {
     rules: Arc<BTreeMap<String, BTreeMap<String, Arc<DestinationRule>>>>,
     entries: Named<ServiceEntry>,
     claims: Arc<external::Claims>,
+    /// By namespace, then name.
+    sidecars: Arc<BTreeMap<String, BTreeMap<String, Arc<sidecar::Sidecar>>>>,
+    workload_entries: Named<WorkloadEntry>,
+    /// Services that are not for every namespace.
+    exporting: Arc<BTreeSet<NamespacedName>>,
+    /// Services of type ExternalName by what they are other names of.
+    aliases: Arc<BTreeMap<HostPattern, BTreeSet<NamespacedName>>>,
+    credentials: Arc<credentials::Credentials>,
     listed: Listed,
 }
 
@@ -75,6 +95,8 @@ struct Listed {
     authentications: bool,
     rules: bool,
     entries: bool,
+    sidecars: bool,
+    workload_entries: bool,
     config: bool,
 }
 
@@ -99,6 +121,11 @@ impl World {
             rules: Arc::default(),
             entries: Arc::default(),
             claims: Arc::default(),
+            sidecars: Arc::default(),
+            workload_entries: Arc::default(),
+            exporting: Arc::default(),
+            aliases: Arc::default(),
+            credentials: Arc::default(),
             listed: Listed::default(),
         }
     }
@@ -108,7 +135,8 @@ impl World {
     pub fn is_complete(&self) -> bool {
         let Listed { pods, services, slices, peer_authentications, .. } = self.listed;
         let Listed { policies, authentications, rules, entries, config, .. } = self.listed;
-        let registry = pods && services && slices && rules && entries;
+        let Listed { sidecars, workload_entries, .. } = self.listed;
+        let registry = pods && services && slices && rules && entries && sidecars && workload_entries;
         registry && peer_authentications && policies && authentications && config
     }
 

@@ -26,9 +26,18 @@ pub struct AskedHost {
     pub full: Option<String>,
     /// The services below whose names it can be, as `db-0.db.shop` is below `db.shop`: while one of them exists, the name
     /// is of its pods, and no entry's.
-    pub above: Vec<NamespacedName>,
+    pub above: Vec<Above>,
     /// The entries whose name it can be otherwise.
     pub entries: Claimants,
+}
+
+/// A service, and the part of a name that is before the service's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Above {
+    /// The service.
+    pub service: NamespacedName,
+    /// What stands before it: the host name of one of its pods, or the names of a port and its protocol.
+    pub below: String,
 }
 
 /// Whose hosts a name can be among.
@@ -69,7 +78,8 @@ impl Asked {
             Self::Address(address) => vec![Key::Address(*address)],
             Self::Host(asked) => {
                 let mut keys = vec![Key::host(&asked.host)];
-                keys.extend(asked.service.iter().chain(&asked.above).cloned().map(Key::Service));
+                let above = asked.above.iter().map(|above| &above.service);
+                keys.extend(asked.service.iter().chain(above).cloned().map(Key::Service));
                 keys.extend(
                     asked.full.as_ref().filter(|full| **full != asked.host).map(|full| Key::host(full)),
                 );
@@ -99,14 +109,18 @@ pub(super) fn service_named(
 }
 
 /// The services below whose names a host name can be: a service's pods are one label below it, its ports two.
-fn services_above(host: &str, own_namespace: &str, cluster_domain: &str) -> Vec<NamespacedName> {
+fn services_above(host: &str, own_namespace: &str, cluster_domain: &str) -> Vec<Above> {
     let full = host.strip_suffix(cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
     let short = full.or_else(|| host.strip_suffix(".svc"));
     let parts: Vec<&str> = short.unwrap_or(host).rsplit('.').collect();
+    let above = |namespace: &str, service: &str, below: &[&str]| {
+        let below: Vec<&str> = below.iter().rev().copied().collect();
+        vec![Above { service: NamespacedName::new(namespace, service), below: below.join(".") }]
+    };
     match (parts.as_slice(), short) {
-        ([namespace, service, _, ..], _) => vec![NamespacedName::new(*namespace, *service)],
+        ([namespace, service, below @ ..], _) if !below.is_empty() => above(namespace, service, below),
         // The first of a resolver's search list.
-        ([service, _], None) => vec![NamespacedName::new(own_namespace, *service)],
+        ([service, below], None) => above(own_namespace, service, &[below]),
         _ => Vec::new(),
     }
 }

@@ -24,6 +24,10 @@ pub struct Pod {
     pub workload_name: String,
     /// A sidecar stands in front of it.
     pub meshed: bool,
+    /// That sidecar is Maille's (annotation [`MULTIPLEX_ANNOTATION`], set by injection).
+    pub multiplexes: bool,
+    /// It says that it is ready; ServiceEntries that select it want to know, Services have their slices.
+    pub ready: bool,
     /// It is being deleted.
     pub terminating: bool,
     /// Its named container ports, for services that say `targetPort: <name>`.
@@ -43,6 +47,9 @@ pub struct Scrape {
     pub scheme: String,
 }
 
+/// Annotation, of value `1`, of Pods whose sidecar takes many streams over one connection.
+pub const MULTIPLEX_ANNOTATION: &str = "maille.dev/multiplex";
+
 /// Label with which the injector, or the user, says how a pod is reached (reference mtls 2.1).
 pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 
@@ -61,13 +68,19 @@ impl Pod {
     }
 }
 
-/// A Service. ExternalName services are not part of the world: their traffic is not the mesh's.
+/// A Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
     pub name: NamespacedName,
-    /// Its virtual addresses; empty if headless.
+    /// Its virtual addresses; empty if headless or external.
     pub addresses: Vec<IpAddr>,
+    /// The host that it is another name of (`type: ExternalName`); it has no selector then, and no slices.
+    pub external_name: Option<String>,
+    /// IPv6 is the first of its address families: endpoints of both are reached there.
+    pub prefers_ipv6: bool,
+    /// Namespaces that see it (annotation `networking.istio.io/exportTo`); none is all.
+    pub export_to: Vec<String>,
     /// `clusterIP: None`.
     pub headless: bool,
     /// Its TCP ports.
@@ -134,4 +147,6 @@ pub struct SliceEndpoint {
     pub ready: bool,
     /// The name of the Pod it is, if the slice says so.
     pub pod: Option<String>,
+    /// Its name below that of a headless service, as Pods of a StatefulSet have one.
+    pub hostname: Option<String>,
 }

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::facts;
 
+mod registry;
+
 fn world() -> World {
     World::new(MeshConfig::new(TrustDomain::parse("cluster.local").expect("valid")))
 }
@@ -36,6 +38,8 @@ fn pod(n: u8, address: u8, app: u8, terminating: bool) -> Pod {
         terminating,
         named_ports: vec![("http".into(), 8080)],
         scrape: None,
+        multiplexes: false,
+        ready: true,
     }
 }
 
@@ -54,6 +58,9 @@ fn service(n: u8, address: Option<u8>, app: Option<u8>) -> Service {
         created_s: n.into(),
         service_accounts: Vec::new(),
         canonical_accounts: Vec::new(),
+        external_name: None,
+        prefers_ipv6: false,
+        export_to: Vec::new(),
     }
 }
 
@@ -67,6 +74,7 @@ fn slice(n: u8, service: u8, address: u8, pod: Option<u8>, ready: bool) -> Endpo
             addresses: vec![ip(address)],
             ready,
             pod: pod.map(|p| name(p).name),
+            hostname: None,
         }],
     }
 }
@@ -237,7 +245,7 @@ fn policy_event() -> impl Strategy<Value = Event> {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    prop_oneof![event(), policy_event()]
+    prop_oneof![event(), policy_event(), registry::event()]
 }
 
 /// Facts by name, and the key of a namespace by which a proxy hears of changes of them.
@@ -336,10 +344,15 @@ proptest! {
                     prop_assert!(changes.contains(&Key::Workload(name(n))), "inbound {} by {:?}", name(n), event);
                 }
             }
-            prop_assert!(
-                facts::mesh_settings(&before) == facts::mesh_settings(&world) || changes.contains(&Key::Settings),
-                "settings by {event:?}"
-            );
+            for source in registry::sources() {
+                for app in ["a0", "a1"] {
+                    let labels = [("app".to_owned(), app.to_owned())].into();
+                    let client = Client { namespace: &source.name().namespace, labels: &labels };
+                    let of = |world: &World| facts::credential(world, &source, client);
+                    let told = changes.contains(&Key::Credential(source.clone()));
+                    prop_assert!(of(&before) == of(&world) || told, "{source} for {app} by {event:?}");
+                }
+            }
             prop_assert!(before.roots() == world.roots() || changes.contains(&Key::Trust), "roots by {event:?}");
             for n in 0..6 {
                 let namespaces = [&name(n).namespace, &before.config().root_namespace, &world.config().root_namespace];
@@ -353,17 +366,27 @@ proptest! {
                 "a.corp", "b.a.corp", "x.corp", "o0.shop", "o1.shop", "o0.bank", "o0.shop.svc.cluster.local",
                 "p.o0.shop.svc.cluster.local", "p.o0.shop", "p.o0",
             ];
-            let addresses = (0..4).map(ip).chain((100..103).map(ip)).map(|address| address.to_string());
+            let allocated = (1..4).map(|n| IpAddr::from([240, 240, 0, n]));
+            let addresses = (0..4).map(ip).chain((100..103).map(ip)).chain(allocated);
+            let addresses = addresses.map(|address| address.to_string());
             let questions: Vec<String> = hosts.iter().map(ToString::to_string).chain(addresses).collect();
             for namespace in ["shop", "bank", "istio-system"] {
                 for app in ["a0", "a1"] {
                     let labels = [("app".to_owned(), app.to_owned())].into();
                     let client = Client { namespace, labels: &labels };
+                    let roots = [&before, &world].map(|world| world.config().root_namespace.clone());
+                    let namespaces = [namespace.to_owned()].into_iter().chain(roots);
+                    let rescoped = namespaces.map(Key::Sidecars).any(|key| changes.contains(&key));
+                    let settings = |world: &World| facts::mesh_settings(world, client);
+                    prop_assert!(
+                        settings(&before) == settings(&world) || rescoped || changes.contains(&Key::Settings),
+                        "settings of {namespace}/{app} by {event:?}"
+                    );
                     for question in &questions {
                         let asked = Asked::read(question, namespace, "cluster.local");
                         let new = facts::destination(&world, &asked, client);
                         let old = answers.insert((namespace, app, question.clone()), new.clone());
-                        let told = asked.keys().iter().any(|key| changes.contains(key));
+                        let told = rescoped || asked.keys().iter().any(|key| changes.contains(key));
                         prop_assert!(old.is_none_or(|old| old == new) || told, "{question} for {namespace}/{app} by {event:?}");
                     }
                 }
@@ -373,7 +396,9 @@ proptest! {
 
     /// Subscribers of one scope get one answer.
     #[test]
-    fn answers_are_the_same_within_a_scope(events in prop::collection::vec(event(), 1..30)) {
+    fn answers_are_the_same_within_a_scope(
+        events in prop::collection::vec(prop_oneof![event(), registry::event()], 1..30),
+    ) {
         let mut world = world();
         for event in events {
             world.apply(event, &mut ChangeSet::default());
@@ -434,12 +459,27 @@ proptest! {
             Event::ServiceEntry(Change::Replace(world.entries().map(|e| (**e).clone()).collect())),
             &mut changes,
         );
+        let entries = world.workload_entries.values().map(|entry| {
+            let mut object = istio::WorkloadEntry { spec: entry.spec.clone(), ..Default::default() };
+            object.metadata.namespace = Some(entry.name.namespace.clone());
+            object.metadata.name = Some(entry.name.name.clone());
+            object
+        });
+        fresh.apply(Event::WorkloadEntry(Change::Replace(entries.collect())), &mut changes);
+        let rules = world.rules.values().flat_map(|all| all.values()).map(|rule| (**rule).clone());
+        fresh.apply(Event::DestinationRule(Change::Replace(rules.collect())), &mut changes);
         prop_assert_eq!(fresh.key_sources(), world.key_sources());
+        prop_assert_eq!(fresh.credential_sources(), world.credential_sources());
+        prop_assert_eq!(&fresh.workload_entries, &world.workload_entries);
+        prop_assert_eq!(&fresh.aliases, &world.aliases);
+        prop_assert_eq!(&fresh.exporting, &world.exporting);
         prop_assert_eq!(&fresh.policies, &world.policies);
         prop_assert_eq!(&fresh.authentications, &world.authentications);
         prop_assert_eq!(fresh.config(), world.config());
         prop_assert_eq!(fresh.roots(), world.roots());
-        prop_assert_eq!(facts::mesh_settings(&fresh), facts::mesh_settings(&world));
+        let labels = maille_core::Labels::new();
+        let nobody = Client { namespace: "", labels: &labels };
+        prop_assert_eq!(facts::mesh_settings(&fresh, nobody).extension_providers, facts::mesh_settings(&world, nobody).extension_providers);
         prop_assert_eq!(&fresh.claims, &world.claims);
         prop_assert_eq!(&fresh.pods_by_address, &world.pods_by_address);
         prop_assert_eq!(&fresh.slices_by_pod, &world.slices_by_pod);
@@ -475,14 +515,15 @@ fn names_are_understood_as_a_pods_resolver_would() {
         assert_eq!(asked.host, text.to_lowercase().trim_end_matches('.'));
     }
     let below = [
-        ("db-0.db.bank.svc.cluster.local", "bank", "db", Claimants::Exact),
-        ("_sql._tcp.db.bank.svc", "bank", "db", Claimants::Exact),
-        ("db-0.db.bank", "bank", "db", Claimants::All),
-        ("db-0.db", "shop", "db", Claimants::All),
+        ("db-0.db.bank.svc.cluster.local", "bank", "db-0", Claimants::Exact),
+        ("_sql._tcp.db.bank.svc", "bank", "_sql._tcp", Claimants::Exact),
+        ("db-0.db.bank", "bank", "db-0", Claimants::All),
+        ("db-0.db", "shop", "db-0", Claimants::All),
     ];
-    for (text, namespace, service, entries) in below {
+    for (text, namespace, below, entries) in below {
         let Asked::Host(asked) = Asked::read(text, "shop", "cluster.local") else { panic!("{text}") };
-        assert_eq!(asked.above, [NamespacedName::new(namespace, service)], "{text}");
+        let service = NamespacedName::new(namespace, "db");
+        assert_eq!(asked.above, [Above { service, below: below.to_owned() }], "{text}");
         assert_eq!(asked.entries, entries, "{text}");
     }
     for (text, expected) in [

@@ -302,6 +302,8 @@ pub(crate) fn pod(name: &str, account: &str, address: &str) -> Pod {
         terminating: false,
         named_ports: Vec::new(),
         scrape: None,
+        multiplexes: false,
+        ready: true,
     }
 }
 
@@ -320,6 +322,9 @@ pub(crate) fn cart_service() -> Service {
         created_s: 1,
         service_accounts: Vec::new(),
         canonical_accounts: Vec::new(),
+        external_name: None,
+        prefers_ipv6: false,
+        export_to: Vec::new(),
     }
 }
 
@@ -332,6 +337,7 @@ pub(crate) fn cart_slice(ready: bool) -> EndpointSlice {
             addresses: vec![CART.parse().expect("address")],
             ready,
             pod: Some("cart-1".into()),
+            hostname: None,
         }],
     }
 }

@@ -43,6 +43,12 @@ fn a_pod_is_reduced_to_what_the_mesh_needs() {
     assert_eq!(found.addresses, [ip("10.0.0.1"), ip("fd00::1")]);
     assert_eq!((found.workload_name.as_str(), found.service_account.as_str()), ("cart", "cart"));
     assert!(found.meshed && found.takes_mutual_tls() && !found.terminating);
+    assert!(!found.ready && !found.multiplexes, "neither is said");
+    let ready = pod(|p| {
+        p["metadata"]["annotations"] = json!({ "maille.dev/multiplex": "1" });
+        p["status"]["conditions"] = json!([{ "type": "Ready", "status": "True" }]);
+    });
+    assert!(ready.is_some_and(|pod| pod.ready && pod.multiplexes));
     assert_eq!(found.named_ports, [("web".to_owned(), 8080)]);
     let bare = pod(|p| {
         p["metadata"]["ownerReferences"] = Value::Null;
@@ -117,7 +123,21 @@ fn services_have_tcp_ports_with_their_protocols() {
     );
     let headless = read(json!({ "clusterIP": "None", "clusterIPs": ["None"] })).expect("part of the world");
     assert!(headless.headless && headless.addresses.is_empty() && headless.selector.is_none());
-    assert!(read(json!({ "type": "ExternalName", "externalName": "x.example.com" })).is_none());
+    let alias = read(json!({
+        "type": "ExternalName", "externalName": "X.example.com.", "selector": { "app": "cart" }, "clusterIP": "10.96.0.9",
+    }));
+    let alias = alias.expect("part of the world");
+    assert_eq!(alias.external_name.as_deref(), Some("x.example.com"));
+    assert!(alias.selector.is_none() && alias.addresses.is_empty() && !alias.headless);
+    assert!(read(json!({ "type": "ExternalName" })).is_none());
+    for (spec, ipv6) in [
+        (json!({ "clusterIP": "10.96.0.1", "ipFamilies": ["IPv4", "IPv6"] }), false),
+        (json!({ "clusterIP": "fd00::2", "clusterIPs": ["fd00::2", "10.96.0.1"] }), true),
+        (json!({ "clusterIP": "None", "ipFamilies": ["IPv6", "IPv4"] }), true),
+        (json!({ "clusterIP": "None" }), false),
+    ] {
+        assert_eq!(read(spec.clone()).map(|s| s.prefers_ipv6), Some(ipv6), "{spec}");
+    }
     let pending = read(json!({ "ports": [{ "port": 80 }] })).expect("part of the world");
     assert!(!pending.headless && pending.addresses.is_empty());
 }
@@ -129,7 +149,8 @@ fn slices_say_which_endpoints_are_ready() {
         "addressType": "IPv4",
         "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }, { "name": "u", "port": 1, "protocol": "UDP" }],
         "endpoints": [
-            { "addresses": ["10.0.0.1"], "conditions": { "ready": true }, "targetRef": { "kind": "Pod", "name": "a" } },
+            { "addresses": ["10.0.0.1"], "conditions": { "ready": true }, "targetRef": { "kind": "Pod", "name": "a" },
+              "hostname": "db-0" },
             { "addresses": ["10.0.0.2"], "conditions": { "ready": false } },
             { "addresses": ["10.0.0.3"] },
         ],
@@ -139,6 +160,8 @@ fn slices_say_which_endpoints_are_ready() {
     assert_eq!(slice.ports, [("http".to_owned(), 8080)]);
     assert_eq!(slice.endpoints.iter().map(|e| e.ready).collect::<Vec<_>>(), [true, false, true]);
     assert_eq!(slice.endpoints[0].pod.as_deref(), Some("a"));
+    let hostnames: Vec<_> = slice.endpoints.iter().map(|e| e.hostname.as_deref()).collect();
+    assert_eq!(hostnames, [Some("db-0"), None, None]);
     let mut names = object;
     names["addressType"] = json!("FQDN");
     assert!(objects::slice(&serde_json::from_value(names).expect("a slice")).is_none());
