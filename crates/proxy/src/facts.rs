@@ -17,6 +17,7 @@ use maille_proto::facts as wire;
 use maille_telemetry::access_log::{Coverage, Format};
 use rustls::pki_types::CertificateDer;
 
+use crate::balance::Terms;
 use crate::snapshot::{
     Destination, DirectWorkload, Endpoint, EndpointPort, HeadlessPort, Inbound, InboundPort, MeshSettings,
     NamedEndpoint, OutboundPolicy, Service, ServiceName, ServicePort, Workload,
@@ -94,7 +95,9 @@ pub fn inbound(message: &wire::Inbound) -> Checked<Inbound> {
     for declared in &message.ports {
         let service =
             service_name(&declared.service_hostname, &declared.service_name, &declared.service_namespace);
-        let entry = InboundPort { protocol: protocol(declared.protocol), service };
+        let pool = declared.connection_pool.as_ref().map(traffic::connection_pool);
+        let terms = pool.map(|pool| Arc::new(Terms::of_own_port(pool)));
+        let entry = InboundPort { protocol: protocol(declared.protocol), service, terms };
         // PA-17: the oldest Service comes first and wins.
         ports.entry(port("ports.port", declared.port)?).or_insert(entry);
     }

@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use maille_telemetry::{Marks, Protocol, RefusalKind, TlsReason, Way};
+use maille_telemetry::{Marks, Protocol, RefusalKind, ResponseFlags, TlsReason, Way};
 use maille_tls::alpn::{Carried, carried};
 use maille_tls::{HandshakeError, ServerAlpn};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, server};
 
+use crate::balance::{Timed, What, limits_of_opaque};
 use crate::chain::{self, Chain, Transport};
-use crate::connect::{Security, Upstream, connect};
+use crate::connect::connect;
 use crate::http::inbound::InboundHttp;
 use crate::http::pace::TooMuch;
 use crate::http::{serve::serve_http, xfcc};
@@ -223,8 +224,15 @@ impl Arrival<'_> {
             Ok(rule) => rule,
             Err(refused) => return refuse(refused),
         };
-        let address = self.worker.delivery(self.destination);
-        let upstream = Upstream::at(address, Security::Deliver);
+        let upstream = self.worker.delivery(self.destination);
+        let _counted = match upstream.terms.as_ref().map(|terms| terms.take(What::Connection)) {
+            Some(None) => {
+                let reason = "as many connections to the application are open as maxConnections allows";
+                let refused = Refused::new(RefusalKind::Overload, reason.to_owned());
+                return refuse(refused.with_flags(ResponseFlags::UpstreamOverflow));
+            }
+            counted => counted,
+        };
         match connect(self.worker, &upstream, maille_tls::ClientAlpn::Tcp).await {
             Ok(mut connected) => {
                 let allowed_by = allowed_by.as_ref().map(record::policy_ref);
@@ -233,14 +241,16 @@ impl Arrival<'_> {
                     connection,
                     open: Some(&*entry.open),
                     way: Way {
-                        upstream: Some(address),
+                        upstream: Some(upstream.address),
                         upstream_local: connected.local(self.worker),
                         ..facts.way()
                     },
                     marks: marks.as_deref(),
                     explain: &|_: &std::io::Error| None,
                 };
-                passage.run(self.worker, &mut stream, &mut connected.stream).await;
+                let (idle, age) = limits_of_opaque(upstream.terms.as_deref());
+                let mut timed = Timed::new(&mut connected.stream, idle, age);
+                passage.run(self.worker, &mut stream, &mut timed).await;
             }
             Err(error) => {
                 refuse(Refused::new(error.kind(), error.to_string()).with_flags(error.flags()));

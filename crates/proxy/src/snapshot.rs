@@ -20,6 +20,9 @@ use maille_proto::facts::ExtensionProvider;
 use maille_telemetry::access_log::Coverage;
 use tokio::sync::watch;
 
+use crate::balance::Terms;
+use crate::connect::{Security, Upstream};
+
 mod service;
 mod traffic;
 
@@ -49,9 +52,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Where the own workload is reached that was dialled at `destination`: there, or at loopback if that is how
+    /// How the own workload is reached that was dialled at `destination`: there, or at loopback if that is how
     /// declared ports are delivered. Ports in no Service keep the address dialled, as Istio's catch-all cluster does.
-    pub fn delivery(&self, destination: SocketAddr) -> SocketAddr {
+    pub(crate) fn delivery(&self, destination: SocketAddr) -> Upstream {
+        let declared = self.inbound.ports.get(&destination.port());
+        let terms = declared.and_then(|port| port.terms.clone());
+        Upstream { terms, ..Upstream::at(self.address_of_delivery(destination), Security::Deliver) }
+    }
+
+    fn address_of_delivery(&self, destination: SocketAddr) -> SocketAddr {
         if !self.settings.deliver_to_localhost || !self.inbound.ports.contains_key(&destination.port()) {
             return destination;
         }
@@ -85,6 +94,7 @@ impl SnapshotCell {
 
     /// Puts `next` in force and wakes every worker. Its `generation` is overwritten. Meant for one writer.
     pub fn replace(&self, mut next: Snapshot) {
+        Inbound::continue_terms(&mut next.inbound, &self.current.load().inbound);
         self.generation.send_modify(|generation| {
             *generation += 1;
             next.generation = *generation;
@@ -190,9 +200,25 @@ pub struct InboundPort {
     pub protocol: PortProtocol,
     /// A Service that declares it.
     pub service: Arc<ServiceName>,
+    /// Bounds on the connections to the application, and on requests.
+    pub(crate) terms: Option<Arc<Terms>>,
 }
 
 impl Inbound {
+    /// What is in use of a port's bounds stays in use when facts change.
+    fn continue_terms(next: &mut Arc<Self>, current: &Arc<Self>) {
+        if Arc::ptr_eq(next, current) || next.ports.values().all(|port| port.terms.is_none()) {
+            return;
+        }
+        for (number, port) in &mut Arc::make_mut(next).ports {
+            let earlier = current.ports.get(number).and_then(|port| port.terms.as_ref());
+            if let (Some(terms), Some(earlier)) = (&mut port.terms, earlier) {
+                *terms =
+                    if terms.pool == earlier.pool { earlier.clone() } else { Arc::new(terms.after(earlier)) };
+            }
+        }
+    }
+
     /// The mode in force on a workload port (PA-4, PA-14).
     pub fn mode_of(&self, port: u16) -> MtlsMode {
         self.port_modes.get(&port).copied().unwrap_or(self.mode)

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::authorizer::Authorizers;
+use crate::connect::Upstream;
 use crate::departure::{Departure, Stage};
 use crate::destinations::Destinations;
 use crate::open::OpenConnections;
@@ -78,8 +79,8 @@ impl Worker {
         self.snapshot.borrow().settings.path_normalization
     }
 
-    /// Where the own workload is reached that was dialled at `destination`.
-    pub(crate) fn delivery(&self, destination: std::net::SocketAddr) -> std::net::SocketAddr {
+    /// How the own workload is reached that was dialled at `destination`.
+    pub(crate) fn delivery(&self, destination: std::net::SocketAddr) -> Upstream {
         self.snapshot.borrow().delivery(destination)
     }
 

@@ -81,6 +81,16 @@ impl Terms {
         Self { pool, state }
     }
 
+    /// Bounds towards the own application.
+    pub(crate) fn of_own_port(pool: ConnectionPool) -> Self {
+        Self::new(Arc::new(pool), Arc::default())
+    }
+
+    /// These bounds, with what is in use of `earlier` ones for the same port.
+    pub(crate) fn after(&self, earlier: &Self) -> Self {
+        Self::new(self.pool.clone(), earlier.state.clone())
+    }
+
     /// One more of it, unless there are as many as there may be.
     pub(crate) fn take(&self, what: What) -> Option<Held> {
         let bound = match what {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::destination::{DestinationFacts, Protocol};
 use super::request::{Provider, RequestAuthenticationFacts};
+use super::traffic::ConnectionPool;
 use crate::facts;
 use crate::snapshot::{Destination, Direction, Inbound, Limits, ListenerSpec, MeshSettings, Target};
 use crate::upkeep::Servers;
@@ -201,6 +202,8 @@ struct InboundPort {
     service_name: String,
     #[serde(default)]
     service_namespace: String,
+    #[serde(default)]
+    connection_pool: Option<ConnectionPool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -283,7 +286,7 @@ impl File {
             service_hostname: p.service_hostname.clone(),
             service_name: p.service_name.clone(),
             service_namespace: p.service_namespace.clone(),
-            ..Default::default()
+            connection_pool: p.connection_pool.as_ref().map(ConnectionPool::message),
         });
         facts::inbound(&wire::Inbound {
             workload: Some(self.inbound.workload.message()),

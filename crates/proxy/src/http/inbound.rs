@@ -12,7 +12,6 @@ use maille_policy::{Claims, RequestAttributes, RuleId};
 use maille_telemetry::{Connection, ConnectionLabels, Edge, RefusalKind, Way};
 
 use crate::authorizer::{self, Answer, AskedFor, ForCaller};
-use crate::connect::{Security, Upstream};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::forward;
@@ -226,8 +225,7 @@ impl InboundHttp {
     async fn deliver(&self, admitted: Admitted, mut exchange: Exchange) -> Response<Body> {
         let Admitted { request, switching, for_caller } = admitted;
         let version = request.version();
-        let address = self.worker.delivery(self.open.facts.destination);
-        let upstream = Upstream::at(address, Security::Deliver);
+        let upstream = self.worker.delivery(self.open.facts.destination);
         let pool = self.worker.pools.pool(upstream, version, || None);
         let request = match forward::prepare(request, &mut exchange, version) {
             Ok(request) => request,

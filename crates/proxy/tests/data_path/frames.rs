@@ -11,7 +11,6 @@ pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
-pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 
 pub(crate) const END_STREAM: u8 = 1;
@@ -56,7 +55,6 @@ pub(crate) fn request(method: &str, path: &str) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
-    pub(crate) flags: u8,
     pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
@@ -86,10 +84,10 @@ impl Client {
     pub(crate) fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head).ok()?;
-        let [a, b, c, kind, flags, stream @ ..] = head;
+        let [a, b, c, kind, _flags, stream @ ..] = head;
         let mut payload = vec![0; usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)];
         self.stream.read_exact(&mut payload).ok()?;
-        Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
+        Some(Frame { kind, stream: u32::from_be_bytes(stream), payload })
     }
 
     /// Reads until a frame is what is looked for; `None` if the connection ends before.
