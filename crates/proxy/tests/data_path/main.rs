@@ -19,6 +19,7 @@ mod log;
 mod marks;
 mod mode;
 mod outside;
+mod own_bounds;
 mod protocols;
 mod settings;
 mod smuggling;
