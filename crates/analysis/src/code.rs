@@ -93,6 +93,10 @@ codes! {
     MISPLACED_ANNOTATION = "IST0107" MisplacedAnnotation Warning;
     /// An annotation of Istio's domain that Istio does not have.
     UNKNOWN_ANNOTATION = "IST0108" UnknownAnnotation Warning;
+    /// Sidecars of which only one counts for a workload.
+    CONFLICTING_SIDECAR_WORKLOAD_SELECTORS = "IST0110" ConflictingSidecarWorkloadSelectors Error;
+    /// Sidecars of which only one counts for a namespace.
+    MULTIPLE_SIDECARS_WITHOUT_WORKLOAD_SELECTORS = "IST0111" MultipleSidecarsWithoutWorkloadSelectors Error;
     /// One Deployment behind Services that read one port differently.
     DEPLOYMENT_ASSOCIATED_TO_MULTIPLE_SERVICES = "IST0116" DeploymentAssociatedToMultipleServices Warning;
     /// A port whose name does not say its protocol.
@@ -169,6 +173,16 @@ codes! {
     TOKENS_NOT_REQUIRED = "ML0220" TokensNotRequired Info;
     /// A provider that speaks HTTP is not asked about TCP.
     TCP_PASSES_UNASKED = "ML0221" TcpPassesUnasked Warning;
+    /// A ServiceEntry without endpoints.
+    SERVICE_ENTRY_SELECTS_NOTHING = "ML0222" ServiceEntrySelectsNothing Warning;
+    /// A workload that nothing leads to.
+    WORKLOAD_ENTRY_NOT_SELECTED = "ML0223" WorkloadEntryNotSelected Info;
+    /// A Sidecar shows a host that nothing declares.
+    UNKNOWN_EGRESS_HOST = "ML0224" UnknownEgressHost Warning;
+    /// Settings for a port that the host does not have.
+    PORT_SETTINGS_WITHOUT_PORT = "ML0225" PortSettingsWithoutPort Warning;
+    /// Settings about requests on a port without requests.
+    HTTP_SETTINGS_ON_TCP_PORT = "ML0226" HttpSettingsOnTcpPort Warning;
 }
 
 #[cfg(test)]

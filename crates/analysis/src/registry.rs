@@ -2,10 +2,11 @@
 
 use crate::analyzers::{
     annotations, application_uid, authentications, authorization_namespaces, authorization_workloads,
-    ca_certificates, conditions, destination_hosts, destination_subsets, destination_tls, http_rules,
-    identity_rules, injection, methods, multiple_services, namespaces, no_policy, originated_tls,
-    peer_authentications, plaintext, port_level_mtls, port_names, principals, providers, schema,
-    service_entries, service_ports, shadowed, token_rules,
+    ca_certificates, conditions, destination_hosts, destination_ports, destination_subsets, destination_tls,
+    entry_workloads, http_rules, identity_rules, injection, methods, multiple_services, namespaces,
+    no_policy, originated_tls, peer_authentications, plaintext, port_level_mtls, port_names, principals,
+    providers, schema, service_entries, service_ports, shadowed, sidecar_defaults, sidecar_selectors,
+    token_rules,
 };
 use crate::mesh::{Mesh, Settings};
 use crate::message::{self, Message};
@@ -75,6 +76,8 @@ analyzers! {
         "Checks that hosts of destination rules exist";
     "destinationrule.OriginatedTlsAnalyzer" originated_tls
         "Checks for ports where TLS of the application would be encrypted once more";
+    "destinationrule.PortAnalyzer" destination_ports
+        "Checks that settings of destination rules for ports fit the ports of the host";
     "destinationrule.PodNotSelectedAnalyzer" destination_subsets
         "Checks that subsets of destination rules select pods";
     "destinationrule.TlsAgainstServerAnalyzer" destination_tls
@@ -89,6 +92,12 @@ analyzers! {
         "Checks that the names of service ports tell their protocol";
     "serviceentry.Analyzer" service_entries
         "Checks service entries for ports that cannot be told apart and that contradict each other";
+    "serviceentry.WorkloadAnalyzer" entry_workloads
+        "Checks that service entries select workloads, and that workload entries are selected";
+    "sidecar.DefaultSelectorAnalyzer" sidecar_defaults
+        "Checks that a namespace has one sidecar without selector at most";
+    "sidecar.SelectorAnalyzer" sidecar_selectors
+        "Checks that sidecars select workloads, no two the same, and that hosts they name exist";
 }
 
 /// The analyzers with these names; all if none of the names is known, as with istioctl.

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::age::by_age;
 use crate::export::{exported_to, is_private};
 use crate::hosts::HostPattern;
-use crate::istio::{ServiceEntry, ServiceEntryPort, WorkloadEntrySpec};
+use crate::istio::{Resolution, ServiceEntry, ServiceEntryPort, WorkloadEntrySpec};
 
 /// How the bytes of an entry's port are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,6 +111,24 @@ pub fn host_for(entry: &ServiceEntry, host: &str) -> Option<HostPattern> {
 pub fn endpoint_port(endpoint: &WorkloadEntrySpec, port: &ServiceEntryPort) -> Option<u16> {
     let number = endpoint.ports.get(&port.name).copied();
     valid_port(number.or(port.target_port.filter(|t| *t != 0)).unwrap_or(port.number))
+}
+
+/// The label by which an entry declines addresses of the mesh's giving.
+pub const ALLOCATION_LABEL: &str = "networking.istio.io/enable-autoallocate-ip";
+
+/// Whether some host of an entry gets addresses of the mesh's giving (SE-15); which ones, [`allocates_to`] says.
+pub fn allocates(entry: &ServiceEntry) -> bool {
+    entry.spec.hosts.iter().any(|host| allocates_to(entry, host))
+}
+
+/// Whether a host of an entry gets addresses: the entry has none of its own, is not about the dialled address, and does
+/// not decline; a wildcard gets some only where each name is looked up (istio pilot/pkg/networking/serviceentry).
+pub fn allocates_to(entry: &ServiceEntry, host: &str) -> bool {
+    let label = entry.metadata.labels.as_ref().and_then(|labels| labels.get(ALLOCATION_LABEL));
+    entry.spec.addresses.is_empty()
+        && entry.spec.resolution != Resolution::None
+        && label.is_none_or(|value| !value.eq_ignore_ascii_case("false"))
+        && (!host.starts_with('*') || entry.spec.resolution == Resolution::DynamicDns)
 }
 
 /// A port number that is one.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use maille_config::exported_to;
 use maille_config::istio::{Resolution, ServiceEntry};
+use maille_config::service_entry::allocates;
 
 use crate::code::{CONFLICTING_SERVICE_ENTRY_PROTOCOL, SERVICE_ENTRY_ADDRESSES_REQUIRED};
 use crate::mesh::{Mesh, Typed};
@@ -26,6 +27,8 @@ fn addresses(entry: &Entry<'_>, report: &mut Report) {
     let spec = &entry.object.spec;
     let status = entry.object.status.as_ref().and_then(|status| status.get("addresses"));
     let allocated = status.and_then(|addresses| addresses.as_array()).is_some_and(|list| !list.is_empty());
+    // Where hosts are given addresses, which the schema's warning tells of.
+    let allocated = allocated || allocates(&entry.object);
     if !spec.addresses.is_empty() || allocated || spec.resolution == Resolution::DynamicDns {
         return;
     }

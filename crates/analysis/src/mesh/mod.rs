@@ -7,7 +7,8 @@ mod workload;
 use std::collections::{BTreeMap, BTreeSet};
 
 use maille_config::istio::{
-    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, ServiceEntry,
+    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, ServiceEntry, Sidecar,
+    WorkloadEntry,
 };
 use maille_config::mesh::{self, CONFIG_KEY, CONFIG_MAP};
 use maille_config::mtls::{self, ResolvedMtls};
@@ -96,6 +97,10 @@ pub(crate) struct Mesh<'r> {
     pub(crate) destination_rules: Vec<Typed<'r, DestinationRule>>,
     /// ServiceEntries.
     pub(crate) service_entries: Vec<Typed<'r, ServiceEntry>>,
+    /// WorkloadEntries.
+    pub(crate) workload_entries: Vec<Typed<'r, WorkloadEntry>>,
+    /// Sidecars.
+    pub(crate) sidecars: Vec<Typed<'r, Sidecar>>,
     modes: Vec<ResolvedMtls>,
 }
 
@@ -123,6 +128,8 @@ impl<'r> Mesh<'r> {
             request_authentications: typed(resources, "security.istio.io", "RequestAuthentication"),
             destination_rules: typed(resources, "networking.istio.io", "DestinationRule"),
             service_entries: typed(resources, "networking.istio.io", "ServiceEntry"),
+            workload_entries: typed(resources, "networking.istio.io", "WorkloadEntry"),
+            sidecars: typed(resources, "networking.istio.io", "Sidecar"),
             peer_authentications,
             workloads,
             modes,

@@ -1,4 +1,4 @@
-use maille_core::{CLUSTER_DOMAIN, PortProtocol, Selector};
+use maille_core::{CLUSTER_DOMAIN, Labels, PortProtocol, Selector};
 use serde_json::Value;
 
 use super::Workload;
@@ -64,9 +64,12 @@ impl Service<'_> {
 
     /// Whether its traffic goes to a workload.
     pub(crate) fn selects(&self, workload: &Workload<'_>) -> bool {
-        self.namespace == workload.namespace
-            && !self.selector.is_empty()
-            && self.selector.selects(&workload.labels)
+        self.namespace == workload.namespace && self.selects_labels(&workload.labels)
+    }
+
+    /// Whether its traffic goes to workloads of its namespace with these labels.
+    pub(crate) fn selects_labels(&self, labels: &Labels) -> bool {
+        !self.selector.is_empty() && self.selector.selects(labels)
     }
 }
 

@@ -3,6 +3,7 @@
 mod policies;
 #[path = "../support/mod.rs"]
 mod support;
+mod traffic;
 
 use support::{analyze_files, analyze_live, codes, expect};
 
@@ -351,8 +352,13 @@ fn ist0134_and_ist0177_tell_service_entries_apart() {
     let entry = |port: &str, more: &str| {
         service_entry(&format!("{{hosts: [db.corp], ports: [{port}], resolution: DNS{more}}}"))
     };
-    expect(&entry("{number: 5432, name: tcp, protocol: TCP}", ""), "IST0134", Some("5432"));
-    expect(&entry("{number: 5432, name: x}", ""), "IST0134", Some("5432"));
+    // Hosts that get addresses of the mesh's giving are told apart by these, where DNS is captured.
+    expect(&entry("{number: 5432, name: tcp, protocol: TCP}", ""), "IST0134", None);
+    expect(&entry("{number: 5432, name: tcp, protocol: TCP}", ""), "IST0133", Some("ISTIO_META_DNS_CAPTURE"));
+    let passing =
+        |port: &str| service_entry(&format!("{{hosts: [db.corp], ports: [{port}], resolution: NONE}}"));
+    expect(&passing("{number: 5432, name: tcp, protocol: TCP}"), "IST0134", Some("5432"));
+    expect(&passing("{number: 5432, name: x}"), "IST0134", Some("5432"));
     expect(&entry("{number: 5432, name: tcp, protocol: TCP}", ", addresses: [10.9.0.1]"), "IST0134", None);
     expect(&entry("{number: 443, name: https, protocol: HTTPS}", ""), "IST0134", None);
 
@@ -592,7 +598,7 @@ fn findings_about_live_pods_are_about_what_made_them_and_told_once() {
 
 #[test]
 fn every_code_is_looked_for_by_a_test() {
-    let own = [include_str!("main.rs"), include_str!("policies.rs")].concat();
+    let own = [include_str!("main.rs"), include_str!("policies.rs"), include_str!("traffic.rs")].concat();
     for code in maille_analysis::code::CODES {
         assert!(own.contains(&format!("\"{}\"", code.code)), "no test expects {}", code.code);
     }

@@ -12,16 +12,13 @@ use crate::field_error::{FieldError, FieldErrorKind};
 use crate::hosts;
 use crate::istio::{Resolution, ServiceEntry};
 use crate::path::FieldPath;
-use crate::service_entry::PortClass;
+use crate::service_entry::{ALLOCATION_LABEL, PortClass};
 
 /// The sizes of the schema.
 const MAX_HOSTS: usize = 256;
 const MAX_ADDRESSES: usize = 256;
 const MAX_PORTS: usize = 256;
 const MAX_ENDPOINTS: usize = 4096;
-
-/// The label by which an entry declines addresses (SE-15).
-const NO_ALLOCATION: &str = "networking.istio.io/enable-autoallocate-ip";
 
 pub(super) fn check(object: View<'_>, errors: &mut Vec<FieldError>) {
     let spec = object.get("spec");
@@ -141,7 +138,7 @@ fn allocates(object: &View<'_>) -> bool {
     let labels = object.get("metadata").get("labels");
     let wildcard = spec.get("hosts").elements().any(|h| h.text().is_some_and(|text| text.starts_with('*')));
     let opted_out =
-        labels.get_exactly(NO_ALLOCATION).text().is_some_and(|text| text.eq_ignore_ascii_case("false"));
+        labels.get_exactly(ALLOCATION_LABEL).text().is_some_and(|text| text.eq_ignore_ascii_case("false"));
     let resolution = spec.get("resolution").text().unwrap_or("NONE");
     resolution != "NONE" && (!wildcard || resolution == "DYNAMIC_DNS") && !opted_out
 }

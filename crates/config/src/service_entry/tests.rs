@@ -95,3 +95,23 @@ fn protocols_are_istios() {
         assert_eq!(PortClass::parse(text), class, "{text}");
     }
 }
+
+/// SE-15.
+#[test]
+fn hosts_without_addresses_get_some() {
+    let given = |spec: Value, label: Option<&str>| {
+        let mut entry = entry("e", "a", 0, spec);
+        entry.metadata.labels = label.map(|value| [(ALLOCATION_LABEL.to_owned(), value.to_owned())].into());
+        allocates(&entry)
+    };
+    let dns = || json!({"hosts": ["x.corp"], "resolution": "DNS"});
+    assert!(given(dns(), None));
+    assert!(given(dns(), Some("true")));
+    assert!(!given(dns(), Some("False")));
+    assert!(given(json!({"hosts": ["x.corp"], "resolution": "STATIC"}), None));
+    assert!(!given(json!({"hosts": ["x.corp"], "resolution": "STATIC", "addresses": ["10.0.0.1"]}), None));
+    assert!(!given(json!({"hosts": ["x.corp"]}), None));
+    assert!(!given(json!({"hosts": ["*.corp"], "resolution": "STATIC"}), None));
+    assert!(given(json!({"hosts": ["*.corp", "x.corp"], "resolution": "STATIC"}), None));
+    assert!(given(json!({"hosts": ["*.corp"], "resolution": "DYNAMIC_DNS"}), None));
+}
