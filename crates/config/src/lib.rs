@@ -41,6 +41,7 @@ pub mod k8s {
     pub use k8s_openapi::api;
     pub use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     pub use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+    pub use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
     pub use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
     pub use k8s_openapi::jiff;
 }

@@ -3,7 +3,7 @@
 //! - [`supervisor`]: the process that holds a mesh together: node namespace, API process, kubelet, controllers.
 //! - [`state`]: what a mesh leaves on the machine, and how to take it away.
 //! - [`address`]: the networks and addresses of a mesh.
-//! - [`controllers`]: Deployment, ReplicaSet and EndpointSlice controllers.
+//! - [`controllers`]: of Deployments, StatefulSets, DaemonSets, Jobs and what belongs to them, and of EndpointSlices.
 //! - [`dns`]: the cluster's DNS server.
 //! - [`egress`]: the Pods' way out of the machine.
 //! - [`builtin`]: the objects that every mesh begins with.

@@ -90,6 +90,11 @@ impl DataDir {
         self.path.join("pods").join(uid)
     }
 
+    /// Where the data of a claim is, by its uid; it stays when the mesh goes down, as the store does.
+    pub fn volume(&self, claim_uid: &str) -> PathBuf {
+        self.path.join("volumes").join(claim_uid)
+    }
+
     /// What lives in memory only: a tmpfs in the supervisor's mount namespace.
     pub fn memory(&self) -> PathBuf {
         self.path.join("run")

@@ -165,7 +165,7 @@ async fn run_mesh(
     services.register(node.ns())?;
     tasks.spawn(services.clone().run(cluster.clone()));
     mark_unready(&cluster).await;
-    let controllers = controllers::run(client.clone(), events.clone());
+    let controllers = controllers::run(client.clone(), events.clone(), data.clone());
     let addresses = AddressPool::default();
     for pod in cluster.pods.all() {
         let shown = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());

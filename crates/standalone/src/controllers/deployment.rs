@@ -318,7 +318,7 @@ fn revision(set: &ReplicaSet) -> i64 {
 
 /// A short name of the template: ten of the letters and digits that Kubernetes uses for it.
 /// The same template always has the same name (FNV-1a over its JSON).
-fn template_hash(template: &PodTemplateSpec) -> String {
+pub(super) fn template_hash(template: &PodTemplateSpec) -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let json = serde_json::to_vec(template).unwrap_or_default();
     let mut hash = json.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

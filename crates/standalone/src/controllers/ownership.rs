@@ -1,6 +1,7 @@
 //! Who owns whom.
 
 use kube::{Resource, ResourceExt};
+use maille_config::k8s::api::core::v1::ObjectReference;
 use maille_config::k8s::meta::OwnerReference;
 
 /// The controlling owner of an object, if it is of this kind.
@@ -22,5 +23,17 @@ pub(super) fn reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerRefere
         uid: owner.uid().unwrap_or_default(),
         controller: Some(true),
         block_owner_deletion: Some(true),
+    }
+}
+
+/// The reference by which events name an object.
+pub(super) fn object_reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        name: Some(object.name_any()),
+        namespace: object.namespace(),
+        uid: object.uid(),
+        ..ObjectReference::default()
     }
 }

@@ -4,7 +4,7 @@ use futures::StreamExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maille_config::k8s::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use maille_config::k8s::api::core::v1::{ObjectReference, Pod};
+use maille_config::k8s::api::core::v1::Pod;
 use maille_config::k8s::jiff::Timestamp;
 use maille_config::k8s::meta::{ObjectMeta, Time};
 use serde_json::json;
@@ -49,7 +49,7 @@ pub(super) async fn reconcile(
                     let message = without_suffix(&refused.message, &format!("{}-", set.name_any()));
                     let told = format!("Error creating: {message}");
                     events.record(
-                        object_reference(&set),
+                        ownership::object_reference(&set),
                         true,
                         "FailedCreate",
                         told,
@@ -75,24 +75,13 @@ pub(super) async fn reconcile(
 
 /// The message without what the API put behind the Pod's generated name: it would be another message each time, and
 /// another status, which would be looked at again at once.
-fn without_suffix(message: &str, generate_name: &str) -> String {
+pub(super) fn without_suffix(message: &str, generate_name: &str) -> String {
     match message.split_once(generate_name) {
         Some((before, after)) => {
             let after = after.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
             format!("{before}{generate_name}{after}")
         }
         None => message.to_owned(),
-    }
-}
-
-fn object_reference(set: &ReplicaSet) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("apps/v1".to_owned()),
-        kind: Some("ReplicaSet".to_owned()),
-        name: Some(set.name_any()),
-        namespace: set.namespace(),
-        uid: set.uid(),
-        ..ObjectReference::default()
     }
 }
 

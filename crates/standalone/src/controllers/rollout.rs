@@ -29,19 +29,23 @@ impl Bounds {
 }
 
 fn resolve(value: Option<&IntOrString>, desired: i32, up: bool) -> i32 {
-    let number = match value {
-        Some(IntOrString::Int(number)) => *number,
-        other => {
-            let percent = match other {
-                Some(IntOrString::String(text)) => text.trim_end_matches('%').parse::<i64>().unwrap_or(25),
-                _ => 25,
-            };
-            let exact = percent.saturating_mul(i64::from(desired));
-            let rounded = if up { exact.saturating_add(99) / 100 } else { exact / 100 };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
+    value.map_or_else(|| percent(25, desired, up), |value| share(value, desired, up))
+}
+
+/// A number of Pods, or a percentage of those that are asked for.
+pub(super) fn share(value: &IntOrString, desired: i32, up: bool) -> i32 {
+    match value {
+        IntOrString::Int(number) => (*number).max(0),
+        IntOrString::String(text) => {
+            percent(text.trim_end_matches('%').parse::<i64>().unwrap_or(25), desired, up)
         }
-    };
-    number.max(0)
+    }
+}
+
+fn percent(percent: i64, desired: i32, up: bool) -> i32 {
+    let exact = percent.saturating_mul(i64::from(desired));
+    let rounded = if up { exact.saturating_add(99) / 100 } else { exact / 100 };
+    i32::try_from(rounded).unwrap_or(i32::MAX).max(0)
 }
 
 /// One ReplicaSet of the Deployment as it stands.

@@ -3,6 +3,7 @@
 mod atomic;
 mod board;
 mod cadence;
+mod claim;
 mod container;
 mod env;
 mod events;

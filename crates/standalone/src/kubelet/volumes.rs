@@ -1,7 +1,7 @@
 //! A Pod's volumes on this node.
 //!
 //! Secrets, tokens, ConfigMaps and `emptyDir` in memory live on tmpfs in the supervisor's own mount
-//! namespace; only disk `emptyDir`s touch the disk. hostPath shows the host's files as in Kubernetes, but never the
+//! namespace; only disk `emptyDir`s and claims touch the disk. hostPath shows the host's files as in Kubernetes, but never the
 //! data directory or what holds it, nor the kernel's file systems, `/run` and root's home: they would
 //! undo the isolation that every other Pod relies on.
 
@@ -23,6 +23,7 @@ use maille_net::sandbox;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::atomic::{self, Entry, Files};
+use super::claim::{self, Owner};
 use super::env::{Sources as _, parse_quantity, pod_field, resource_field};
 use super::security::credentials;
 use super::token::Tokens;
@@ -87,6 +88,16 @@ impl Volumes {
             } else if let Some(source) = &volume.host_path {
                 let path = self.host_path(source).map_err(say)?;
                 self.sources.insert(name, path);
+            } else if let Some(source) = &volume.persistent_volume_claim {
+                if !self.sources.contains_key(&name) {
+                    let namespace = self.pod.namespace().unwrap_or_default();
+                    let owner = Owner { user: self.only_user(&name), group: self.fs_group() };
+                    let found =
+                        claim::directory(&self.cluster, &self.data, &namespace, &source.claim_name, owner)
+                            .await;
+                    let path = found.map_err(say)?;
+                    self.sources.insert(name, path);
+                }
             } else {
                 let files = self.files(&volume).await.map_err(say)?;
                 self.write(&name, files).map_err(say)?;
@@ -155,7 +166,7 @@ impl Volumes {
             return self.projected(&namespace, &volume.name, source).await;
         }
         Err("this kind of volume is not supported on this node (configMap, secret, emptyDir, projected, \
-             downwardAPI and hostPath are)"
+             downwardAPI, hostPath and persistentVolumeClaim are)"
             .to_owned())
     }
 
@@ -343,10 +354,17 @@ impl Volumes {
             mounts.push(sandbox::Volume {
                 source,
                 target: PathBuf::from(&wanted.mount_path),
-                read_only: wanted.read_only == Some(true) || self.written.contains_key(&wanted.name),
+                read_only: wanted.read_only == Some(true)
+                    || self.written.contains_key(&wanted.name)
+                    || self.is_read_only_claim(&wanted.name),
             });
         }
         Ok(mounts)
+    }
+
+    fn is_read_only_claim(&self, volume: &str) -> bool {
+        let mut claims = self.declared().into_iter().filter(|declared| declared.name == volume);
+        claims.any(|volume| volume.persistent_volume_claim.is_some_and(|claim| claim.read_only == Some(true)))
     }
 
     /// Takes everything away, once no container is left.
