@@ -22,6 +22,7 @@ use crate::open::{Fate, Open};
 use crate::snapshot::{Direction, Limits};
 use crate::sniff::Prefixed;
 use crate::stream::Stream;
+use crate::tunnel;
 use crate::worker::{LocalExec, Worker};
 
 /// Answers requests of one connection.
@@ -54,13 +55,17 @@ pub(crate) async fn serve_http<H: Handler>(
             let answer = handler.clone().call(request);
             async move { Ok::<_, Infallible>(answer.await.map(|body| body.during(under_way))) }
         });
-        let connection = http2::Builder::new(LocalExec)
+        let mut builder = http2::Builder::new(LocalExec);
+        builder
             .auto_date_header(false)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .max_concurrent_streams(limits.streams)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .serve_connection(TokioIo::new(io), service);
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
+        if io.get_ref().is_of_many() {
+            tunnel::bound_server(&mut builder, limits);
+        }
+        let connection = builder.serve_connection(TokioIo::new(io), service);
         // A caller that has connected just now gets an answer before it is sent away.
         let may_end = |stage| stage == Stage::Ends || is_used.get();
         drive(pin!(connection), open, departure, (&pace, limits), |c| c.graceful_shutdown(), may_end).await

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hyper::client::conn::http2;
+use hyper::server::conn as server;
 use hyper_util::rt::TokioTimer;
 
 use crate::snapshot::Limits;
@@ -16,7 +17,7 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// neighbours.
 pub(crate) const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 /// What a stream may have written that the connection has not yet.
-pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+pub(crate) const SEND_BUFFER: usize = 128 * 1024;
 /// How long a peer that took no more than one stream a connection is not asked again to take many.
 pub(crate) const SINGLE_FOR: Duration = Duration::from_secs(60);
 /// How often a peer with streams under way is asked whether it is still there, and how long it may take to say so.
@@ -29,9 +30,20 @@ pub(crate) fn bound_client(builder: &mut http2::Builder<LocalExec>, limits: &Lim
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(head_list(limits))
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
+}
+
+/// The bounds of a server's connection for HTTP/1.1 requests.
+pub(crate) fn bound_server(builder: &mut server::http2::Builder<LocalExec>, limits: &Limits) {
+    builder
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS as u32)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(head_list(limits));
 }
 
 /// A head of HTTP/1.1's size: HTTP/2 counts 32 bytes more for each of its lines (RFC 9113 section 6.5.2), of which HTTP/1.1

@@ -22,7 +22,7 @@ mod callers;
 mod requests;
 mod streams;
 
-pub(crate) use bounds::{SINGLE_FOR, bound_client};
+pub(crate) use bounds::{SINGLE_FOR, bound_client, bound_server};
 pub(crate) use bytes::ByteStream;
 pub(crate) use callers::{Callers, connect};
 pub(crate) use requests::{Requests, pack, unpack};

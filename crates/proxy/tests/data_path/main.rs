@@ -29,4 +29,5 @@ mod strict;
 mod tcp;
 mod tokens;
 mod tunnel;
+mod tunnel_hostile;
 mod unknown;
