@@ -4,18 +4,13 @@ use std::collections::BTreeSet;
 
 use maille_core::{ROOT_NAMESPACE, is_dns_label};
 
+use super::traffic;
 use super::values::check_selected_labels;
 use super::view::View;
 use crate::field_error::{FieldError, FieldErrorKind};
 use crate::hosts;
 use crate::istio::Sidecar;
 use crate::path::FieldPath;
-
-/// Parts that nothing enforces.
-const NOT_ENFORCED: &[(&str, &str)] = &[
-    ("ingress", "listeners of one's own for what comes in"),
-    ("inboundConnectionPool", "bounds of what comes in, beside those of DestinationRules"),
-];
 
 /// Parts of an egress listener that nothing enforces.
 const LISTENER: &[(&str, &str)] = &[
@@ -32,12 +27,11 @@ pub(super) fn check(object: View<'_>, errors: &mut Vec<FieldError>) {
             spec.invalid("says nothing").help("for example egress: [{hosts: [\"./*\", \"istio-system/*\"]}]"),
         );
     }
-    for (field, comes_with) in NOT_ENFORCED {
-        let part = spec.get(field);
-        if !part.is_absent() && !is_empty_list(&part) {
-            errors.push(part.not_enforced(field, comes_with));
-        }
+    let ingress = spec.get("ingress");
+    if !ingress.is_absent() && !is_empty_list(&ingress) {
+        errors.push(ingress.not_enforced("ingress", "listeners of one's own for what comes in"));
     }
+    traffic::check_connection_pool(&spec.get("inboundConnectionPool"), errors);
     let listeners: Vec<_> = spec.get("egress").elements().collect();
     let last = listeners.len().saturating_sub(1);
     for (i, listener) in listeners.iter().enumerate().filter(|(_, listener)| listener.is_object()) {

@@ -299,9 +299,10 @@ fn sidecars_are_checked_as_istio_does() {
             ],
         ),
         (json!({"ingress": [{"port": {"number": 80}}]}), vec![("spec.ingress", NotEnforced)]),
+        (json!({"inboundConnectionPool": {"tcp": {"maxConnections": 1}}}), vec![]),
         (
-            json!({"inboundConnectionPool": {"tcp": {"maxConnections": 1}}}),
-            vec![("spec.inboundConnectionPool", NotEnforced)],
+            json!({"inboundConnectionPool": {"tcp": {"maxConnections": -1}}}),
+            vec![("spec.inboundConnectionPool.tcp.maxConnections", Invalid)],
         ),
         (
             json!({"outboundTrafficPolicy": {"mode": "ALLOW_ANY", "egressProxy": {"host": "a.b"}}}),

@@ -17,7 +17,7 @@ pub struct SidecarSpec {
     /// What the workload may see; none is everything.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressListener>,
-    /// Not enforced, refused.
+    /// Bounds of what comes in, in place of those that a DestinationRule of the service has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbound_connection_pool: Option<ConnectionPoolSettings>,
     /// Absent: that of the mesh.
