@@ -242,8 +242,7 @@ async fn connect_as_ordered(
         kind: RefusalKind::TlsHandshake,
     };
     if order.mode == OrderMode::Unknown {
-        let reason =
-            "its TLS settings cannot be kept: credentialName, caCrl, or a mode that this proxy does not know";
+        let reason = "its TLS settings cannot be kept: they are of a mode that this proxy does not know";
         return Err(refuse(reason.to_owned()));
     }
     let material = &order.material;
@@ -287,13 +286,13 @@ fn ordered_handshake(
 ) -> ConnectError {
     let mode = order.mode.as_str();
     let whom = name.unwrap_or("a server without a name");
-    let own = order.files.own.as_ref();
+    let own = order.files.certificate_source();
     let (kind, hint) = match (error, own) {
         (HandshakeError::Certificate(_) | HandshakeError::BadSignature, _) => {
             (RefusalKind::ServerIdentity, String::new())
         }
-        (HandshakeError::RefusedByPeer(_), Some((certificate, _))) => {
-            (RefusalKind::TlsHandshake, format!(" (clientCertificate {certificate})"))
+        (HandshakeError::RefusedByPeer(_), Some(certificate)) => {
+            (RefusalKind::TlsHandshake, format!(" ({certificate})"))
         }
         (HandshakeError::RefusedByPeer(_), None) => (
             RefusalKind::TlsHandshake,

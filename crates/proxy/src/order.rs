@@ -53,15 +53,39 @@ pub enum RootsFrom {
     System,
     /// `caCertificates`.
     File(Arc<str>),
+    /// The Secret of `credentialName`.
+    Credential,
 }
 
-/// The files of an order; paths inside the proxy's container.
+/// What an order is made of: files, as paths inside the proxy's container, or a credential.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct OrderFiles {
     /// `clientCertificate` and `privateKey`, of MUTUAL only.
     pub own: Option<(Arc<str>, Arc<str>)>,
     /// The roots of servers.
     pub roots: RootsFrom,
+    /// `caCrl`.
+    pub crl: Option<Arc<str>>,
+    /// `credentialName`, in place of files.
+    pub credential: Option<CredentialUse>,
+}
+
+/// A Credential resource, and what of it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CredentialUse {
+    /// The resource's name.
+    pub name: Arc<str>,
+    /// Its certificate is shown to servers (MUTUAL).
+    pub shows_certificate: bool,
+}
+
+impl OrderFiles {
+    /// Where the certificate comes from that servers are shown, if they are shown one, as a message says it.
+    pub(crate) fn certificate_source(&self) -> Option<String> {
+        let of_file = self.own.as_ref().map(|(path, _)| format!("clientCertificate {path}"));
+        let credential = self.credential.as_ref().filter(|credential| credential.shows_certificate);
+        of_file.or_else(|| credential.map(|credential| format!("the certificate of {}", credential.name)))
+    }
 }
 
 /// What a DestinationRule says of one port, for this workload.
@@ -192,10 +216,8 @@ impl Material {
             let unread = || "its files could not be read yet".to_owned();
             return Err(reading.problem.as_ref().map_or_else(unread, ToString::to_string));
         };
-        if let (Some(certificate), Some((path, _))) = (origin.certificate(), &files.own) {
-            certificate
-                .check(now)
-                .map_err(|why| format!("clientCertificate {path} cannot be used: {why}"))?;
+        if let (Some(certificate), Some(source)) = (origin.certificate(), files.certificate_source()) {
+            certificate.check(now).map_err(|why| format!("{source} cannot be used: {why}"))?;
         }
         Ok((origin.clone(), generation))
     }

@@ -34,7 +34,7 @@ pub use traffic::{
     Algorithm, ConnectionPool, HashKey, HashTable, IdleLimit, Keepalive, OutlierDetection, Traffic,
 };
 
-pub use crate::order::{Material, OrderFiles, OrderMode, Reading, RootsFrom, TlsOrder};
+pub use crate::order::{CredentialUse, Material, OrderFiles, OrderMode, Reading, RootsFrom, TlsOrder};
 
 /// Everything that one moment's decisions are made of, except destinations and certificates.
 #[derive(Clone)]

@@ -113,6 +113,13 @@ pub(crate) fn explain(why: &CertificateError) -> String {
             moment(not_before),
             moment(time)
         ),
+        CertificateError::Revoked => "its authority has revoked it (caCrl)".to_owned(),
+        CertificateError::UnknownRevocationStatus => {
+            "caCrl has no revocation list of an authority in its chain".to_owned()
+        }
+        CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
+            "the revocation list of its authority in caCrl is out of date".to_owned()
+        }
         other => other.to_string(),
     }
 }

@@ -11,7 +11,9 @@ use std::time::SystemTime;
 
 use maille_pki::{CertificateDer, KeyPair, Moment, certificates_from_pem, leaf_facts};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{
+    Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name,
+};
 use rustls::crypto::{verify_tls12_signature as check_tls12, verify_tls13_signature as check_tls13};
 use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
@@ -19,7 +21,8 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, OtherError,
     RootCertStore, SignatureScheme,
 };
-use rustls_pki_types::{ServerName, UnixTime};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateRevocationListDer, ServerName, UnixTime};
 
 use crate::alpn::{H2, owned};
 use crate::context::{VERSIONS, certified};
@@ -109,6 +112,8 @@ impl ClientCertificate {
 pub struct ServerRoots {
     store: RootCertStore,
     source: String,
+    /// With revocation lists: checks those, too.
+    revoking: Option<Arc<WebPkiServerVerifier>>,
 }
 
 impl ServerRoots {
@@ -118,7 +123,24 @@ impl ServerRoots {
         for root in certificates_from_pem("root bundle", pem)? {
             store.add(root)?;
         }
-        Ok(Self { store, source: source.into() })
+        Ok(Self { store, source: source.into(), revoking: None })
+    }
+
+    /// Refuses certificates that one of the lists revokes. As Envoy has it, there must be a current list of every
+    /// authority in a server's chain.
+    pub fn with_revocation_lists(mut self, pem: &str) -> Result<Self, SetupError> {
+        let lists = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes());
+        let lists: Vec<_> = lists.collect::<Result<_, _>>().map_err(|e| general(&e))?;
+        if lists.is_empty() {
+            return Err(maille_pki::Error::Empty("revocation list").into());
+        }
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(self.store.clone()), provider())
+            .with_crls(lists)
+            .enforce_revocation_expiration()
+            .build()
+            .map_err(|e| general(&e))?;
+        self.revoking = Some(verifier);
+        Ok(self)
     }
 
     /// As [`ServerRoots::from_pem`] for the bundle of an operating system, of which single certificates may be of
@@ -129,8 +151,12 @@ impl ServerRoots {
         if store.is_empty() {
             return Err(maille_pki::Error::Empty("root bundle").into());
         }
-        Ok(Self { store, source: source.into() })
+        Ok(Self { store, source: source.into(), revoking: None })
     }
+}
+
+fn general(error: &dyn fmt::Display) -> SetupError {
+    Error::General(error.to_string()).into()
 }
 
 /// TLS of one set of files; immutable.
@@ -211,6 +237,23 @@ fn unproved(why: String) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Unproved(why)))))
 }
 
+/// Whether no list revokes a certificate of the chain. Names are another question, which is asked last.
+fn not_revoked(
+    revoking: &WebPkiServerVerifier,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    dialled: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<(), Error> {
+    match revoking.verify_server_cert(leaf, intermediates, dialled, &[], now) {
+        Ok(_) => Ok(()),
+        Err(Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 impl OriginVerifier {
     fn verify(
         &self,
@@ -223,6 +266,10 @@ impl OriginVerifier {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = provider().signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &roots.store, intermediates, now, algorithms)
+            .and_then(|()| match &roots.revoking {
+                Some(revoking) => not_revoked(revoking, leaf, intermediates, dialled, now),
+                None => Ok(()),
+            })
             .map_err(|e| match e {
                 // A root of the same name as the right one is found, and the signature is not its own.
                 Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
@@ -232,6 +279,9 @@ impl OriginVerifier {
                     ))
                 }
                 Error::InvalidCertificate(why) => unproved(explain(&why)),
+                Error::InvalidCertRevocationList(why) => {
+                    unproved(format!("a revocation list of its authority in caCrl cannot be used: {why:?}"))
+                }
                 other => other,
             })?;
         let is_dialled = || verify_server_name(&parsed, dialled).is_ok();

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::snapshot::{Destination, DestinationCell, ResolveError, Resolver, Resolving};
-use crate::upkeep::{Following, Upkeep};
+use crate::upkeep::{Credentials, Following, Upkeep};
 
 /// Destinations held at a time. One that was used longest ago makes room.
 const MAX_DESTINATIONS: usize = 4096;
@@ -80,6 +80,12 @@ pub(crate) struct Destinations {
 impl Destinations {
     /// None yet; questions go through `client` and wait for `wait` at most.
     pub(crate) fn new(client: Client, wait: Duration, upkeep: Arc<Upkeep>) -> Self {
+        let asking = client.clone();
+        upkeep.credentials().asks(Box::new(move |name, is_wanted| match is_wanted {
+            // One that cannot be asked for stays without an answer, and its hosts are refused.
+            true => drop(asking.subscribe(type_urls::CREDENTIAL, name)),
+            false => asking.unsubscribe(type_urls::CREDENTIAL, name),
+        }));
         Self {
             client,
             wait,
@@ -87,6 +93,11 @@ impl Destinations {
             upkeep,
             outage: Mutex::new(Some("not connected yet".to_owned())),
         }
+    }
+
+    /// Keys and certificates that their rules name.
+    pub(crate) fn credentials(&self) -> &Credentials {
+        self.upkeep.credentials()
     }
 
     /// How many are held or asked for.
@@ -180,6 +191,7 @@ impl Destinations {
         for name in &gone {
             self.client.unsubscribe(type_urls::DESTINATION, name);
         }
+        self.upkeep.credentials().sweep();
         gone
     }
 

@@ -111,10 +111,12 @@ impl FactsInForce {
         })
     }
 
-    /// Everything in force as it came, sorted by type and name, for the admin port. Destinations that were given
+    /// Everything in force as it came, sorted by type and name, for the admin port; but for credentials, which are
+    /// nobody's to see. Destinations that were given
     /// up may still be among it.
     pub(crate) fn received(&self) -> impl Iterator<Item = (&str, &str, &Received)> {
-        self.raw.iter().map(|((type_url, name), received)| (type_url.as_str(), name.as_str(), received))
+        let all = self.raw.iter().filter(|((type_url, _), _)| type_url != type_urls::CREDENTIAL);
+        all.map(|((type_url, name), received)| (type_url.as_str(), name.as_str(), received))
     }
 
     /// The mesh's trust domain, once it is known.
@@ -259,6 +261,13 @@ impl FactsInForce {
                     }
                 }
             }
+            type_urls::CREDENTIAL => {
+                let credential: maille_proto::facts::Credential = decode(body)?;
+                if credential.name != name {
+                    return Err("it bears another name".to_owned());
+                }
+                self.destinations.credentials().update(&credential)?;
+            }
             other => return Err(format!("resources of type {other} are not known here")),
         }
         Ok(())
@@ -281,6 +290,7 @@ impl FactsInForce {
                 }
             }
             type_urls::DESTINATION => self.destinations.remove(name),
+            type_urls::CREDENTIAL => self.destinations.credentials().remove(name),
             // Serving on with the last good facts is right when the control plane loses sight of the Pod for a
             // moment; there is nothing sensible to put in their place.
             type_urls::INBOUND | type_urls::MESH_SETTINGS => {
@@ -421,7 +431,11 @@ impl FactsInForce {
     /// Drops what was received of destinations that were given up since.
     fn forget_unheld(&mut self) {
         let held = self.destinations.names();
-        self.raw.retain(|(type_url, name), _| type_url != type_urls::DESTINATION || held.contains(name));
+        self.raw.retain(|(type_url, name), _| match type_url.as_str() {
+            type_urls::DESTINATION => held.contains(name),
+            type_urls::CREDENTIAL => self.destinations.credentials().holds(name),
+            _ => true,
+        });
     }
 }
 

@@ -8,7 +8,7 @@ use maille_core::Hostname;
 use maille_proto::facts as wire;
 
 use super::{Checked, wrong};
-use crate::snapshot::{OrderFiles, OrderMode, Resolution, RootsFrom, TlsOrder};
+use crate::snapshot::{CredentialUse, OrderFiles, OrderMode, Resolution, RootsFrom, TlsOrder};
 
 /// A host name, or `*.` and one (ServiceEntry's `hosts`).
 pub(super) fn host(field: &str, text: &str) -> Checked<String> {
@@ -63,14 +63,19 @@ pub(super) fn order(message: &wire::ClientTls) -> TlsOrder {
         Ok(Mode::Unspecified) | Err(_) => OrderMode::Unknown,
     };
     let is_mutual = mode == OrderMode::Mutual;
+    let credential = (!message.credential.is_empty())
+        .then(|| CredentialUse { name: message.credential.as_str().into(), shows_certificate: is_mutual });
     let files = OrderFiles {
-        own: is_mutual
+        own: (is_mutual && credential.is_none())
             .then(|| (message.client_certificate.as_str().into(), message.private_key.as_str().into())),
         roots: match message.ca_certificates.as_str() {
             _ if message.insecure_skip_verify => RootsFrom::Nowhere,
+            "" if credential.is_some() => RootsFrom::Credential,
             "" | "system" => RootsFrom::System,
             path => RootsFrom::File(path.into()),
         },
+        crl: (!message.ca_crl.is_empty()).then(|| message.ca_crl.as_str().into()),
+        credential,
     };
     TlsOrder {
         mode,

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tracing::{error, info};
 use zeroize::Zeroizing;
 
+use super::credentials::Credentials;
 use crate::snapshot::{Destination, Material, OrderFiles, Reading, RootsFrom};
 
 /// How often files are looked at.
@@ -58,8 +59,8 @@ struct Watched {
 type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
 impl Files {
-    /// Gives the orders of a destination what their files give; equal sets are read once.
-    pub(super) fn adopt(&self, destination: &mut Destination) {
+    /// Gives the orders of a destination what their files or credentials give; equal sets are read once.
+    pub(super) fn adopt(&self, credentials: &Credentials, destination: &mut Destination) {
         let orders: Vec<_> = match destination {
             Destination::Service(service) => service.ports.iter_mut().map(|port| &mut port.order).collect(),
             Destination::Workload(direct) => {
@@ -69,7 +70,10 @@ impl Files {
         };
         for order in orders.into_iter().flatten().filter(|order| order.originates()) {
             let mut own = (**order).clone();
-            own.material = self.material(&own.files);
+            own.material = match &own.files.credential {
+                Some(credential) => credentials.material(credential, &own.files),
+                None => self.material(&own.files),
+            };
             *order = Arc::new(own);
         }
     }
@@ -204,11 +208,12 @@ impl Watched {
 fn stamps(files: &OrderFiles) -> Vec<Stamp> {
     let own = files.own.iter().flat_map(|(certificate, key)| [&**certificate, &**key]);
     let roots = match &files.roots {
-        RootsFrom::Nowhere => None,
+        RootsFrom::Nowhere | RootsFrom::Credential => None,
         RootsFrom::System => system_roots(),
         RootsFrom::File(path) => Some(&**path),
     };
     own.chain(roots)
+        .chain(files.crl.as_deref())
         .map(|path| {
             let found = std::fs::metadata(path).ok()?;
             let changed = (found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec());
@@ -239,7 +244,7 @@ fn read(files: &OrderFiles) -> Result<Origin, String> {
         }
     };
     let roots = match &files.roots {
-        RootsFrom::Nowhere => None,
+        RootsFrom::Nowhere | RootsFrom::Credential => None,
         RootsFrom::File(path) => {
             let pem = text("caCertificates", path)?;
             let source = format!("caCertificates {path}");
@@ -260,6 +265,14 @@ fn read(files: &OrderFiles) -> Result<Origin, String> {
                 .map_err(|e| format!("the operating system's roots in {path} cannot be used: {e}"))?;
             Some(roots)
         }
+    };
+    let roots = match (roots, &files.crl) {
+        (Some(roots), Some(path)) => {
+            let pem = text("caCrl", path)?;
+            let both = roots.with_revocation_lists(&pem);
+            Some(both.map_err(|e| format!("caCrl {path} cannot be used: {e}"))?)
+        }
+        (roots, _) => roots,
     };
     Ok(Origin::new(certificate, roots))
 }

@@ -1,6 +1,7 @@
 //! What keeps destinations current that depend on more than the control plane: names of endpoints that are looked up,
 //! and files that DestinationRules name. It runs beside the workers, never on them.
 
+mod credentials;
 mod files;
 mod follow;
 mod lookup;
@@ -15,12 +16,14 @@ use crate::snapshot::{Destination, EndpointPort, NamedEndpoint, Resolution, Serv
 use files::Files;
 use names::Names;
 
+pub(crate) use credentials::Credentials;
 pub(crate) use follow::Following;
 pub(crate) use lookup::{LookUp, Servers, dns};
 
 /// See the module's text.
 pub(crate) struct Upkeep {
     files: Arc<Files>,
+    credentials: Arc<Credentials>,
     names: Arc<Names>,
     states: Arc<States>,
 }
@@ -33,9 +36,15 @@ impl Upkeep {
     pub(crate) fn new(servers: Servers) -> Arc<Self> {
         Arc::new(Self {
             files: Arc::default(),
+            credentials: Arc::default(),
             names: Names::new(lookup::dns(servers)),
             states: Arc::default(),
         })
+    }
+
+    /// Keys and certificates from the control plane.
+    pub(crate) fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
     }
 
     /// Watches files for ever.
@@ -52,7 +61,7 @@ impl Upkeep {
         mut destination: Destination,
         publish: Publish,
     ) -> Option<Following> {
-        self.files.adopt(&mut destination);
+        self.files.adopt(&self.credentials, &mut destination);
         let states = self.states.clone();
         let publish: Publish = Box::new(move |mut destination| {
             states.adopt(&mut destination);

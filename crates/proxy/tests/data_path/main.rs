@@ -21,6 +21,7 @@ mod mode;
 mod outside;
 mod own_bounds;
 mod protocols;
+mod revoked;
 mod settings;
 mod smuggling;
 mod static_doc;

@@ -21,7 +21,11 @@ impl Volume {
 
     fn files(&self) -> OrderFiles {
         let text = |name| self.path(name).to_str().expect("text").into();
-        OrderFiles { own: Some((text("cert.pem"), text("key.pem"))), roots: RootsFrom::File(text("ca.pem")) }
+        OrderFiles {
+            own: Some((text("cert.pem"), text("key.pem"))),
+            roots: RootsFrom::File(text("ca.pem")),
+            ..OrderFiles::default()
+        }
     }
 
     /// Swaps the content at once.
@@ -103,7 +107,7 @@ fn what_is_no_file_of_pem_is_refused_by_name_and_without_its_content() {
         assert!(!error.contains("hush") && !error.contains("BEGIN"), "{error}");
     }
     for (path, why) in [("certs/ca.pem", "absolute"), ("/dev/null", "regular"), ("/", "regular")] {
-        let files = OrderFiles { own: None, roots: RootsFrom::File(path.into()) };
+        let files = OrderFiles { roots: RootsFrom::File(path.into()), ..OrderFiles::default() };
         let error = read(&files).expect_err("refused");
         assert!(error.contains(why) && error.contains(path), "{error}");
     }
