@@ -11,7 +11,8 @@
 //! control plane and the API, [`Origin`] the TLS that a DestinationRule orders towards servers outside.
 //!
 //! Sessions are never resumed: a resumed session would carry an identity past the renewal,
-//! expiry or distrust of the certificate that proved it.
+//! expiry or distrust of the certificate that proved it. A client whose certificate is renewed proves it inside an open
+//! connection ([`Binding`]).
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +25,7 @@ mod origin;
 mod peer;
 mod provider;
 mod refusal;
+mod renewal;
 mod trust;
 mod verifier;
 
@@ -35,4 +37,5 @@ pub use origin::{ClientCertificate, Origin, OriginRequest, Proof, ServerRoots};
 pub use peer::{leaf_fingerprint, outbound_sni, peer_of_client, peer_of_server};
 pub use provider::provider;
 pub use refusal::{Presenter, Reason, Refusal};
+pub use renewal::{Binding, MAX_RENEWAL, RenewalError};
 pub use trust::Trust;
