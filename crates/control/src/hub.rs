@@ -122,7 +122,7 @@ pub struct Hub {
     /// The sources of keys that the world names.
     key_sources: watch::Sender<BTreeMap<KeySource, Duration>>,
     /// The Secrets and ConfigMaps that the world names.
-    credential_sources: watch::Sender<BTreeSet<CredentialSource>>,
+    credential_sources: watch::Sender<BTreeMap<CredentialSource, u64>>,
     subscribers: Mutex<Subscribers>,
 }
 
@@ -226,8 +226,8 @@ impl Hub {
         self.key_sources.subscribe()
     }
 
-    /// The Secrets and ConfigMaps that the world's rules name.
-    pub fn credential_sources(&self) -> watch::Receiver<BTreeSet<CredentialSource>> {
+    /// The Secrets and ConfigMaps that the world's rules name ([`World::credential_sources`]).
+    pub fn credential_sources(&self) -> watch::Receiver<BTreeMap<CredentialSource, u64>> {
         self.credential_sources.subscribe()
     }
 

@@ -6,7 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod bundle;
+mod credentials;
 mod mesh_config;
 mod objects;
 mod policies;

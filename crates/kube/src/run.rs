@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::status::Book;
 use crate::token_review::ApiTokenReviewer;
 use crate::watch::feed_world;
-use crate::{bundle, root, status};
+use crate::{addresses, bundle, credentials, root, status};
 
 /// How the control plane runs.
 #[derive(Debug, Clone)]
@@ -110,6 +110,11 @@ pub(crate) async fn run_with(
         keys.follow(sources).await;
         Err(anyhow!("key sets are fetched no more"))
     });
+    let secrets = credentials::follow(client.clone(), hub.credential_sources(), sender.clone());
+    tasks.spawn(async move {
+        secrets.await;
+        Err(anyhow!("Secrets are watched no more"))
+    });
     let book = Arc::<Book>::default();
     let feeding = feed_world(client.clone(), sender, control.clone(), Arc::clone(&book));
     tasks.spawn(async move {
@@ -127,12 +132,14 @@ pub(crate) async fn run_with(
         control.set_authority(authority);
         let serve = async {
             hub.complete().await;
-            // Proxies that have keys from before a restart must not be told that there are none while they are fetched.
+            // Proxies that have keys from before a restart must not be told that there are none while they are fetched
+            // or read.
             let deadline = Instant::now() + KEYS_PATIENCE;
-            let asked = hub.wait_for(deadline, |world| world.has_asked_for_keys().then_some(())).await;
+            let asked = hub.wait_for(deadline, |world| has_tried_all(world).then_some(())).await;
             if asked.is_none() {
                 tracing::warn!(
-                    "some key sets of RequestAuthentications could not be fetched in time; serving without them"
+                    "some key sets of RequestAuthentications, or Secrets of DestinationRules, could not be had in time; \
+                     serving without them"
                 );
             }
             ready.set();
@@ -143,8 +150,13 @@ pub(crate) async fn run_with(
             hub.complete().await;
             status::write(client.clone(), Arc::clone(&hub), book).await;
         };
+        let addresses = async {
+            hub.complete().await;
+            addresses::keep(client.clone(), Arc::clone(&hub)).await;
+        };
         tokio::select! {
             served = serve => Ok(served?),
+            () = addresses => Err(anyhow!("the keeper of addresses has ended")),
             () = statuses => Err(anyhow!("the writer of statuses has ended")),
             () = bundle::distribute(client.clone(), roots_pem) => Err(anyhow!("the bundle's watches have ended")),
         }
@@ -159,6 +171,11 @@ pub(crate) async fn run_with(
             Ok(())
         }
     }
+}
+
+/// Whether everything that the world refers to has been fetched or read, or found missing.
+fn has_tried_all(world: &World) -> bool {
+    world.has_asked_for_keys() && world.has_read_credentials()
 }
 
 /// Waits until a task fails or panics.

@@ -106,19 +106,26 @@ impl fmt::Debug for Material {
 }
 
 /// The sources that rules name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Credentials(BTreeMap<CredentialSource, Used>);
+#[derive(Debug, Clone, Default)]
+pub(super) struct Credentials {
+    sources: BTreeMap<CredentialSource, Used>,
+    /// Counts sources that came to be named.
+    begun: u64,
+}
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Used {
     data: CredentialData,
     by: BTreeSet<NamespacedName>,
+    /// [`Credentials::begun`] when it came to be named.
+    since: u64,
 }
 
 impl World {
-    /// The Secrets and ConfigMaps that rules name.
-    pub fn credential_sources(&self) -> BTreeSet<CredentialSource> {
-        self.credentials.0.keys().cloned().collect()
+    /// The Secrets and ConfigMaps that rules name, each with a number that is another one when it was not named for a
+    /// moment: what was read before is forgotten then, and has to be read again.
+    pub fn credential_sources(&self) -> BTreeMap<CredentialSource, u64> {
+        self.credentials.sources.iter().map(|(source, used)| (source.clone(), used.since)).collect()
     }
 
     /// Whether both worlds name the same sources: cheap, and false at times where they do.
@@ -128,12 +135,12 @@ impl World {
 
     /// Whether every source has been read, or found missing.
     pub fn has_read_credentials(&self) -> bool {
-        self.credentials.0.values().all(|used| used.data != CredentialData::Awaited)
+        self.credentials.sources.values().all(|used| used.data != CredentialData::Awaited)
     }
 
     /// What a client may have of a source: nothing unless a rule in force for it names it, in its own namespace.
     pub fn credential_for(&self, source: &CredentialSource, client: Client<'_>) -> Option<&CredentialData> {
-        let used = self.credentials.0.get(source)?;
+        let used = self.credentials.sources.get(source)?;
         let own = source.name().namespace == client.namespace;
         let for_client = |rule: &DestinationRule| {
             let selector = rule.spec.workload_selector.as_ref();
@@ -150,10 +157,10 @@ impl World {
         changes: &mut ChangeSet,
     ) {
         // What is not known is of a source that nobody names any more.
-        if self.credentials.0.get(source).is_none_or(|used| used.data == data) {
+        if self.credentials.sources.get(source).is_none_or(|used| used.data == data) {
             return;
         }
-        if let Some(used) = Arc::make_mut(&mut self.credentials).0.get_mut(source) {
+        if let Some(used) = Arc::make_mut(&mut self.credentials).sources.get_mut(source) {
             used.data = data;
         }
         changes.add(Key::Credential(source.clone()));
@@ -175,7 +182,7 @@ impl World {
         if old == new {
             return;
         }
-        let sources = &mut Arc::make_mut(&mut self.credentials).0;
+        let Credentials { sources, begun } = Arc::make_mut(&mut self.credentials);
         for source in old.difference(&new) {
             let unused =
                 sources.get_mut(source).is_some_and(|used| used.by.remove(name) && used.by.is_empty());
@@ -184,7 +191,10 @@ impl World {
             }
         }
         for source in new.difference(&old) {
-            let fresh = || Used { data: CredentialData::Awaited, by: BTreeSet::new() };
+            let fresh = || {
+                *begun += 1;
+                Used { data: CredentialData::Awaited, by: BTreeSet::new(), since: *begun }
+            };
             sources.entry(source.clone()).or_insert_with(fresh).by.insert(name.clone());
         }
     }
@@ -245,7 +255,7 @@ mod tests {
         }
 
         fn named(&self) -> Vec<String> {
-            self.0.credential_sources().iter().map(ToString::to_string).collect()
+            self.0.credential_sources().keys().map(ToString::to_string).collect()
         }
 
         fn has(&self, namespace: &str, app: &str, source: &str) -> Option<CredentialData> {
@@ -276,8 +286,23 @@ mod tests {
         assert_eq!(scene.has("shop", "cart", "shop/cert"), Some(known("a")), "it was read already");
         scene.apply(Event::DestinationRule(Change::Delete(NamespacedName::new("shop", "r"))));
         assert!(scene.named().is_empty());
-        scene.apply(Event::Credential(source, known("late")));
+        scene.apply(Event::Credential(source.clone(), known("late")));
         assert_eq!(scene.has("shop", "cart", "shop/cert"), None, "nobody names it any more");
+    }
+
+    #[test]
+    fn what_was_not_named_for_a_moment_is_read_again() {
+        let mut scene = Scene::new();
+        let source = CredentialSource::parse("shop/cert").expect("a name");
+        scene.rule(rule("shop", Some("web"), tls("MUTUAL", "cert")));
+        let before = scene.0.credential_sources();
+        scene.apply(Event::Credential(source, known("a")));
+        scene.rule(rule("shop", Some("cart"), tls("MUTUAL", "cert")));
+        assert_eq!(scene.0.credential_sources(), before, "named all the time");
+        scene.apply(Event::DestinationRule(Change::Delete(NamespacedName::new("shop", "r"))));
+        scene.rule(rule("shop", Some("web"), tls("MUTUAL", "cert")));
+        assert_ne!(scene.0.credential_sources(), before);
+        assert_eq!(scene.has("shop", "web", "shop/cert"), Some(CredentialData::Awaited));
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl World {
         self.entries.get(name)
     }
 
+    /// Whether both worlds have the same ServiceEntries: cheap, and false at times where they do.
+    pub fn shares_entries(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entries, &other.entries)
+    }
+
     /// All ServiceEntries.
     pub fn entries(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
         self.entries.values()

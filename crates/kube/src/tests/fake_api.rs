@@ -176,6 +176,11 @@ impl FakeApi {
         reply(StatusCode::OK, &object)
     }
 
+    /// Watches that are open.
+    pub(super) fn watchers(&self) -> usize {
+        self.0.events.receiver_count()
+    }
+
     /// How often a status was written.
     pub(super) fn status_writes(&self) -> usize {
         self.0.status_writes.load(Ordering::SeqCst)

@@ -1,5 +1,6 @@
 mod fake_api;
 mod mesh_config;
+mod networking;
 mod objects;
 mod status;
 
