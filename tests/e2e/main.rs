@@ -10,6 +10,7 @@ mod bad_yaml;
 mod control_plane_away;
 mod dashboard;
 mod document;
+mod dual_stack;
 mod envoy;
 mod guide;
 mod identity;
@@ -56,6 +57,7 @@ const SCENARIOS: &[Scenario] = &[
     ("envoy_is_a_sidecar_like_any_other_on_both_sides", envoy::both_ways),
     ("the_outside_is_reached_as_the_tables_say", outside::all),
     ("workloads_of_every_kind_begin_and_end_beside_a_sidecar", workloads::all),
+    ("ipv6_has_the_roads_names_and_rules_of_ipv4", dual_stack::all),
     ("a_pod_cannot_reach_secrets_or_the_sidecar", isolation::secrets_and_sidecar),
     ("a_pod_cannot_become_the_sidecars_user", isolation::sidecar_user),
     ("a_pod_has_no_rights_on_the_api", isolation::api_rights),
