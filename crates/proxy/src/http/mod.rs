@@ -12,4 +12,5 @@ pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod token;
 pub(crate) mod upgrade;
+pub(crate) mod websocket;
 pub(crate) mod xfcc;

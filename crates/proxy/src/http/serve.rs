@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use crate::departure::{Departure, Stage};
 use crate::http::body::Body;
 use crate::http::pace::{Pace, Paced, TooMuch};
+use crate::http::websocket;
 use crate::open::{Fate, Open};
 use crate::snapshot::{Direction, Limits};
 use crate::sniff::Prefixed;
@@ -49,11 +50,19 @@ pub(crate) async fn serve_http<H: Handler>(
     let departure = worker.departure(if open.is_some() { Direction::Inbound } else { Direction::Outbound });
     let is_used = Cell::new(false);
     if is_http2 {
-        let service = service_fn(|request| {
+        let is_of_many = io.get_ref().is_of_many();
+        let service = service_fn(|mut request| {
             is_used.set(true);
             let under_way = pace.begin();
+            let is_websocket = !is_of_many && websocket::unfold(worker, &mut request);
             let answer = handler.clone().call(request);
-            async move { Ok::<_, Infallible>(answer.await.map(|body| body.during(under_way))) }
+            async move {
+                let mut response = answer.await;
+                if is_websocket {
+                    response = websocket::fold(response);
+                }
+                Ok::<_, Infallible>(response.map(|body| body.during(under_way)))
+            }
         });
         let mut builder = http2::Builder::new(LocalExec);
         builder
@@ -62,13 +71,23 @@ pub(crate) async fn serve_http<H: Handler>(
             .initial_connection_window_size(4 << 20)
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
-        if io.get_ref().is_of_many() {
+        if is_of_many {
             tunnel::bound_server(&mut builder, limits);
+        } else {
+            builder.enable_connect_protocol();
         }
         let connection = builder.serve_connection(TokioIo::new(io), service);
         // A caller that has connected just now gets an answer before it is sent away.
         let may_end = |stage| stage == Stage::Ends || is_used.get();
-        drive(pin!(connection), open, departure, (&pace, limits), |c| c.graceful_shutdown(), may_end).await
+        drive(
+            pin!(connection),
+            open,
+            departure,
+            (&pace, limits, is_http2),
+            |c| c.graceful_shutdown(),
+            may_end,
+        )
+        .await
     } else {
         let service = service_fn(|request: Request<Incoming>| {
             let is_tunnel = request.method() == Method::CONNECT;
@@ -93,7 +112,15 @@ pub(crate) async fn serve_http<H: Handler>(
             .serve_connection(TokioIo::new(Paced::new(io, &pace)), service)
             .with_upgrades();
         let may_end = |stage| stage == Stage::Ends;
-        drive(pin!(connection), open, departure, (&pace, limits), |c| c.graceful_shutdown(), may_end).await
+        drive(
+            pin!(connection),
+            open,
+            departure,
+            (&pace, limits, is_http2),
+            |c| c.graceful_shutdown(),
+            may_end,
+        )
+        .await
     }
 }
 
@@ -103,7 +130,7 @@ async fn drive<C: Future>(
     mut connection: Pin<&mut C>,
     open: Option<Rc<Open>>,
     departure: &Departure,
-    (pace, limits): (&Pace, &Limits),
+    (pace, limits, is_http2): (&Pace, &Limits, bool),
     drain: fn(Pin<&mut C>),
     may_end: impl Fn(Stage) -> bool,
 ) -> Option<TooMuch> {
@@ -139,6 +166,10 @@ async fn drive<C: Future>(
                     is_draining = true;
                     drain(connection.as_mut());
                     look_again.as_mut().reset(tokio::time::Instant::now() + limits.request_head);
+                }
+                // Streams that were requests once go on, and nothing new comes.
+                Err(TooMuch::Idle) if is_http2 => {
+                    look_again.as_mut().reset(tokio::time::Instant::now() + limits.idle_caller);
                 }
                 Err(too_much) => return Poll::Ready(Some(too_much)),
             }

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use maille_proxy::StaticProxy;
 
 use crate::frames::{self, Client, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM};
-use crate::lab::{HOST, Lab, PATIENCE, Server, at, dial, exchange, is_closed_soon, read_until};
+use crate::lab::{HOST, Lab, PATIENCE, Server, at, dial, exchange, http_backend, is_closed_soon, read_until};
 use crate::strict::application;
 
 fn pair(lab: &Lab, backend: SocketAddr, protocol: &str) -> (StaticProxy, StaticProxy) {
@@ -433,4 +433,54 @@ fn an_early_answer_reaches_a_caller_that_is_still_sending() {
     let got = read_until(&mut stream, "no!");
     assert!(got.starts_with("HTTP/1.1 413") && got.ends_with("no!"), "{got}");
     assert!(is_closed_soon(&mut stream), "the rest is still wanted");
+}
+
+/// RFC 8441. `is_allowed` says what is to become of it.
+fn websocket_over_http2(proxy: &StaticProxy, path: &str) -> (Client, Vec<u8>) {
+    let mut caller = Client::connect(at(proxy), &[]);
+    // It may be asked for once the other side has said so: SETTINGS_ENABLE_CONNECT_PROTOCOL.
+    let settings = caller.until(|frame| frame.kind == frames::SETTINGS && !frame.payload.is_empty());
+    let payload = settings.expect("settings").payload;
+    assert!(payload.chunks(6).any(|setting| setting == [0, 8, 0, 0, 0, 1]), "{payload:?}");
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":authority", HOST),
+        (":path", path),
+        ("sec-websocket-version", "13"),
+    ];
+    caller.send(&frames::frame(HEADERS, END_HEADERS, 1, &frames::block(&fields)));
+    let head = caller.until(|frame| frame.kind == HEADERS && frame.stream == 1).expect("an answer");
+    (caller, head.payload)
+}
+
+#[test]
+fn a_websocket_may_come_over_http2_and_is_judged_by_its_path() {
+    /// Entry 8 of HPACK's static table (RFC 7541 appendix A).
+    const STATUS_200: u8 = 0x88;
+    let lab = Lab::new();
+    let deny = "{action: DENY, rules: [{to: [{operation: {methods: [GET], paths: [/secret]}}]}]}";
+    let server = lab.server(&Server {
+        backend: http_backend(),
+        mode: "PERMISSIVE",
+        policy: Some(deny),
+        ..Default::default()
+    });
+    for proxy in [&server, &lab.client("web", at(&server), "HTTP", "ISTIO_MUTUAL")] {
+        let (mut caller, head) = websocket_over_http2(proxy, "/ws");
+        assert_eq!(head.first(), Some(&STATUS_200));
+        for word in ["one", "two"] {
+            caller.send(&frames::frame(DATA, 0, 1, word.as_bytes()));
+            let echo = caller.until(|frame| frame.kind == DATA).expect("an echo");
+            assert_eq!(echo.payload, word.as_bytes());
+        }
+        caller.send(&frames::frame(DATA, END_STREAM, 1, &[]));
+        assert!(
+            caller.until(|frame| frame.stream == 1 && frame.kind != HEADERS).is_some(),
+            "it does not end"
+        );
+        let (_caller, head) = websocket_over_http2(proxy, "/secret");
+        assert_ne!(head.first(), Some(&STATUS_200));
+    }
 }
