@@ -154,8 +154,10 @@ def saturate(port, proxies, seconds, path="/api/x", connections=64):
     requests = int(re.search(r"(\d+) requests in", text).group(1))
     if "Non-2xx" in text:
         sys.exit(f"requests failed:\n{text}")
+    if not requests:
+        print(f"nothing was answered in {seconds} s on port {port}: the machine is too busy to measure on")
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))
-    return {"req/s": rate, "CPU-s per 100k": used / requests * 1e5 if proxies else 0,
+    return {"req/s": rate, "CPU-s per 100k": used / requests * 1e5 if proxies and requests else 0,
             "p99 us at saturation": microseconds(re.search(r"^\s+99%\s+(\S+)", text, re.MULTILINE).group(1))}
 
 

@@ -133,7 +133,7 @@ impl Arrival<'_> {
             let leaf = chain.first().ok_or_else(none)?;
             let unreadable = |error: maille_pki::Error| (error.to_string(), TlsReason::BadCertificate);
             let expires = maille_pki::leaf_facts(leaf).map_err(unreadable)?.not_after;
-            Ok((stream, identity, Proof { expires, chain, generation: current.generation() }))
+            Ok((stream, identity, Proof::new(chain, expires, current.generation())))
         });
         match verified {
             Ok((stream, identity, proof)) => {

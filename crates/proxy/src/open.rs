@@ -46,15 +46,39 @@ pub(crate) struct Facts {
     pub(crate) proof: Option<Proof>,
 }
 
-/// What an identity stands on, kept to judge it again.
+/// What an identity stands on, kept to judge it again. Clones are of one connection: what renews one renews all.
 #[derive(Debug, Clone)]
 pub(crate) struct Proof {
-    /// When the peer's own certificate expires.
-    pub(crate) expires: SystemTime,
-    /// From the peer's own certificate upwards.
+    /// From the peer's own certificate upwards, as shown in the handshake.
     pub(crate) chain: Rc<[CertificateDer<'static>]>,
+    stands_on: Rc<RefCell<Shown>>,
+}
+
+/// The certificate that a peer showed last.
+#[derive(Debug)]
+struct Shown {
+    chain: Rc<[CertificateDer<'static>]>,
+    expires: SystemTime,
     /// The trust by which it was verified.
-    pub(crate) generation: u64,
+    generation: u64,
+}
+
+impl Proof {
+    /// A chain that was verified by the trust of `generation`, and whose leaf is good until `expires`.
+    pub(crate) fn new(chain: Rc<[CertificateDer<'static>]>, expires: SystemTime, generation: u64) -> Self {
+        let stands_on = Rc::new(RefCell::new(Shown { chain: chain.clone(), expires, generation }));
+        Self { chain, stands_on }
+    }
+
+    /// The peer has shown another certificate of its identity.
+    pub(crate) fn renew(&self, chain: Rc<[CertificateDer<'static>]>, expires: SystemTime, generation: u64) {
+        self.stands_on.replace(Shown { chain, expires, generation });
+    }
+
+    /// When the peer's own certificate expires.
+    fn expires(&self) -> SystemTime {
+        self.stands_on.borrow().expires
+    }
 }
 
 impl Facts {
@@ -323,7 +347,7 @@ impl OpenConnections {
     pub(crate) fn expire(&self, now: SystemTime) {
         let all = self.all.borrow();
         for open in all.values().filter(|open| matches!(*open.fate.borrow(), Fate::Lives)) {
-            if open.facts.proof.as_ref().is_some_and(|proof| proof.expires <= now) {
+            if open.facts.proof.as_ref().is_some_and(|proof| proof.expires() <= now) {
                 let reason = "the peer's certificate has expired; it must connect again with a renewed one";
                 open.end(Refused::new(RefusalKind::CertificateExpired, reason.to_owned()));
             } else if let Carries::Upgraded(upgraded) = &open.carries
@@ -343,8 +367,9 @@ impl OpenConnections {
         let all = self.all.borrow();
         for open in all.values() {
             let Some(proof) = &open.facts.proof else { continue };
-            if proof.generation < current.generation()
-                && let Err(refusal) = current.recheck_client(&proof.chain, UnixTime::now())
+            let shown = proof.stands_on.borrow();
+            if shown.generation < current.generation()
+                && let Err(refusal) = current.recheck_client(&shown.chain, UnixTime::now())
             {
                 open.end(Refused::new(RefusalKind::CertificateExpired, refusal.to_string()));
             }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use maille_tls::Binding;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
@@ -44,6 +45,15 @@ impl Stream {
             Self::Connected(tls) => tls.get_ref().1.alpn_protocol(),
         };
         chosen == Some(maille_tls::alpn::MAILLE_1)
+    }
+
+    /// What ties a renewed certificate to this connection.
+    pub(crate) fn binding(&self) -> Option<Binding> {
+        match self {
+            Self::Plain(_) | Self::Carried(_) => None,
+            Self::Accepted(tls) => Binding::of_server(tls.get_ref().1),
+            Self::Connected(tls) => Binding::of_client(tls.get_ref().1),
+        }
     }
 
     /// Waits until the peer has sent something, without reading it; false if it closed, and under TLS, whose first

@@ -185,7 +185,7 @@ impl Worker {
         self.open.expire(SystemTime::now());
         self.open.recheck(&self.shared.tls);
         self.pools.sweep(self.config.limits.idle, self.shared.tls.generation());
-        self.callers.sweep(self.config.limits.idle, self.shared.tls.generation());
+        self.callers.sweep(self.config.limits.idle, &self.shared.tls);
         self.destinations.sweep();
     }
 

@@ -11,6 +11,9 @@ use crate::worker::LocalExec;
 
 /// Streams of a connection at a time; beyond it another is opened (reference mtls 8.4).
 pub(crate) const STREAMS: usize = 100;
+/// Longest frame of data that is taken. A read of the other side's, so that it goes in one write: with HTTP/2's default,
+/// every frame would be a full TLS record and one of its last nine bytes, each in a write of their own.
+pub(crate) const FRAME: u32 = 64 * 1024;
 /// What a peer may send on a stream before somebody has read it.
 pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// And on a connection. No less than all its streams together: else a few that nobody reads would stop their
@@ -30,6 +33,7 @@ pub(crate) fn bound_client(builder: &mut http2::Builder<LocalExec>, limits: &Lim
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(head_list(limits))
         .keep_alive_interval(PING)
@@ -41,6 +45,7 @@ pub(crate) fn bound_server(builder: &mut server::http2::Builder<LocalExec>, limi
     builder
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
         .max_concurrent_streams(STREAMS as u32)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(head_list(limits));

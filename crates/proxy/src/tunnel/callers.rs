@@ -13,11 +13,12 @@ use h2::client::{self, SendRequest};
 use h2::{Ping, PingPong};
 use http::{Method, Request, Uri};
 use maille_core::Identity;
-use maille_tls::ClientAlpn;
+use maille_tls::{Binding, ClientAlpn, TlsContext};
 use tokio::time::{sleep, timeout};
 
-use super::bounds::{CONNECTION_WINDOW, PING, PONG, SEND_BUFFER, SINGLE_FOR, STREAM_WINDOW, STREAMS};
+use super::bounds::{CONNECTION_WINDOW, FRAME, PING, PONG, SEND_BUFFER, SINGLE_FOR, STREAM_WINDOW, STREAMS};
 use super::bytes::{ByteStream, Counted};
+use super::renewal;
 use crate::connect::{self, ConnectError, Connected, Security, Upstream};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -45,12 +46,11 @@ impl Callers {
         self.all.borrow_mut().entry(upstream.clone()).or_default().clone()
     }
 
-    /// Lets go of connections that nobody has used for `idle`, and of those of an older certificate or trust, whose
-    /// streams go on.
-    pub(crate) fn sweep(&self, idle: Duration, generation: u64) {
-        self.all
-            .borrow_mut()
-            .retain(|_, shared| shared.sweep(idle, generation) || Rc::strong_count(shared) > 1);
+    /// Lets go of connections that nobody has used for `idle`. Those of an older certificate or trust get no new streams;
+    /// while they have some, the peer is shown the certificate of now.
+    pub(crate) fn sweep(&self, idle: Duration, tls: &Arc<TlsContext>) {
+        let mut all = self.all.borrow_mut();
+        all.retain(|_, shared| shared.sweep(idle, tls) || Rc::strong_count(shared) > 1);
     }
 }
 
@@ -58,6 +58,8 @@ impl Callers {
 #[derive(Default)]
 struct Shared {
     open: RefCell<Vec<One>>,
+    /// Of an older certificate or trust: no new streams, those under way go on.
+    leaving: RefCell<Vec<One>>,
     opening: tokio::sync::Mutex<()>,
     failed: RefCell<Option<(Instant, ConnectError)>>,
     /// The upstream was to take many streams, and does not.
@@ -73,6 +75,9 @@ struct One {
     local: Option<SocketAddr>,
     streams: Arc<AtomicUsize>,
     is_over: Rc<Cell<bool>>,
+    binding: Option<Binding>,
+    /// Of the certificate that the peer knows of.
+    shown: Rc<Cell<u64>>,
     used: Rc<Cell<Instant>>,
 }
 
@@ -124,7 +129,7 @@ impl Shared {
     /// A connection with room.
     fn take(&self, generation: u64) -> Option<One> {
         let mut open = self.open.borrow_mut();
-        open.retain(|one| one.generation == generation && !one.is_over.get());
+        self.sort_out(&mut open, generation);
         open.iter().find(|one| one.streams.load(Relaxed) < STREAMS).cloned()
     }
 
@@ -151,13 +156,25 @@ impl Shared {
         opened
     }
 
-    fn sweep(&self, idle: Duration, generation: u64) -> bool {
-        let mut open = self.open.borrow_mut();
-        open.retain(|one| {
-            let is_used = one.streams.load(Relaxed) > 0 || one.used.get().elapsed() < idle;
-            one.generation == generation && !one.is_over.get() && is_used
-        });
-        !open.is_empty() || self.is_single_until.get().is_some_and(|until| until > Instant::now())
+    /// Puts aside what is of an older certificate or trust, and forgets what is over.
+    fn sort_out(&self, open: &mut Vec<One>, generation: u64) {
+        let older = open.extract_if(.., |one| one.generation != generation || one.is_over.get());
+        self.leaving.borrow_mut().extend(older);
+    }
+
+    fn sweep(&self, idle: Duration, tls: &Arc<TlsContext>) -> bool {
+        let (mut open, generation) = (self.open.borrow_mut(), tls.generation());
+        self.sort_out(&mut open, generation);
+        open.retain(|one| one.streams.load(Relaxed) > 0 || one.used.get().elapsed() < idle);
+        let mut leaving = self.leaving.borrow_mut();
+        // Without a handle left, a connection ends with its last stream.
+        leaving.retain(|one| one.streams.load(Relaxed) > 0 && !one.is_over.get());
+        for one in leaving.iter().filter(|one| one.shown.get() != generation) {
+            tokio::task::spawn_local(one.clone().show(generation, tls.clone()));
+        }
+        !open.is_empty()
+            || !leaving.is_empty()
+            || self.is_single_until.get().is_some_and(|until| until > Instant::now())
     }
 }
 
@@ -167,12 +184,14 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         return Ok(Opened::Single(connected));
     }
     let local = connected.local(worker);
+    let binding = connected.stream.binding();
     let Connected { stream, identity, generation, counted: _ } = connected;
     let failed = |error: h2::Error| ConnectError::Tcp { address: to.address, reason: error.to_string() };
     let (sender, mut connection) = client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(1024)
         .handshake(stream)
@@ -185,6 +204,8 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         local,
         streams: Arc::default(),
         is_over: Rc::default(),
+        binding,
+        shown: Rc::new(Cell::new(generation)),
         used: Rc::new(Cell::new(Instant::now())),
     };
     let (is_over, streams) = (one.is_over.clone(), one.streams.clone());
@@ -217,6 +238,15 @@ async fn watch(mut ping: PingPong, streams: &AtomicUsize) {
 }
 
 impl One {
+    /// Shows the peer the certificate of `generation`, unless somebody does already; tried again if it is not taken.
+    async fn show(self, generation: u64, tls: Arc<TlsContext>) {
+        let Some(binding) = &self.binding else { return };
+        let before = self.shown.replace(generation);
+        if !renewal::show(&self.sender, binding, &tls).await {
+            self.shown.set(before);
+        }
+    }
+
     async fn stream(&self) -> Result<ByteStream, h2::Error> {
         let counted = Counted::new(&self.streams);
         let mut sender = self.sender.clone().ready().await?;

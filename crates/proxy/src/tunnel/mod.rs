@@ -19,6 +19,7 @@
 mod bounds;
 mod bytes;
 mod callers;
+mod renewal;
 mod requests;
 mod streams;
 

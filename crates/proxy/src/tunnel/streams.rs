@@ -9,8 +9,9 @@ use h2::server;
 use http::{Method, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::bounds::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, STREAMS};
+use super::bounds::{CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS};
 use super::bytes::ByteStream;
+use super::renewal::{Renewals, is_renewal};
 use crate::departure::Stage;
 use crate::open::{Fate, Open};
 use crate::snapshot::Direction;
@@ -28,10 +29,12 @@ enum Next<T> {
 /// (GOAWAY), and those that are open go on until they end or are cut themselves.
 pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, each: impl Fn(ByteStream)) {
     let local = if worker.recorder.logs_everything() { io.local_addr() } else { None };
+    let renewals = Renewals::new(io.binding());
     let handshake = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS as u32)
+        .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(1024)
         .handshake(io);
@@ -56,6 +59,12 @@ pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, e
         match next.await {
             Next::Stream((request, mut respond)) => {
                 let mut response = Response::new(());
+                if is_renewal(request.method()) {
+                    let (facts, tls) = (open.facts.clone(), worker.shared.tls.clone());
+                    let judging = renewals.clone().judge(request.into_body(), respond, facts, tls);
+                    tokio::task::spawn_local(judging);
+                    continue;
+                }
                 if *request.method() != Method::CONNECT {
                     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
                     let _ = respond.send_response(response, true);

@@ -215,3 +215,25 @@ fn bytes_to_a_port_of_requests_have_a_connection_of_their_own() {
     assert!(get(at(&near), "/x").starts_with("HTTP/1.1 200"));
     assert!(get(at(&near), "/y").starts_with("HTTP/1.1 200"));
 }
+
+/// What must always be true, 5: long streams outlive the certificate they were opened with, if its renewal is proved.
+#[test]
+fn a_stream_outlives_its_certificate_when_the_renewed_one_is_shown() {
+    let mut lab = Lab::new();
+    let server = lab.server(&Server { backend: line_backend(), policy: None, ..TCP });
+    lab.ttl = std::time::Duration::from_secs(8);
+    let (renewed, expired) =
+        (client(&lab, "web", at(&server), "TCP"), client(&lab, "late", at(&server), "TCP"));
+    let mut callers = [dial(at(&renewed)), dial(at(&expired))];
+    for caller in &mut callers {
+        writeln!(caller, "one").expect("open");
+        assert_eq!(read_until(caller, "\n"), "one\n");
+    }
+    lab.ttl = std::time::Duration::from_secs(3600);
+    lab.pem("web");
+    renewed.reload().expect("read again");
+    let [mut kept, mut cut] = callers;
+    assert!(is_closed_soon(&mut cut), "a stream outlives the certificate of its caller");
+    writeln!(kept, "two").expect("open");
+    assert_eq!(read_until(&mut kept, "\n"), "two\n", "the renewed certificate was not taken");
+}
