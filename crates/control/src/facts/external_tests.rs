@@ -15,9 +15,9 @@ use crate::world::{
     TLS_MODE_LABEL, TargetPort, World,
 };
 
-struct Mesh(World);
+pub(super) struct Mesh(pub(super) World);
 
-fn labels(pairs: &[(&str, &str)]) -> Labels {
+pub(super) fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
@@ -26,26 +26,26 @@ fn object(namespace: &str, name: &str, spec: Value) -> Value {
 }
 
 impl Mesh {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(World::new(MeshConfig::new(TrustDomain::parse("cluster.local").expect("valid"))))
     }
 
-    fn with(mut self, event: Event) -> Self {
+    pub(super) fn with(mut self, event: Event) -> Self {
         self.0.apply(event, &mut ChangeSet::default());
         self
     }
 
-    fn entry(self, namespace: &str, name: &str, spec: Value) -> Self {
+    pub(super) fn entry(self, namespace: &str, name: &str, spec: Value) -> Self {
         let entry: ServiceEntry = serde_json::from_value(object(namespace, name, spec)).expect("an entry");
         self.with(Event::ServiceEntry(Change::Put(entry)))
     }
 
-    fn rule(self, namespace: &str, name: &str, spec: Value) -> Self {
+    pub(super) fn rule(self, namespace: &str, name: &str, spec: Value) -> Self {
         let rule: DestinationRule = serde_json::from_value(object(namespace, name, spec)).expect("a rule");
         self.with(Event::DestinationRule(Change::Put(rule)))
     }
 
-    fn mode(self, namespace: &str, mode: &str) -> Self {
+    pub(super) fn mode(self, namespace: &str, mode: &str) -> Self {
         let spec = json!({"mtls": {"mode": mode}});
         let policy: PeerAuthentication =
             serde_json::from_value(object(namespace, "default", spec)).expect("a policy");
@@ -53,7 +53,7 @@ impl Mesh {
     }
 
     /// A pod of `shop/cart`; naked without a sidecar.
-    fn pod(self, name: &str, address: u8, meshed: bool) -> Self {
+    pub(super) fn pod(self, name: &str, address: u8, meshed: bool) -> Self {
         let mut all = labels(&[("app", "cart")]);
         if meshed {
             all.insert(TLS_MODE_LABEL.into(), "istio".into());
@@ -75,7 +75,7 @@ impl Mesh {
     }
 
     /// `shop/cart`, port 80 to 8080 and 81 to 8081, before pods `a` (with a sidecar) and `b` (without).
-    fn cart(self, headless: bool) -> Self {
+    pub(super) fn cart(self, headless: bool) -> Self {
         let port = |number: u16, name: &str| ServicePort {
             number,
             name: name.into(),
@@ -111,23 +111,23 @@ impl Mesh {
             })))
     }
 
-    fn ask_as(&self, namespace: &str, labels: &Labels, name: &str) -> Kind {
+    pub(super) fn ask_as(&self, namespace: &str, labels: &Labels, name: &str) -> Kind {
         let asked = Asked::read(name, namespace, "cluster.local");
         destination(&self.0, &asked, Client { namespace, labels }).kind.expect("an answer")
     }
 
-    fn ask(&self, namespace: &str, name: &str) -> Kind {
+    pub(super) fn ask(&self, namespace: &str, name: &str) -> Kind {
         self.ask_as(namespace, &Labels::new(), name)
     }
 
-    fn service(&self, namespace: &str, name: &str) -> wire::Service {
+    pub(super) fn service(&self, namespace: &str, name: &str) -> wire::Service {
         match self.ask(namespace, name) {
             Kind::Service(service) => service,
             other => panic!("{name}: {other:?}"),
         }
     }
 
-    fn entry_of(&self, namespace: &str, name: &str) -> String {
+    pub(super) fn entry_of(&self, namespace: &str, name: &str) -> String {
         match self.ask(namespace, name) {
             Kind::Service(service) => service.service_entry,
             Kind::Workload(workload) => workload.workload.map(|w| w.uid).unwrap_or_default(),
@@ -137,7 +137,7 @@ impl Mesh {
 }
 
 /// (service port, target port, TLS) of every endpoint.
-fn reached(service: &wire::Service) -> Vec<(u32, u32, wire::EndpointTls)> {
+pub(super) fn reached(service: &wire::Service) -> Vec<(u32, u32, wire::EndpointTls)> {
     let ports = service.endpoints.iter().flat_map(|e| &e.ports);
     ports.map(|p| (p.service_port, p.target_port, p.tls())).collect()
 }

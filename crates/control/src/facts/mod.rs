@@ -35,6 +35,8 @@ use crate::world::{MeshConfig, Pod};
 #[cfg(test)]
 mod external_tests;
 #[cfg(test)]
+mod registry_tests;
+#[cfg(test)]
 mod tests;
 
 /// A derived message in its wire form, with the version of its content.

@@ -7,3 +7,4 @@ mod flows;
 mod lab;
 mod mesh;
 mod monitoring;
+mod registry;
