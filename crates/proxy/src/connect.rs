@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -310,6 +311,7 @@ fn ordered_handshake(
 async fn open(to: &Upstream, from: Option<IpAddr>) -> io::Result<TcpStream> {
     let address = to.address;
     if let Some(path) = &to.socket {
+        refuse_own(path)?;
         let stream = UnixStream::connect(&**path).await?.into_std()?;
         // Once connected, the calls are the same for any stream socket, and so is the type.
         return TcpStream::from_std(OwnedFd::from(stream).into());
@@ -336,6 +338,24 @@ async fn open(to: &Upstream, from: Option<IpAddr>) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Keeps the application from talking as the proxy to what listens for nobody but the proxy, such as its successor: a
+/// ServiceEntry may name any path.
+fn refuse_own(path: &str) -> io::Result<()> {
+    let own = rustix::process::geteuid();
+    let owner = std::fs::metadata(path)?.uid();
+    if is_own(own.as_raw(), owner) {
+        let why =
+            format!("{path} belongs to the proxy's own user; a socket of an application is another user's");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
+/// As root, everything is; that is no sidecar's user.
+fn is_own(own: u32, owner: u32) -> bool {
+    own != 0 && own == owner
+}
+
 fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "Connection refused".to_owned(),
@@ -343,5 +363,20 @@ fn describe(error: &io::Error) -> String {
         io::ErrorKind::HostUnreachable => "No route to host".to_owned(),
         io::ErrorKind::NetworkUnreachable => "Network is unreachable".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_the_proxys_own_user_are_no_endpoints() {
+        for (own, owner, is_refused) in
+            [(1337, 1337, true), (1337, 1000, false), (1337, 0, false), (0, 0, false)]
+        {
+            assert_eq!(is_own(own, owner), is_refused, "{own} {owner}");
+        }
+        assert_eq!(refuse_own("/nowhere/at/all").map_err(|e| e.kind()), Err(io::ErrorKind::NotFound));
     }
 }

@@ -423,10 +423,12 @@ impl Pool {
                 Err(mut failure) => {
                     streams.set(streams.get().saturating_sub(1));
                     lease.streams = None;
-                    match failure.take_message().or_else(|| copy.filter(|_| is_refused(failure.error()))) {
+                    match failure.take_message() {
                         Some(unsent) if !is_fresh => request = unsent,
                         unsent => {
-                            return Err(NotSent { error: self.failure(failure.error()), request: unsent });
+                            // Refused, it may go to another endpoint, so often and no more.
+                            let request = unsent.or_else(|| copy.filter(|_| is_refused(failure.error())));
+                            return Err(NotSent { error: self.failure(failure.error()), request });
                         }
                     }
                 }

@@ -20,8 +20,11 @@ const MAX_TURNS: u64 = 4096;
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct States {
-    ports: Mutex<HashMap<(Arc<str>, u16), Weak<State>>>,
+    ports: Mutex<HashMap<HostPort, Weak<State>>>,
 }
+
+/// A service's host name and one of its ports.
+type HostPort = (Arc<str>, u16);
 
 /// Of one service port, whatever name it was asked for by.
 #[derive(Debug, Default)]
@@ -35,7 +38,15 @@ pub(super) struct State {
 #[derive(Debug, Default)]
 struct Kept {
     hosts: HashMap<Box<str>, Weak<Health>>,
-    table: Option<(HashTable, Vec<(Box<str>, u32)>, Arc<Table>)>,
+    table: Option<KeptTable>,
+}
+
+/// A table, and what it was made of.
+#[derive(Debug)]
+struct KeptTable {
+    kind: HashTable,
+    places: Vec<(Box<str>, u32)>,
+    table: Arc<Table>,
 }
 
 impl States {
@@ -141,18 +152,18 @@ impl Kept {
     /// Made anew only for other endpoints or weights: a ring takes a while to sort.
     fn table(&mut self, wanted: HashTable, hosts: &[Host]) -> Arc<Table> {
         let places: Vec<_> = hosts.iter().map(|host| (&*host.name, host.weight)).collect();
-        if let Some((kind, held, table)) = &self.table
-            && *kind == wanted
-            && held.iter().map(|(name, weight)| (&**name, *weight)).eq(places.iter().copied())
+        if let Some(kept) = &self.table
+            && kept.kind == wanted
+            && kept.places.iter().map(|(name, weight)| (&**name, *weight)).eq(places.iter().copied())
         {
-            return table.clone();
+            return kept.table.clone();
         }
         let table = Arc::new(match wanted {
             HashTable::Ring(minimum) => Table::ring(&places, minimum),
             HashTable::Maglev(size) => Table::maglev(&places, size),
         });
-        let held = hosts.iter().map(|host| (host.name.clone(), host.weight)).collect();
-        self.table = Some((wanted, held, table.clone()));
+        let places = hosts.iter().map(|host| (host.name.clone(), host.weight)).collect();
+        self.table = Some(KeptTable { kind: wanted, places, table: table.clone() });
         table
     }
 }

@@ -115,7 +115,8 @@ impl Terms {
     /// Whether several HTTP/1.1 requests at a time may go over one connection: not where connections are what is bounded.
     pub(crate) fn lets_share(&self) -> bool {
         let pool = &self.pool;
-        pool.connections.is_none() && pool.pending.is_none() && pool.requests_per_connection.is_none()
+        let is_unbounded = pool.connections.is_none() && pool.pending.is_none();
+        pool.upgrades_to_http2 || (is_unbounded && pool.requests_per_connection.is_none())
     }
 
     /// Whether a connection of this age, after so many requests, takes another one.

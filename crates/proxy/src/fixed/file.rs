@@ -275,7 +275,6 @@ impl File {
             access_log: settings.access_log.map_or(0, AccessLogName::proto),
             explain_in_response: settings.explain_in_response,
             deliver_to_localhost: settings.deliver_to_localhost,
-            ..Default::default()
         })
     }
 
@@ -384,7 +383,6 @@ impl Workload {
             app: self.app.clone(),
             meshed: self.meshed,
             multiplexes: self.multiplexes,
-            ..Default::default()
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::lab::{
 };
 use crate::outside::refusal;
 
-fn bounded(protocol: &str, pool: &str) -> String {
+pub(crate) fn bounded(protocol: &str, pool: &str) -> String {
     format!("protocol: {protocol}, traffic: {{rule: shop/cart, connectionPool: {{{pool}}}}}")
 }
 

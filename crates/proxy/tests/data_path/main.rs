@@ -1,5 +1,6 @@
 //! The data path of two sidecars, with real sockets, curl and openssl around them.
 
+mod again;
 mod authorizer;
 mod balance;
 mod bounds;
@@ -22,6 +23,7 @@ mod outside;
 mod own_bounds;
 mod protocols;
 mod revoked;
+mod ring;
 mod settings;
 mod smuggling;
 mod static_doc;

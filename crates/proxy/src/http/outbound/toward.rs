@@ -9,7 +9,7 @@ use maille_core::PortProtocol;
 
 use super::{OutboundHttp, Refusal};
 use crate::balance::{self, Keyed, Outcome, Terms, Watched, Wish};
-use crate::connect::Upstream;
+use crate::connect::{Security, Upstream};
 use crate::pool::{Pool, SendError};
 use crate::route;
 use crate::snapshot::{Endpoint, EndpointPort, Service, ServicePort};
@@ -88,6 +88,11 @@ impl OutboundHttp {
             let upstream = route::to_endpoint(service, port, endpoint, at, Some(host));
             let address = upstream.address;
             let called = || Some(route::called_endpoint(service, endpoint, address));
+            // A proxy that takes many HTTP/1.1 requests over one connection anyway hands them to its application as they
+            // are, which may not speak anything else.
+            let is_upgrade_needless = port.protocol != PortProtocol::Http2
+                && matches!(upstream.security, Security::Mutual { multiplexes: true, .. });
+            let version = if is_upgrade_needless { asked.version } else { version };
             pools.pool(upstream, version, called)
         };
         let is_tried = |pool: &Rc<Pool>| asked.tried.contains(&pool.upstream);

@@ -26,9 +26,11 @@ fn message(name: &str) -> wire::Credential {
     }
 }
 
+type Asked = Arc<Mutex<Vec<(String, bool)>>>;
+
 /// Credentials of an agent, and what it asked for.
-fn asking() -> (Credentials, Arc<Mutex<Vec<(String, bool)>>>) {
-    let (credentials, asked) = (Credentials::default(), Arc::<Mutex<Vec<_>>>::default());
+fn asking() -> (Credentials, Asked) {
+    let (credentials, asked) = (Credentials::default(), Asked::default());
     let log = asked.clone();
     credentials.asks(Box::new(move |name, wanted| log.lock().push((name.to_owned(), wanted))));
     (credentials, asked)

@@ -1,0 +1,164 @@
+//! What is repeated, and what is not: never a request that may have had an effect.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use bytes::Bytes;
+
+use crate::balance::{Named, ask, client, endpoint, endpoints, who};
+use crate::bounds::bounded;
+use crate::lab::{HOST, Lab, Server, at, dial, exchange, read_until};
+
+/// An HTTP/2 application that refuses the first streams of all its connections together, without looking at them.
+fn refusing(times: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    listener.set_nonblocking(true).expect("a socket");
+    let seen = Arc::<AtomicUsize>::default();
+    let count = seen.clone();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            while let Ok((stream, _)) = listener.accept().await {
+                let count = count.clone();
+                tokio::spawn(async move {
+                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        if count.fetch_add(1, Ordering::SeqCst) < times {
+                            respond.send_reset(h2::Reason::REFUSED_STREAM);
+                            continue;
+                        }
+                        let response = http::Response::new(());
+                        let Ok(mut body) = respond.send_response(response, false) else { continue };
+                        let _ = body.send_data(Bytes::from_static(b"name=served "), true);
+                    }
+                });
+            }
+        });
+    });
+    (address, seen)
+}
+
+#[test]
+fn a_refused_stream_is_repeated_unless_it_might_have_an_effect() {
+    let lab = Lab::new();
+    let (address, seen) = refusing(2);
+    let proxy = client(&lab, "protocol: HTTP2", &[endpoint(address, "")]);
+    assert_eq!(who(&ask(&proxy, "/", "")), "served");
+    assert_eq!(seen.load(Ordering::SeqCst), 3);
+    let (address, seen) = refusing(1);
+    let proxy = client(&lab, "protocol: HTTP2", &[endpoint(address, "")]);
+    let request =
+        format!("POST / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx");
+    let answer = exchange(at(&proxy), request.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 503"), "its body is gone: {answer}");
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+    // It ends somewhere.
+    let (address, seen) = refusing(usize::MAX);
+    let proxy = client(&lab, "protocol: HTTP2", &[endpoint(address, "")]);
+    assert!(ask(&proxy, "/", "").starts_with("HTTP/1.1 503"));
+    assert!(seen.load(Ordering::SeqCst) <= 6, "{}", seen.load(Ordering::SeqCst));
+}
+
+/// An application that reads a request and goes away without an answer.
+fn vanishing() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let seen = Arc::<AtomicUsize>::default();
+    let count = seen.clone();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut buffer = [0; 4096];
+            if stream.read(&mut buffer).is_ok_and(|read| read > 0) {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    (address, seen)
+}
+
+#[test]
+fn a_request_that_was_sent_is_not_sent_again() {
+    let lab = Lab::new();
+    for method in ["GET", "POST"] {
+        let (address, seen) = vanishing();
+        let good = Named::new("good");
+        let both = [endpoint(address, ", weight: 1000000"), endpoint(good.address, ", weight: 1")];
+        let proxy = client(&lab, "protocol: HTTP", &both);
+        let request =
+            format!("{method} / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        let answer = exchange(at(&proxy), request.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 503"), "{method}: {answer}");
+        assert_eq!(seen.load(Ordering::SeqCst), 1);
+    }
+    // Nor one that was answered, whatever the answer.
+    let unavailable = Named::new("unavailable");
+    unavailable.answers(503);
+    let proxy = client(&lab, "protocol: HTTP", &endpoints(&[&unavailable]));
+    assert_eq!(who(&ask(&proxy, "/", "")), "unavailable");
+    assert_eq!(unavailable.requests.load(Ordering::SeqCst), 1);
+}
+
+/// An HTTP/1.1 application that closes each connection a while after its answer.
+fn impatient() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                if read_until(&mut stream, "\r\n\r\n").ends_with("\r\n\r\n") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nname=i ");
+                    thread::sleep(std::time::Duration::from_millis(80));
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A server that has closed its connection by now must not cost a request, not even one that cannot be repeated.
+#[test]
+fn a_connection_that_was_closed_meanwhile_costs_nobody_a_request() {
+    let (lab, address) = (Lab::new(), impatient());
+    let proxy = client(&lab, "protocol: HTTP", &[endpoint(address, "")]);
+    let mut caller = dial(at(&proxy));
+    for method in ["POST", "GET", "POST", "POST", "GET"] {
+        let head = format!("{method} / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 0\r\n\r\n");
+        caller.write_all(head.as_bytes()).expect("open");
+        let answer = read_until(&mut caller, "name=i ");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{method}: {answer}");
+        thread::sleep(std::time::Duration::from_millis(120));
+    }
+}
+
+/// Between proxies of ours, and of the mesh in general, bounds are those of the service.
+#[test]
+fn bounds_hold_over_mutual_tls_with_proxies_that_multiplex() {
+    let lab = Lab::new();
+    let named = Named::new("x");
+    let server = lab.server(&Server { backend: named.address, policy: None, ..Server::default() });
+    let meshed = endpoint(at(&server), ", workload: {meshed: true, multiplexes: true}");
+    let meshed = meshed.replace("PLAINTEXT", "ISTIO_MUTUAL");
+    for (pool, version) in [
+        ("maxConnections: 1, http1MaxPendingRequests: 100", "HTTP/1.1"),
+        ("maxRequestsPerConnection: 1", "HTTP/1.1"),
+        // The server's application gets what the caller's sent.
+        ("h2Upgrade: true, maxConnections: 1", "HTTP/1.1"),
+    ] {
+        let proxy = client(&lab, &bounded("HTTP", pool), std::slice::from_ref(&meshed));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        let answer = ask(&proxy, "/", "");
+                        assert!(answer.contains(&format!("version={version}")), "{pool}: {answer}");
+                    }
+                });
+            }
+        });
+    }
+}
