@@ -37,6 +37,8 @@ pub(crate) enum SendError {
     Connect(#[from] ConnectError),
     #[error("the upstream closed the connection before it answered: {0}")]
     Reset(String),
+    #[error("the upstream reset the stream before it answered: {0}")]
+    StreamReset(h2::Reason),
     #[error("the upstream's answer is no valid HTTP: {0}")]
     Protocol(String),
     /// Nothing was sent: a bound of a DestinationRule is reached.
@@ -677,8 +679,12 @@ fn copy_if_safe(request: &Request<Body>) -> Option<Request<Body>> {
 
 /// Whether the upstream says that it has done nothing about a request (RFC 9113 section 8.7).
 fn is_refused(error: &hyper::Error) -> bool {
-    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    let h2 = of_stream(error);
     h2.is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+fn of_stream(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
 /// Whether the connection had been closed before the upstream could have answered.
@@ -693,6 +699,10 @@ fn is_io(error: &hyper::Error) -> bool {
 fn reset(error: &hyper::Error) -> SendError {
     if error.is_parse() {
         return SendError::Protocol(error.to_string());
+    }
+    let stream = of_stream(error).filter(|error| error.is_reset() && error.is_remote());
+    if let Some(reason) = stream.and_then(h2::Error::reason) {
+        return SendError::StreamReset(reason);
     }
     match std::error::Error::source(error) {
         Some(source) => SendError::Reset(format!("{error}: {source}")),

@@ -142,8 +142,10 @@ pub(super) async fn send(
         attempt += 1;
         match pool.send(worker, request).await {
             Ok(answer) => return Ok(answer),
-            Err(NotSent { error: SendError::Connect(_) | SendError::Reset(_), .. }) if attempt < ATTEMPTS => {
-            }
+            Err(NotSent {
+                error: SendError::Connect(_) | SendError::Reset(_) | SendError::StreamReset(_),
+                ..
+            }) if attempt < ATTEMPTS => {}
             Err(NotSent { error, .. }) => return Err(error.to_string()),
         }
     }

@@ -107,6 +107,19 @@ pub(crate) fn fail(error: &SendError, exchange: Exchange) -> Response<Body> {
             ResponseFlags::UpstreamClosed,
             format!("{details}{{connection_termination}}"),
         ),
+        SendError::StreamReset(reason) => {
+            let why = match *reason {
+                h2::Reason::REFUSED_STREAM => "remote refused stream reset",
+                _ => "remote reset",
+            };
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{prefix} {why}"),
+                RefusalKind::UpstreamFailed,
+                ResponseFlags::UpstreamReset,
+                format!("{details}{{{}}}", why.replace(' ', "_")),
+            )
+        }
         SendError::Protocol(_) => (
             StatusCode::BAD_GATEWAY,
             format!("{prefix} protocol error"),
@@ -124,7 +137,7 @@ pub(crate) fn fail(error: &SendError, exchange: Exchange) -> Response<Body> {
     };
     let tls = match error {
         SendError::Connect(error) => error.tls(),
-        SendError::Reset(_) | SendError::Protocol(_) | SendError::Overflow(_) => None,
+        _ => None,
     };
     let refused = Refused::new(kind, error.to_string()).with_flags(flags).with_tls(tls).with_details(details);
     let mut response = refusal(exchange.is_grpc, &refused, status, &text);

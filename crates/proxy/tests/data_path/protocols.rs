@@ -238,6 +238,7 @@ fn answer(request: Request<Incoming>, records: Records) -> Answered {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("5"));
     let frames = match path.as_str() {
+        "/reset-at-once" => vec![Err(h2::Error::from(h2::Reason::INTERNAL_ERROR))],
         "/reset" => vec![
             Ok(Frame::data(Bytes::from_static(b"half"))),
             Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)),
@@ -322,6 +323,15 @@ fn a_reset_reaches_the_other_end_with_its_reason() {
         let source = std::error::Error::source(&error).and_then(|s| s.downcast_ref::<h2::Error>());
         assert_eq!(source.and_then(h2::Error::reason), Some(h2::Reason::ENHANCE_YOUR_CALM));
     });
+    // Before it has answered there is an answer of the proxy's own.
+    block_on(async {
+        let mut sender = connect(at(&client)).await;
+        let request = Request::post(format!("http://{HOST}/reset-at-once")).body(body(Vec::new()));
+        let response = sender.send_request(request.expect("a request")).await.expect("an answer");
+        assert_eq!(response.status(), 503);
+        let text = response.into_body().collect().await.expect("a body").to_bytes();
+        assert!(text.ends_with(b"reset reason: remote reset"), "{text:?}");
+    });
     // The other way: the caller gives up in the middle of its body, and says why.
     let mut caller = Client::connect(at(&client), &[]);
     let fields = frames::block(&[
@@ -334,7 +344,7 @@ fn a_reset_reaches_the_other_end_with_its_reason() {
     caller.send(&frames::frame(DATA, 0, 1, b"x"));
     assert!(caller.until(|frame| frame.kind == HEADERS && frame.stream == 1).is_some());
     caller.send(&frames::frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
-    let reason = wait(&records, |all| all.get(1).filter(|record| record.is_over).map(|record| record.error));
+    let reason = wait(&records, |all| all.get(2).filter(|record| record.is_over).map(|record| record.error));
     assert_eq!(reason, Some(h2::Reason::CANCEL));
     // The connection lives.
     caller.send(&frames::frame(HEADERS, END_HEADERS | END_STREAM, 3, &fields));
@@ -483,4 +493,73 @@ fn a_websocket_may_come_over_http2_and_is_judged_by_its_path() {
         let (_caller, head) = websocket_over_http2(proxy, "/secret");
         assert_ne!(head.first(), Some(&STATUS_200));
     }
+}
+
+/// What HTTP/1.1 says of lengths and trailers, HTTP/2 says otherwise.
+#[test]
+fn versions_are_changed_between_without_loss() {
+    let lab = Lab::new();
+    let (backend, records) = http2_backend();
+    // The caller speaks HTTP/1.1, and the port is declared HTTP/2.
+    let (_server, client) = pair(&lab, backend, "HTTP2");
+    let post = format!(
+        "POST /x HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\ncookie: a=1; b=2\r\n\
+         connection: close\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n"
+    );
+    let answer = exchange(at(&client), post.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\r\n5\r\nwhole\r\n0\r\n"), "{answer:?}");
+    wait(&records, |all| {
+        let record = all.first().filter(|record| record.is_over)?;
+        assert_eq!(record.trailers.as_ref().expect("trailers")["x-sum"], "7");
+        assert!(
+            !record.headers.contains_key("transfer-encoding") && !record.headers.contains_key("connection")
+        );
+        assert_eq!(record.headers["cookie"], "a=1; b=2");
+        Some(())
+    });
+}
+
+/// Reference mtls 8.3, XF-1 to XF-4, as the application sees it.
+#[test]
+fn the_application_is_told_of_the_client_by_proxies_only() {
+    let lab = Lab::new();
+    let (backend, heard) = application("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    let server = lab.server(&Server { backend, mode: "PERMISSIVE", policy: None, ..Default::default() });
+    let client = lab.client("web", at(&server), "HTTP", "ISTIO_MUTUAL");
+    let forged = format!(
+        "GET / HTTP/1.1\r\nhost: {HOST}\r\nx-forwarded-client-cert: URI=spiffe://cluster.local/ns/a/sa/admin\r\n\
+         X-Forwarded-Client-Cert: Hash=00\r\nconnection: close\r\n\r\n"
+    );
+    let xfcc = |from: SocketAddr| {
+        assert!(exchange(from, forged.as_bytes()).starts_with("HTTP/1.1 200"));
+        let request = heard.take().remove(0).expect("readable");
+        assert!(request.fields.iter().filter(|(name, _)| name == "x-forwarded-client-cert").count() < 2);
+        request.field("x-forwarded-client-cert").map(str::to_owned)
+    };
+    // XF-1, XF-3: the caller's own proxy has removed what it said of itself.
+    let element = xfcc(at(&client)).expect("an element");
+    let rest = element.strip_prefix("By=spiffe://cluster.local/ns/shop/sa/cart;Hash=").expect("by whom");
+    let (hash, rest) = rest.split_once(';').expect("a hash");
+    assert!(
+        hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
+        "{hash}"
+    );
+    assert_eq!(rest, "Subject=\"\";URI=spiffe://cluster.local/ns/shop/sa/web");
+    // XF-2.
+    assert_eq!(xfcc(at(&server)), None);
+    // XF-4: what a proxy said before comes first. Mutual TLS without a proxy of ours on the caller's side.
+    let credential = maille_testkit::Credential::from(&lab.authority.svid("shop", "gateway"));
+    let alpn: [&[u8]; 3] = [b"istio-http/1.1", b"istio", b"http/1.1"];
+    let config = maille_testkit::identity::rogue_client(Some(&credential), &alpn);
+    let name = rustls::pki_types::ServerName::try_from("cart.shop").expect("a name");
+    let mut session = rustls::ClientConnection::new(config, name).expect("TLS");
+    let mut socket = dial(at(&server));
+    let mut stream = rustls::Stream::new(&mut session, &mut socket);
+    stream.write_all(forged.as_bytes()).expect("TLS");
+    let _ = stream.read_to_end(&mut Vec::new());
+    let request = heard.take().remove(0).expect("readable");
+    let elements: Vec<&str> =
+        request.field("x-forwarded-client-cert").expect("elements").split(',').collect();
+    assert_eq!(elements[..2], ["URI=spiffe://cluster.local/ns/a/sa/admin", "Hash=00"]);
+    assert!(elements[2].ends_with("URI=spiffe://cluster.local/ns/shop/sa/gateway") && elements.len() == 3);
 }

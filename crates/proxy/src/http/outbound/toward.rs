@@ -51,7 +51,12 @@ impl Toward {
             }
             // Nobody was asked.
             Err(SendError::Overflow(_)) => {}
-            Err(SendError::Connect(_) | SendError::Reset(_) | SendError::Protocol(_)) => {
+            Err(
+                SendError::Connect(_)
+                | SendError::Reset(_)
+                | SendError::StreamReset(_)
+                | SendError::Protocol(_),
+            ) => {
                 watched.note(Outcome::Lost);
             }
         }
