@@ -52,6 +52,10 @@ fn ml0222_and_ml0223_join_entries_and_workloads() {
     expect(&machine("vm"), "ML0222", None);
     expect(&machine("vm"), "ML0223", None);
     expect(&machine("web"), "ML0223", Some("nothing is sent to it"));
+    let by_metadata = machine("vm")
+        .replace("labels: {app: vm}}\n", "labels: {app: other}}\n")
+        .replace("{name: vm1, namespace: shop}", "{name: vm1, namespace: shop, labels: {app: vm}}");
+    expect(&by_metadata, "ML0223", None);
 }
 
 #[test]

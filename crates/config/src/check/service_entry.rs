@@ -258,7 +258,7 @@ pub(super) fn warnings(entry: &ServiceEntry) -> Vec<FieldError> {
     if selector.is_some_and(|selector| selector.labels.is_empty()) {
         warn(
             spec.key("workloadSelector"),
-            "the selector names no label: all workloads of the namespace are endpoints",
+            "the selector names no label, and selects nothing: calls to the hosts fail",
             "name the labels of those that are meant",
         );
     }

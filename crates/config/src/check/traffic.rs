@@ -11,8 +11,8 @@ use crate::istio::{LoadBalancerSettings, OutlierDetection, SimpleLb};
 use crate::path::FieldPath;
 
 /// Envoy's bounds: its schema of a ring, and Istio's of a table.
-const MAX_RING: i64 = 8 * 1024 * 1024;
-const MAX_TABLE: i64 = 5_000_011;
+const MAX_RING: u64 = 8 * 1024 * 1024;
+const MAX_TABLE: u64 = 5_000_011;
 
 /// Parts of `loadBalancer` that nothing enforces.
 const LOCALITY: &[(&str, &str)] = &[
@@ -110,12 +110,9 @@ fn check_hash(hash: &View<'_>, errors: &mut Vec<FieldError>) {
     check_maximum(&ring.get("minimumRingSize"), MAX_RING, errors);
     if maglev.is_object() {
         let size = maglev.get("tableSize");
-        match size.number() {
-            None | Some(0) if size.is_absent() || size.number() == Some(0) => {
-                errors.push(
-                    size.required("maglev has a table of some size").help("a prime, for example 65537"),
-                );
-            }
+        match size.value().as_u64() {
+            Some(0) => errors.push(no_table(&size)),
+            None if size.is_absent() => errors.push(no_table(&size)),
             Some(n) if n >= MAX_TABLE => {
                 errors.push(
                     size.invalid(format!("{n} is too large")).help(format!("a prime below {MAX_TABLE}")),
@@ -129,8 +126,12 @@ fn check_hash(hash: &View<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
+fn no_table(at: &View<'_>) -> FieldError {
+    at.required("maglev has a table of some size").help("a prime, for example 65537")
+}
+
 /// For numbers below [`MAX_TABLE`].
-fn is_prime(number: i64) -> bool {
+fn is_prime(number: u64) -> bool {
     let factors = (2..).take_while(|factor| factor * factor <= number);
     number > 1 && factors.into_iter().all(|factor| number % factor != 0)
 }

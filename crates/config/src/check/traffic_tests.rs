@@ -67,6 +67,14 @@ fn load_balancers_are_checked_as_istio_does() {
                 hash(json!({"useSourceIp": true, "ringHash": {"minimumRingSize": 8388609}})),
                 vec![("consistentHash.ringHash.minimumRingSize", Invalid)],
             ),
+            (
+                hash(json!({"useSourceIp": true, "minimumRingSize": u64::MAX})),
+                vec![("consistentHash.minimumRingSize", Invalid)],
+            ),
+            (
+                hash(json!({"useSourceIp": true, "maglev": {"tableSize": u64::MAX}})),
+                vec![("consistentHash.maglev.tableSize", Invalid)],
+            ),
             (hash(json!({"useSourceIp": true, "minimumRingSize": 2048})), vec![]),
             (hash(json!({"httpQueryParameterName": "q", "maglev": {"tableSize": 65537}})), vec![]),
             (hash(json!({"httpCookie": {"name": "user", "path": "/", "ttl": "0s"}})), vec![]),

@@ -168,8 +168,8 @@ pub(super) fn check_minimum(value: &View<'_>, minimum: i64, errors: &mut Vec<Fie
 }
 
 /// A number that is `maximum` or less.
-pub(super) fn check_maximum(value: &View<'_>, maximum: i64, errors: &mut Vec<FieldError>) {
-    if value.number().is_some_and(|n| n > maximum) {
+pub(super) fn check_maximum(value: &View<'_>, maximum: u64, errors: &mut Vec<FieldError>) {
+    if value.value().as_u64().is_some_and(|n| n > maximum) {
         errors.push(value.invalid("is too large").help(format!("at most {maximum}")));
     }
 }
