@@ -63,6 +63,9 @@ pub(crate) struct Runner {
     pub(crate) mounts: Vec<Volume>,
     /// Containers that end before it does: those it serves, if it is a sidecar.
     pub(crate) after: Vec<Arc<Mutex<Progress>>>,
+    /// How long it goes on serving when its Pod is to end, if it has no hook that sees to this: the sidecar sends callers
+    /// elsewhere meanwhile, and those with old news still find it.
+    pub(crate) farewell: Option<Duration>,
     /// The wish to replace it while it runs; only of an injected sidecar.
     pub(crate) replace: Option<watch::Receiver<Option<String>>>,
     /// Told when the container runs and its postStart hook, if it has one, has been carried out.

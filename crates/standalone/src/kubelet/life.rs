@@ -129,11 +129,16 @@ impl Runner {
     async fn end(&self, all: &mut Generations, deadline: Instant, exec: &SandboxSpec) -> Exit {
         let left = || deadline.saturating_duration_since(Instant::now());
         let hook = hooks::wanted(&self.context.pod, &self.container, Moment::PreStop);
+        // When the whole mesh goes, there is nobody left to be kind to.
+        let is_kind = !self.context.kubelet.shutdown.is_cancelled();
+        let farewell = self.farewell.filter(|_| is_kind).map(|time| time.min(left() / 4));
         let prepare = async {
-            // When the whole mesh goes, there is nobody left to be kind to.
-            if let Some(hook) = hook.filter(|_| !self.context.kubelet.shutdown.is_cancelled()) {
-                let done = hooks::run(hook, &self.context, &self.container, exec).await;
-                self.tell_hook(Moment::PreStop, done);
+            match hook.filter(|_| is_kind) {
+                Some(hook) => {
+                    let done = hooks::run(hook, &self.context, &self.container, exec).await;
+                    self.tell_hook(Moment::PreStop, done);
+                }
+                None => tokio::time::sleep(farewell.unwrap_or_default()).await,
             }
             while self.after.iter().any(|other| other.lock().is_running()) {
                 tokio::time::sleep(TURN).await;

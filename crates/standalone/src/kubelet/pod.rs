@@ -126,6 +126,7 @@ impl PodWorker {
                 stop: self.stop.subscribe(),
                 mounts,
                 after: self.served_by(container),
+                farewell: self.is_served(container).then_some(FAREWELL),
                 replace: self.is_sidecar(container).then(|| self.replace.subscribe()),
                 begun: watch::Sender::new(false),
             });
@@ -244,6 +245,15 @@ impl PodWorker {
     fn is_work_over(&self) -> bool {
         let mut work = self.board.main.iter().filter(|(container, _)| !self.is_sidecar(container)).peekable();
         work.peek().is_some() && work.all(|(_, progress)| progress.lock().final_code().is_some())
+    }
+
+    /// Whether it is a container behind the Pod's injected sidecar.
+    fn is_served(&self, container: &Container) -> bool {
+        let is_sidecar = |(other, _): &Entry| self.is_sidecar(other);
+        let is_main = self.board.main.iter().any(|(other, _)| other.name == container.name);
+        is_main
+            && !self.is_sidecar(container)
+            && self.board.init.iter().chain(&self.board.main).any(is_sidecar)
     }
 
     /// Whom a sidecar outlives: the containers of the Pod, and sidecars that started after it. Nobody, for others.
@@ -368,6 +378,10 @@ async fn follow_wish(mut pod: watch::Receiver<Option<Arc<Pod>>>, wish: watch::Se
     }
     std::future::pending().await
 }
+
+/// How long the news that a Pod is to end may take to all who call it. In Kubernetes its containers are told to end at
+/// once, which loses requests unless each of them has a hook that waits.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// What containers get when the whole mesh goes down.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
