@@ -19,6 +19,9 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// And on a connection. No less than all its streams together: else a few that nobody reads would stop their
 /// neighbours.
 pub(crate) const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+/// Streams that may be taken back in one flight. Applications that end at once take back all of theirs, which must not
+/// cost their neighbours the connection; h2's own bound of 20 would.
+pub(crate) const TAKEN_BACK: usize = STREAMS;
 /// What a stream may have written that the connection has not yet.
 pub(crate) const SEND_BUFFER: usize = 128 * 1024;
 /// How long a peer that took no more than one stream a connection is not asked again to take many.
@@ -47,6 +50,7 @@ pub(crate) fn bound_server(builder: &mut server::http2::Builder<LocalExec>, limi
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_concurrent_streams(STREAMS as u32)
+        .max_pending_accept_reset_streams(TAKEN_BACK)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(head_list(limits));
 }

@@ -15,6 +15,9 @@
 //! for one destination serves no other. Connections are shared by what is equal in all of [`crate::connect::Upstream`]
 //! (address, port, SNI, expected identities) and the generation of the own certificate and trust; a worker shares them
 //! with no other.
+//!
+//! A connection whose streams are bytes may outlive the certificate that it was opened with, if the caller's proxy proves
+//! its renewed one inside it; one of requests is drained.
 
 mod bounds;
 mod bytes;

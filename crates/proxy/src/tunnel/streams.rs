@@ -9,7 +9,7 @@ use h2::server;
 use http::{Method, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::bounds::{CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS};
+use super::bounds::{CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS, TAKEN_BACK};
 use super::bytes::ByteStream;
 use super::renewal::{Renewals, is_renewal};
 use crate::departure::Stage;
@@ -34,6 +34,7 @@ pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, e
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS as u32)
+        .max_pending_accept_reset_streams(TAKEN_BACK)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(1024)

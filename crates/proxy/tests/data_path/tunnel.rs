@@ -237,3 +237,53 @@ fn a_stream_outlives_its_certificate_when_the_renewed_one_is_shown() {
     writeln!(kept, "two").expect("open");
     assert_eq!(read_until(&mut kept, "\n"), "two\n", "the renewed certificate was not taken");
 }
+
+#[test]
+fn applications_that_end_at_once_do_not_cost_their_neighbours() {
+    let (_lab, server, client) = pair(&Server { backend: line_backend(), ..TCP });
+    let mut neighbour = dial(at(&client));
+    writeln!(neighbour, "one").expect("open");
+    assert_eq!(read_until(&mut neighbour, "\n"), "one\n");
+    for _ in 0..5 {
+        drop((0..60).map(|_| dial(at(&client))).collect::<Vec<_>>());
+    }
+    writeln!(neighbour, "two").expect("open");
+    assert_eq!(read_until(&mut neighbour, "\n"), "two\n");
+    assert!(sockets(&server) <= 4, "streams have connections of their own");
+}
+
+#[test]
+fn renewals_and_changes_under_load_lose_no_request() {
+    let lab = Lab::new();
+    let backend = http_backend();
+    let server = lab.server(&Server { backend, ..Default::default() });
+    let near = client(&lab, "web", at(&server), "HTTP");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let call = || {
+            let mut caller = dial(at(&near));
+            let mut count = 0;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                write!(caller, "POST /x HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 3\r\n\r\nabc")
+                    .expect("open");
+                let answer = read_until(&mut caller, "body 3\n");
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                count += 1;
+            }
+            count
+        };
+        let callers: Vec<_> = (0..8).map(|_| scope.spawn(call)).collect();
+        for _ in 0..10 {
+            // Both ends get new certificates, and with them new connections.
+            lab.pem("web");
+            near.reload().expect("read again");
+            lab.server_file(&Server { backend, ..Default::default() });
+            server.reload().expect("read again");
+            assert!(get(at(&near), "/y").starts_with("HTTP/1.1 200"));
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for caller in callers {
+            assert!(caller.join().expect("no request is lost") > 0);
+        }
+    });
+}
