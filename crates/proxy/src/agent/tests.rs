@@ -1,6 +1,7 @@
 //! The agent against a scripted control plane, over real sockets and TLS.
 
 mod control;
+mod credentials;
 mod dns;
 mod process;
 mod servers;

@@ -32,7 +32,8 @@ use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(super) const SERVER_NAME: &str = "istiod.istio-system.svc";
-const TYPES: [&str; 6] = [
+const TYPES: [&str; 7] = [
+    type_urls::CREDENTIAL,
     type_urls::INBOUND,
     type_urls::DESTINATION,
     type_urls::AUTHORIZATION,
