@@ -133,7 +133,7 @@ fn no_table(at: &View<'_>) -> FieldError {
 /// For numbers below [`MAX_TABLE`].
 fn is_prime(number: u64) -> bool {
     let factors = (2..).take_while(|factor| factor * factor <= number);
-    number > 1 && factors.into_iter().all(|factor| number % factor != 0)
+    number > 1 && factors.into_iter().all(|factor| !number.is_multiple_of(factor))
 }
 
 pub(super) fn check_connection_pool(pool: &View<'_>, errors: &mut Vec<FieldError>) {
