@@ -329,7 +329,8 @@ fn serve_udp(socket: UdpSocket, answer: &'static str) {
 fn dns() {
     let lab = Lab::new(3);
     let (pod, resolver) = (&lab.pods[0].pod, lab.pods[1].address);
-    let wanted = Interception { dns: Some(Include::Only(vec![resolver.into()])), ..Default::default() };
+    let resolvers = vec![resolver.into(), pod6(1).into()];
+    let wanted = Interception { dns: Some(Include::Only(resolvers)), ..Default::default() };
     nft::apply_in(pod, &wanted.render()).unwrap();
     serve_udp(pod.run(|| UdpSocket::bind("127.0.0.1:15053").unwrap()).unwrap(), "proxy");
     serve(pod.run(|| TcpListener::bind("127.0.0.1:15053").unwrap()).unwrap(), "proxy");
@@ -352,6 +353,20 @@ fn dns() {
     pod.run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 50000").unwrap()).unwrap();
     assert_eq!(lab.fetch_as(0, 1000, lab.address(1, 53)), "proxy", "over TCP as well");
     assert_eq!(lab.fetch_as(0, 1337, lab.address(1, 53)), "other");
+    if skipped_without_ipv6() {
+        return;
+    }
+    serve_udp(pod.run(|| UdpSocket::bind("[::1]:15053").unwrap()).unwrap(), "proxy");
+    let bind = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).unwrap();
+        socket.set_only_v6(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 53)).into()).unwrap();
+        UdpSocket::from(socket)
+    };
+    serve_udp(lab.pods[1].pod.run(bind).unwrap(), "other");
+    let script = format!("exec 3<>/dev/udp/{}/53 && echo >&3 && timeout 2 head -c 5 <&3", pod6(1));
+    assert_eq!(lab.bash_as(0, 1000, &script), "proxy", "a resolver in IPv6");
+    assert_eq!(lab.bash_as(0, 1337, &script), "other");
 }
 
 fn skipped_without_ipv6() -> bool {
