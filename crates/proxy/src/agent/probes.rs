@@ -23,6 +23,9 @@ use super::server::{Answer, text};
 const MAX_REDIRECTS: usize = 10;
 const MAX_BODY: usize = 10 << 10;
 
+/// The status server's own limit for a connection comes first.
+const HOOK_LIMIT: Duration = Duration::from_secs(300);
+
 /// One original probe: Kubernetes' `Probe`, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -97,7 +100,15 @@ pub(crate) fn parse(json: &str) -> Result<BTreeMap<String, Probe>, String> {
 impl Probe {
     /// Makes the probe against `pod`, and answers as the application did.
     pub(crate) async fn ask(&self, pod: IpAddr, asked: &HeaderMap) -> Answer {
-        let limit = Duration::from_secs(u64::from(self.timeout_seconds.max(1)));
+        self.ask_within(Duration::from_secs(u64::from(self.timeout_seconds.max(1))), pod, asked).await
+    }
+
+    /// Carries out a hook of the application: it takes its time, and only the Pod's grace period ends it.
+    pub(crate) async fn carry_out(&self, pod: IpAddr, asked: &HeaderMap) -> Answer {
+        self.ask_within(HOOK_LIMIT, pod, asked).await
+    }
+
+    async fn ask_within(&self, limit: Duration, pod: IpAddr, asked: &HeaderMap) -> Answer {
         let made = tokio::time::timeout(limit, self.make(pod, asked)).await;
         match made.unwrap_or_else(|_| Err(format!("no answer within {limit:?}"))) {
             Ok((status, body)) => text(status, body),

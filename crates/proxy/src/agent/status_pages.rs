@@ -80,6 +80,9 @@ impl Pages for StatusPages {
         Box::pin(async move {
             if let Some(probe) = self.options.probes.get(&asked.path) {
                 return match asked.method {
+                    Method::GET if asked.path.starts_with("/app-lifecycle/") => {
+                        probe.carry_out(self.options.pod_ip, &asked.headers).await
+                    }
                     Method::GET => probe.ask(self.options.pod_ip, &asked.headers).await,
                     _ => text(StatusCode::METHOD_NOT_ALLOWED, "probes are GET\n"),
                 };

@@ -22,6 +22,7 @@ mod mode;
 mod outside;
 mod own_bounds;
 mod protocols;
+mod renewal;
 mod revoked;
 mod ring;
 mod settings;

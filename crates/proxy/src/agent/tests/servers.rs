@@ -27,6 +27,10 @@ async fn application() -> u16 {
                 Some("/moved") => {
                     "HTTP/1.1 302 Found\r\nLocation: /ready\r\nContent-Length: 0\r\n\r\n".to_owned()
                 }
+                Some("/slow") => {
+                    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+                    "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone".to_owned()
+                }
                 Some("/metrics") => "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\napp_up 1.0\n".to_owned(),
                 _ => "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy".to_owned(),
             };
@@ -44,6 +48,8 @@ async fn probes_and_metrics_of_the_application_go_through_the_status_port() {
         r#"{{"/app-health/cart/readyz":{{"httpGet":{{"path":"/ready","port":{port}}}}},
              "/app-health/cart/startupz":{{"httpGet":{{"path":"moved","port":{port}}}}},
              "/app-health/cart/livez":{{"httpGet":{{"path":"/broken","port":{port}}}}},
+             "/app-health/cart/slow":{{"httpGet":{{"path":"/slow","port":{port}}}}},
+             "/app-lifecycle/cart/prestopz":{{"httpGet":{{"path":"/slow","port":{port}}}}},
              "/app-health/db/livez":{{"tcpSocket":{{"port":{port}}}}},
              "/app-health/db/readyz":{{"tcpSocket":{{"port":1}}}}}}"#
     );
@@ -59,6 +65,9 @@ async fn probes_and_metrics_of_the_application_go_through_the_status_port() {
         ("/app-health/cart/readyz", 200, "127.0.0.6"),
         ("/app-health/cart/startupz", 200, "127.0.0.6"),
         ("/app-health/cart/livez", 503, "busy"),
+        // A probe has its time-out of a second, a hook has none.
+        ("/app-health/cart/slow", 500, "no answer within"),
+        ("/app-lifecycle/cart/prestopz", 200, "done"),
         ("/app-health/db/livez", 200, ""),
         ("/app-health/db/readyz", 500, "refused"),
         ("/app-health/other/livez", 404, "not found"),
