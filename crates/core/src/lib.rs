@@ -11,6 +11,7 @@ mod host;
 mod identity;
 mod labels;
 mod mode;
+mod owner;
 pub mod ports;
 mod resource;
 
@@ -19,6 +20,7 @@ pub use host::{Hostname, HostnameError};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use labels::{Labels, Selector};
 pub use mode::{EndpointTls, MtlsMode, PortProtocol};
+pub use owner::workload_of;
 pub use resource::{NamespacedName, ROOT_NAMESPACE, is_dns_label, is_dns_subdomain};
 
 /// The cluster's DNS domain: services are `<name>.<namespace>.svc.cluster.local`.

@@ -146,16 +146,14 @@ impl Inventory {
     }
 }
 
-/// The owner people know a Pod by, as the control plane names workloads: the Deployment behind its ReplicaSet, else
-/// its controller, else itself.
+/// The owner people know a Pod by, as the control plane names workloads: the Deployment or CronJob behind it, else its
+/// controller, else itself.
 fn owner(pod: &Metadata) -> String {
     let Some(owner) = pod.owner_references.iter().find(|owner| owner.controller) else {
         return pod.name.clone();
     };
-    let hash = pod.labels.get("pod-template-hash").filter(|_| owner.kind == "ReplicaSet");
-    let deployment =
-        hash.and_then(|hash| owner.name.strip_suffix(hash.as_str()).and_then(|name| name.strip_suffix('-')));
-    deployment.unwrap_or(&owner.name).to_owned()
+    let hash = pod.labels.get("pod-template-hash").map(String::as_str);
+    maille_core::workload_of(&owner.kind, &owner.name, hash).to_owned()
 }
 
 #[cfg(test)]

@@ -167,18 +167,13 @@ fn first_of<const N: usize>(labels: &BTreeMap<String, String>, keys: [&str; N]) 
     keys.into_iter().find_map(|key| labels.get(key)).filter(|value| !value.is_empty()).cloned()
 }
 
-/// The workload's name: of the Deployment behind a ReplicaSet, of another owner, or of the Pod itself.
+/// The workload's name: of the Deployment, CronJob or other owner behind it, or of the Pod itself.
 fn owner_name(metadata: &ObjectMeta) -> Option<String> {
     let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     let hash = metadata.labels.as_ref().and_then(|labels| labels.get("pod-template-hash"));
-    let name = match (controller, hash) {
-        (Some(owner), Some(hash)) if owner.kind == "ReplicaSet" => owner
-            .name
-            .strip_suffix(hash.as_str())
-            .and_then(|name| name.strip_suffix('-'))
-            .unwrap_or(&owner.name),
-        (Some(owner), _) => &owner.name,
-        (None, _) => {
+    let name = match controller {
+        Some(owner) => maille_core::workload_of(&owner.kind, &owner.name, hash.map(String::as_str)),
+        None => {
             metadata.name.as_deref().or(metadata.generate_name.as_deref()).map(|n| n.trim_end_matches('-'))?
         }
     };

@@ -314,18 +314,13 @@ fn scrape(pod: &Pod) -> Option<world::Scrape> {
     })
 }
 
-/// The owner people know a pod by: the Deployment behind its ReplicaSet, else its controller, else itself.
+/// The owner people know a pod by: the Deployment or CronJob behind it, else its controller, else itself.
 fn workload_name(pod: &Pod, labels: &BTreeMap<String, String>) -> String {
     let owners = pod.metadata.owner_references.iter().flatten();
     let own = || pod.metadata.name.clone().unwrap_or_default();
     let Some(owner) = owners.into_iter().find(|o| o.controller == Some(true)) else { return own() };
-    if owner.kind == "ReplicaSet"
-        && let Some(hash) = labels.get("pod-template-hash")
-        && let Some(deployment) = owner.name.strip_suffix(hash).and_then(|n| n.strip_suffix('-'))
-    {
-        return deployment.to_owned();
-    }
-    owner.name.clone()
+    let hash = labels.get("pod-template-hash").map(String::as_str);
+    maille_core::workload_of(&owner.kind, &owner.name, hash).to_owned()
 }
 
 /// The Service as the mesh sees it; `None` for an ExternalName without one.

@@ -139,6 +139,8 @@ fn names_come_from_labels_and_then_from_the_owner() {
     assert_eq!(name(json!({"app": "a", "app.kubernetes.io/name": "b"}), owner.clone()), is("b", "latest"));
     assert_eq!(name(json!({"pod-template-hash": "6d5f"}), owner.clone()), is("cart", "latest"));
     assert_eq!(name(json!({}), json!([])), is("cart-6d5f-x1", "latest"));
+    let job = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "bill-29012345", "uid": "1", "controller": true}]);
+    assert_eq!(name(json!({}), job), is("bill", "latest"));
 }
 
 #[test]
