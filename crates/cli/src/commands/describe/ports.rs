@@ -4,7 +4,7 @@ use maille_config::HostPattern;
 use maille_config::destination_rule::{Client, Mesh, Target, in_force};
 use maille_config::istio::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
-    OutlierDetection,
+    OutlierDetection, Subset,
 };
 use maille_config::k8s::IntOrString;
 use maille_config::k8s::api::core::v1::{Pod, Service, ServicePort};
@@ -177,22 +177,27 @@ fn describe_rule(rule: &DestinationRule, port: &ServicePort, pod: Option<&Pod>, 
 fn subsets(rule: &DestinationRule, pod: Option<&Pod>, report: &mut Report) {
     let Some(pod) = pod.filter(|_| !rule.spec.subsets.is_empty()) else { return };
     let labels: Labels = pod.metadata.labels.clone().unwrap_or_default();
+    let (inside, outside) = parted(rule, &labels);
+    if inside.is_empty() {
+        report.warn("   ", format!("POD DOES NOT MATCH ANY SUBSETS.  (Non matching subsets {outside})"));
+    }
+    report.line(format!("   Matching subsets: {inside}"));
+    if !outside.is_empty() {
+        report.line(format!("      (Non-matching subsets {outside})"));
+    }
+}
+
+/// The names of subsets that workloads with these labels are in, and of the others.
+fn parted(rule: &DestinationRule, labels: &Labels) -> (String, String) {
     let (inside, outside): (Vec<_>, Vec<_>) = rule
         .spec
         .subsets
         .iter()
         .partition(|subset| subset.labels.iter().all(|(key, value)| labels.get(key) == Some(value)));
-    let names = |subsets: Vec<&maille_config::istio::Subset>| {
+    let names = |subsets: Vec<&Subset>| {
         subsets.iter().map(|subset| subset.name.as_str()).collect::<Vec<_>>().join(",")
     };
-    let (none, outside) = (inside.is_empty(), names(outside));
-    if none {
-        report.warn("   ", format!("POD DOES NOT MATCH ANY SUBSETS.  (Non matching subsets {outside})"));
-    }
-    report.line(format!("   Matching subsets: {}", names(inside)));
-    if !outside.is_empty() {
-        report.line(format!("      (Non-matching subsets {outside})"));
-    }
+    (names(inside), names(outside))
 }
 
 /// `load balancer/connection pool/outlier detection`, those that are set.
@@ -216,5 +221,35 @@ fn mode(tls: &ClientTlsSettings) -> &'static str {
         ClientTlsMode::Simple => "SIMPLE",
         ClientTlsMode::Mutual => "MUTUAL",
         ClientTlsMode::IstioMutual => "ISTIO_MUTUAL",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn policies_and_subsets_are_named_as_istioctl_does() {
+        let rule: DestinationRule = serde_json::from_value(json!({"spec": {
+            "host": "web",
+            "trafficPolicy": {"outlierDetection": {}, "loadBalancer": {"simple": "RANDOM"}},
+            "subsets": [
+                {"name": "v1", "labels": {"version": "1"}}, {"name": "v2", "labels": {"version": "2"}},
+                {"name": "all"}, {"name": "v3", "labels": {"version": "3"}},
+            ],
+        }}))
+        .expect("a rule");
+        let labels = [("version".to_owned(), "1".to_owned())].into();
+        assert_eq!(parted(&rule, &labels), ("v1,all".to_owned(), "v2,v3".to_owned()));
+        let policy = rule.spec.traffic_policy.expect("a policy");
+        let of = |pool: Option<&ConnectionPoolSettings>| {
+            parts(policy.load_balancer.as_ref(), pool, policy.outlier_detection.as_ref())
+        };
+        assert_eq!(of(None).as_deref(), Some("load balancer/outlier detection"));
+        let pool = ConnectionPoolSettings::default();
+        assert_eq!(of(Some(&pool)).as_deref(), Some("load balancer/connection pool/outlier detection"));
+        assert_eq!(parts(None, None, None), None);
     }
 }
