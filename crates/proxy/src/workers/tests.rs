@@ -75,7 +75,7 @@ fn shared() -> Shared {
     }
 }
 
-/// Answers each request after a millisecond, on as many connections as there are.
+/// Answers each request after a millisecond, or after half a second, on as many connections as there are.
 fn backend() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -83,10 +83,13 @@ fn backend() -> SocketAddr {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || {
                 let mut reader = BufReader::new(stream);
-                let mut line = String::new();
+                let (mut line, mut pause) = (String::new(), 1);
                 while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
+                    if line.starts_with("GET /slow ") {
+                        pause = 500;
+                    }
                     if line == "\r\n" {
-                        thread::sleep(Duration::from_millis(1));
+                        thread::sleep(Duration::from_millis(pause));
                         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
                         if reader.get_mut().write_all(answer).is_err() {
                             return;
@@ -119,6 +122,11 @@ struct Caller {
 impl Caller {
     /// One request; an answer that ends the connection is obeyed, everything else that goes wrong is an error.
     fn ask(&mut self) -> std::io::Result<()> {
+        let stream = self.send("/")?;
+        self.finish(stream)
+    }
+
+    fn send(&mut self, path: &str) -> std::io::Result<BufReader<TcpStream>> {
         let mut stream = match self.kept.take() {
             Some(kept) => kept,
             None => {
@@ -127,7 +135,11 @@ impl Caller {
                 BufReader::new(stream)
             }
         };
-        stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")?;
+        stream.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())?;
+        Ok(stream)
+    }
+
+    fn finish(&mut self, mut stream: BufReader<TcpStream>) -> std::io::Result<()> {
         let (mut line, mut is_last, mut is_fine) = (String::new(), false, false);
         loop {
             line.clear();
@@ -217,6 +229,10 @@ fn a_drain_answers_on_unused_connections_before_it_closes_them() {
         caller.ask().expect("answered");
         assert!(caller.kept.is_some(), "kept alive");
     }
+    // LC-1: what is under way is finished.
+    let mut slow = Caller { to: inbound, kept: None };
+    slow.ask().expect("answered");
+    let under_way = slow.send("/slow").expect("sent");
     workers.drain();
     // The order travels by another road than the requests.
     eventually("new ones are taken, for one answer", || {
@@ -231,6 +247,7 @@ fn a_drain_answers_on_unused_connections_before_it_closes_them() {
     let mut rest = Vec::new();
     unused.read_to_end(&mut rest).expect("closed in order");
     assert!(rest.is_empty());
+    slow.finish(under_way).expect("the answer comes");
     eventually("new ones are refused", || TcpStream::connect(inbound).is_err());
     out.ask().expect("outbound goes on");
     assert!(out.kept.is_some(), "as if nothing were");
