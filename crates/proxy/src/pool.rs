@@ -21,6 +21,7 @@ use maille_tls::ClientAlpn;
 use crate::balance::{Busy, Counted, Held, Kept, Room, Terms, What};
 use crate::connect::{ConnectError, Connected, Security, Upstream, connect};
 use crate::http::body::Body;
+use crate::http::serve::BUFFER;
 use crate::record::{self, Called};
 use crate::tunnel;
 use crate::worker::{LocalExec, Worker};
@@ -562,6 +563,7 @@ impl Pool {
         // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head.
         let (sender, connection) = http1::Builder::new()
             .max_header_size(limits.head_bytes)
+            .max_buf_size(BUFFER)
             .handshake(TokioIo::new(Kept::new(connected.stream, connected.counted)))
             .await
             .map_err(|e| self.failure(&e))?;

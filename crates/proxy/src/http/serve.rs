@@ -32,8 +32,8 @@ pub(crate) trait Handler: 'static {
     fn call(self: Rc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + 'static;
 }
 
-/// What an HTTP/1.1 connection reads ahead, and what waits to be written, at most; a head has to fit into it.
-const BUFFER: usize = 128 * 1024;
+/// What an HTTP/1.1 connection of either side reads ahead, and what waits to be written, at most; a head has to fit into it.
+pub(crate) const BUFFER: usize = 128 * 1024;
 
 /// Serves until the peer closes; `open` says when the connection has to end earlier. The answer says if it was too much
 /// for us.

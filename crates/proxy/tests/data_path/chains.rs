@@ -192,7 +192,7 @@ fn each_row_of_the_chain_table_does_what_it_says() {
     let ports = |class: &str| format!("{{port: {}, protocol: {class}}}", address.port());
     let mut server: Option<(&str, &str, StaticProxy)> = None;
     for (mode, class, caller, expected) in rows {
-        if !server.as_ref().is_some_and(|(m, c, _)| (*m, *c) == (mode, class)) {
+        if server.as_ref().is_none_or(|(m, c, _)| (*m, *c) != (mode, class)) {
             server = Some((mode, class, bench.server(mode, &ports(class), "", &[address])));
         }
         let Some((_, _, proxy)) = &server else { continue };
