@@ -679,10 +679,13 @@ fn copy_if_safe(request: &Request<Body>) -> Option<Request<Body>> {
     Some(copy)
 }
 
-/// Whether the upstream says that it has done nothing about a request (RFC 9113 section 8.7).
+/// Whether the upstream says that it has done nothing about a request: it refused the stream (RFC 9113 section 8.7), or
+/// went away before it (section 6.8: streams beyond the last that GOAWAY names fail with it, others do not).
 fn is_refused(error: &hyper::Error) -> bool {
-    let h2 = of_stream(error);
-    h2.is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    of_stream(error).is_some_and(|error| {
+        let is_refusal = error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away();
+        error.is_remote() && is_refusal
+    })
 }
 
 fn of_stream(error: &hyper::Error) -> Option<&h2::Error> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::balance::{Named, ask, client, endpoint, endpoints, who};
 use crate::bounds::bounded;
+use crate::frames::{GOAWAY, HEADERS, SETTINGS, frame};
 use crate::lab::{HOST, Lab, Server, at, dial, exchange, read_until};
 
 /// An HTTP/2 application that refuses the first streams of all its connections together, without looking at them.
@@ -62,6 +63,49 @@ fn a_refused_stream_is_repeated_unless_it_might_have_an_effect() {
     let proxy = client(&lab, "protocol: HTTP2", &[endpoint(address, "")]);
     assert!(ask(&proxy, "/", "").starts_with("HTTP/1.1 503"));
     assert!(seen.load(Ordering::SeqCst) <= 6, "{}", seen.load(Ordering::SeqCst));
+}
+
+/// An HTTP/2 application that goes away when its first request comes, and says that it has not seen it.
+fn leaving() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let connections = Arc::<AtomicUsize>::default();
+    let count = connections.clone();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(&frame(SETTINGS, 0, 0, &[]));
+            let mut preface = [0; 24];
+            let mut head = [0; 9];
+            let mut is_asked = stream.read_exact(&mut preface).is_err();
+            while !is_asked && stream.read_exact(&mut head).is_ok() {
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                let _ = stream.read_exact(&mut vec![0; length]);
+                is_asked = head[3] == HEADERS;
+            }
+            let _ = stream.write_all(&frame(GOAWAY, 0, 0, &[0; 8]));
+            // It reads to the end, so that nothing is lost by a reset.
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    (address, connections)
+}
+
+#[test]
+fn a_request_that_came_too_late_for_its_connection_goes_to_another_endpoint() {
+    let lab = Lab::new();
+    let good = Named::new("good");
+    for (method, is_served) in [("GET", true), ("POST", false)] {
+        let (address, connections) = leaving();
+        let both = [endpoint(address, ", weight: 1000000"), endpoint(good.address, ", weight: 1")];
+        let proxy = client(&lab, "protocol: HTTP2", &both);
+        let head =
+            format!("{method} / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx");
+        let head = if is_served { head.replace("content-length: 1\r\n\r\nx", "\r\n") } else { head };
+        let answer = exchange(at(&proxy), head.as_bytes());
+        assert_eq!(who(&answer) == "good", is_served, "{method}: {answer}");
+        assert_eq!(connections.load(Ordering::SeqCst), 1);
+    }
 }
 
 /// An application that reads a request and goes away without an answer.
