@@ -9,8 +9,10 @@ use parking_lot::Mutex;
 use super::ClusterDomain;
 use crate::snapshot::{Destination, DestinationCell, ResolveError, Resolver, Service};
 
-/// The application's resolver waits five seconds; what is left of them is for the resolvers beyond.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The application's resolver waits five seconds. Of the cluster's names the cluster's own server is asked in what is left
+/// of them; of others nobody is, and whoever's endpoints are names may have to wait until they were looked up.
+const PATIENCE_FOR_CLUSTERS: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(4500);
 
 /// Names that the control plane is asked about for the first time, in a second and at once. An application that looks up
 /// ever new names must not make it do more work than that.
@@ -61,9 +63,11 @@ impl RegistryNames {
     /// Looks up a name in lower case, without its final dot.
     pub(super) async fn find(&self, name: &str) -> Known {
         let Some(cluster_domain) = (self.cluster_domain)() else { return Known::Failure };
+        let is_clusters = name.strip_suffix(cluster_domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
+        let patience = if is_clusters { PATIENCE_FOR_CLUSTERS } else { PATIENCE };
         let mut is_uncertain = false;
         for (asked, alias) in self.readings(name) {
-            match self.addresses(asked).await {
+            match self.addresses(asked, patience).await {
                 Ok(Some((addresses, may_have_more))) => {
                     return Known::Addresses { alias: alias.map(str::to_owned), addresses, may_have_more };
                 }
@@ -74,7 +78,6 @@ impl RegistryNames {
                 }
             }
         }
-        let is_clusters = name.strip_suffix(cluster_domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
         // The cluster's own server says of these what the registry would.
         if is_uncertain && !is_clusters { Known::Failure } else { Known::Elsewhere }
     }
@@ -91,10 +94,14 @@ impl RegistryNames {
     }
 
     /// The addresses that the registry has for a name, and whether there may be more; `None` if it has none.
-    async fn addresses(&self, name: &str) -> Result<Option<(Vec<IpAddr>, bool)>, ResolveError> {
+    async fn addresses(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Option<(Vec<IpAddr>, bool)>, ResolveError> {
         let cell = match self.registry.lookup(name) {
             Some(cell) => cell,
-            None => self.ask(name).await?,
+            None => self.ask(name, patience).await?,
         };
         // Not a use: what is only looked up makes room for what is called.
         match &**cell.load() {
@@ -103,13 +110,13 @@ impl RegistryNames {
         }
     }
 
-    async fn ask(&self, name: &str) -> Result<Arc<DestinationCell>, ResolveError> {
+    async fn ask(&self, name: &str, patience: Duration) -> Result<Arc<DestinationCell>, ResolveError> {
         let unreachable =
             |reason: &str| ResolveError::Unreachable { name: name.to_owned(), reason: reason.to_owned() };
         if !self.allowance.lock().take(Instant::now()) {
             return Err(unreachable("too many new names are looked up"));
         }
-        let answer = tokio::time::timeout(PATIENCE, self.registry.resolve(name)).await;
+        let answer = tokio::time::timeout(patience, self.registry.resolve(name)).await;
         answer.unwrap_or_else(|_| Err(unreachable("no answer in time")))
     }
 }
