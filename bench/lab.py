@@ -88,7 +88,7 @@ def status_of(port, *more, path="/api/x"):
 
 
 def wait_for(port, *more):
-    for _ in range(100):
+    for _ in range(600):
         if status_of(port, *more) == "200":
             return
         time.sleep(0.1)
