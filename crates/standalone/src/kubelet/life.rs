@@ -90,7 +90,7 @@ impl Runner {
             }
         };
         tasks.shutdown().await;
-        let _ = self.begun.send_replace(false);
+        self.begun.send_replace(false);
         // Who reads the status and then the log finds the last words there.
         let output = &mut all.current.output;
         let _ = tokio::time::timeout(LAST_WORDS, async { while output.join_next().await.is_some() {} }).await;
