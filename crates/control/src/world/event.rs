@@ -174,6 +174,14 @@ impl World {
         if old.as_deref() == new.as_ref() {
             return;
         }
+        if let (Some(old), Some(new)) = (&old, &new)
+            && differ_in_readiness_alone(old, new)
+        {
+            // Services hear of it from their slices.
+            Arc::make_mut(&mut self.pods).insert(name.clone(), Arc::new(new.clone()));
+            self.touch_entries_selecting(&name.namespace, &old.labels, changes);
+            return;
+        }
         let index = Arc::make_mut(&mut self.pods_by_address);
         for address in old.iter().flat_map(|p| &p.addresses) {
             remove_from(index, address, name);
@@ -331,7 +339,9 @@ impl World {
         for address in self.services.get(name).iter().flat_map(|s| &s.addresses) {
             changes.add(Key::Address(*address));
         }
-        self.touch_aliases(&self.full_name(name), changes);
+        if !self.aliases.is_empty() {
+            self.touch_aliases(&self.full_name(name), changes);
+        }
     }
 
     fn note_exports(&mut self, name: &NamespacedName, new: Option<&Service>) {
@@ -394,6 +404,10 @@ fn steps<'n, T>(
             all.into_iter().collect()
         }
     }
+}
+
+fn differ_in_readiness_alone(old: &Pod, new: &Pod) -> bool {
+    old.ready != new.ready && Pod { ready: old.ready, ..new.clone() } == *old
 }
 
 fn metadata_name(metadata: &maille_config::k8s::meta::ObjectMeta) -> NamespacedName {

@@ -85,11 +85,13 @@ async fn a_secret_reaches_those_alone_whom_a_rule_lets_have_it() {
     lab.apply(naming("web"));
     eventually("awaited", || credential(&web).filter(|found| found.problem.contains("not read yet"))).await;
     let key = |text: &str| {
-        let material = Material { private_key: text.into(), certificate_chain: b"c".to_vec(), ..Material::default() };
+        let material =
+            Material { private_key: text.into(), certificate_chain: b"c".to_vec(), ..Material::default() };
         let source = CredentialSource::parse("shop/api").expect("a name");
         Event::Credential(source, CredentialData::Known(Arc::new(material)))
     };
-    let has = |proxy: &Proxy, text: &str| credential(proxy).filter(|found| found.private_key == text.as_bytes());
+    let has =
+        |proxy: &Proxy, text: &str| credential(proxy).filter(|found| found.private_key == text.as_bytes());
     lab.apply(key("hush-1"));
     eventually("the key", || has(&web, "hush-1")).await;
     lab.apply(key("hush-2"));

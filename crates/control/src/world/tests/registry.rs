@@ -110,6 +110,9 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         (n.clone(), 0..HOSTS.len(), app(), 0..4u8, 0..2u8).prop_map(|(n, h, app, b, s)| {
             Event::DestinationRule(Change::Put(traffic_rule(n, HOSTS[h], app, b, s)))
         }),
+        (n.clone(), 0..4u8, 0..3u8, any::<bool>()).prop_map(|(n, a, app, ready)| {
+            Event::Pod(Change::Put(Pod { ready, ..pod(n, a, app, false) }))
+        }),
         (n.clone(), 0..TARGETS.len()).prop_map(|(n, t)| Event::Service(Change::Put(alias(n, TARGETS[t])))),
         (n.clone(), 0..3u8, app(), 0..3u8).prop_map(|(n, a, app, e)| {
             Event::Service(Change::Put(Service { export_to: exports(e), ..service(n, Some(a), app) }))
