@@ -171,7 +171,8 @@ async fn serve(
                 Some(Order::Drain) => {
                     is_draining = true;
                     begin_drain(agent, workers, sockets);
-                    welcome.set(Some(tokio::time::sleep(options.drain.welcome())).into());
+                    // Nobody has said yet when the end is, and the application may wait for callers of its own.
+                    welcome.set(Some(tokio::time::sleep(options.drain.window)).into());
                 }
                 None => anyhow::bail!("the status server ended"),
             },

@@ -51,8 +51,20 @@ impl Sidecar {
         Self::start_at(lab, addresses, "first")
     }
 
+    /// One that is told more by its environment.
+    fn start_with(lab: &Lab, told: &[(&str, &str)]) -> Self {
+        let mut first = Self::start(lab);
+        let _ = first.process.kill();
+        let _ = first.process.wait();
+        Self::launch(lab, first.addresses.clone(), "first", told)
+    }
+
     /// Beside another one, or after it.
     fn start_at(lab: &Lab, addresses: Vec<SocketAddr>, life: &str) -> Self {
+        Self::launch(lab, addresses, life, &[])
+    }
+
+    fn launch(lab: &Lab, addresses: Vec<SocketAddr>, life: &str, told: &[(&str, &str)]) -> Self {
         let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let process = Command::new(std::env::current_exe().expect("this binary"))
             .args(["--exact", "agent::tests::process::sidecar_process", "--nocapture"])
@@ -65,6 +77,7 @@ impl Sidecar {
             .env("DISCOVERY_ADDRESS", lab.address.to_string())
             .env("MAILLE_LIFE", life)
             .env("TERMINATION_DRAIN_DURATION_SECONDS", "1")
+            .envs(told.iter().copied())
             .stdout(Stdio::null())
             .spawn()
             .expect("started");
@@ -144,6 +157,34 @@ async fn a_sidecar_serves_drains_and_ends_in_order() {
     assert_eq!(get(sidecar.addresses[3], "/healthz/ready").await.0, 503);
     assert!(sidecar.is_accepting(1), "outbound calls still work while draining");
     assert!(sidecar.ended().await, "it ends without an error");
+}
+
+#[tokio::test]
+async fn a_sidecar_told_so_ends_when_nothing_is_open_any_more() {
+    let lab = Lab::new().await;
+    let mut sidecar = Sidecar::start_with(
+        &lab,
+        &[
+            // Far beyond the patience of this test.
+            ("TERMINATION_DRAIN_DURATION_SECONDS", "600"),
+            ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true"),
+            ("MINIMUM_DRAIN_DURATION", "10ms"),
+        ],
+    );
+    sidecar.ready().await;
+    sidecar.signal(Signal::TERM);
+    assert!(sidecar.ended().await, "nothing is open");
+}
+
+#[tokio::test]
+async fn a_sidecar_that_has_drained_already_ends_at_once() {
+    let lab = Lab::new().await;
+    let mut sidecar = Sidecar::start_with(&lab, &[("TERMINATION_DRAIN_DURATION_SECONDS", "600")]);
+    sidecar.ready().await;
+    assert_eq!(request(sidecar.addresses[2], "POST", "/drain", "localhost").await.0, 200);
+    eventually("it is not ready any more", || sidecar.life().is_none()).await;
+    sidecar.signal(Signal::TERM);
+    assert!(sidecar.ended().await, "its application has ended");
 }
 
 #[tokio::test]
