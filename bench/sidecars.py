@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import ssl
 import socket
 import statistics
@@ -145,6 +146,8 @@ def main():
     arguments = parser.parse_args()
     binary = os.environ.get("MAILLE_BIN") or shutil.which("maille") or sys.exit("MAILLE_BIN names no binary")
     processes = Processes()
+    # Ended by somebody, it still ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="maille-bench-") as name:
         folder = pathlib.Path(name)
     
