@@ -53,7 +53,10 @@ fn drain(at: SocketAddr) -> anyhow::Result<()> {
 fn ask(at: SocketAddr, request: &str) -> anyhow::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&at, ANSWER).with_context(|| at.to_string())?;
     stream.set_read_timeout(Some(ANSWER))?;
-    write!(stream, "{request} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "{request} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.take(4 << 10).read_to_string(&mut answer)?;
     let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
