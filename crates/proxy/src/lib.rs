@@ -41,8 +41,8 @@ mod workers;
 
 mod tunnel;
 pub use agent::{
-    AppMetrics, DrainOptions, ListenAddresses, LogControl, OptionError, Probe, ProxyOptions, begin_drain, run,
-    wait_until_ready,
+    AppMetrics, DrainOptions, ListenAddresses, LogControl, OptionError, Probe, ProxyOptions, begin_drain,
+    run, wait_until_ready,
 };
 pub use fixed::{FileError, StaticProxy, run_static};
 pub use workers::{StartError, Workers, start_workers};
