@@ -35,11 +35,11 @@ mod sniff;
 mod stream;
 mod takeover;
 mod tcp;
+mod tunnel;
 mod upkeep;
 mod worker;
 mod workers;
 
-mod tunnel;
 pub use agent::{
     AppMetrics, DrainOptions, ListenAddresses, LogControl, OptionError, Probe, ProxyOptions, begin_drain,
     run, wait_until_ready,
