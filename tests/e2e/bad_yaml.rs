@@ -145,7 +145,7 @@ pub(crate) fn through_kubectl(mesh: &Mesh) -> Result<()> {
         ensure!(ran.code != 0, "kubectl applied {what}");
         ensure!(ran.stderr.contains(field), "{what}: kubectl does not name {field}: {}", ran.stderr);
     }
-    let later = "apiVersion: networking.istio.io/v1beta1\nkind: Sidecar\nmetadata: {name: later, namespace: default}\nspec: {egress: [{hosts: ['./*']}]}\n";
+    let later = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: later, namespace: default}\nspec: {}\n";
     let ran = mesh.kubectl_ran(&["apply", "-f", "-"], Some(later))?;
     ensure!(
         ran.code != 0 && ran.stderr.contains("not enforced"),

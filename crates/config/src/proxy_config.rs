@@ -36,6 +36,8 @@ pub struct ProxyConfig {
     pub exit_on_zero_active_connections: Option<bool>,
     /// `proxyMetadata.MINIMUM_DRAIN_DURATION`: with the former, how long it stays in any case; default 5 s.
     pub minimum_drain_duration: Option<Duration>,
+    /// `proxyMetadata.SECRET_TTL`: the life that the proxy asks for its certificates (reference mtls 5.6); default 24 h.
+    pub secret_ttl: Option<Duration>,
 }
 
 impl ProxyConfig {
@@ -55,6 +57,7 @@ impl ProxyConfig {
                 .exit_on_zero_active_connections
                 .or(mesh.exit_on_zero_active_connections),
             minimum_drain_duration: self.minimum_drain_duration.or(mesh.minimum_drain_duration),
+            secret_ttl: self.secret_ttl.or(mesh.secret_ttl),
         }
     }
 }

@@ -128,6 +128,7 @@ fn config_env(config: &ProxyConfig) -> Vec<EnvVar> {
     // Zero is the default: as many as there are processors.
     let workers = config.concurrency.filter(|count| *count > 0).map(|count| count.to_string());
     let minimum = config.minimum_drain_duration.map(|duration| format!("{}ms", duration.as_millis()));
+    let lifetime = config.secret_ttl.map(|duration| format!("{}s", whole(duration)));
     // As Istio writes it; read by whoever starts the containers.
     let hold = config.hold_application_until_proxy_starts;
     let hold = hold.map(|hold| json!({"holdApplicationUntilProxyStarts": hold}).to_string());
@@ -138,6 +139,7 @@ fn config_env(config: &ProxyConfig) -> Vec<EnvVar> {
         ("TERMINATION_DRAIN_DURATION_SECONDS", seconds(config.termination_drain_duration)),
         ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", switch(config.exit_on_zero_active_connections)),
         ("MINIMUM_DRAIN_DURATION", minimum),
+        ("SECRET_TTL", lifetime),
         ("ISTIO_META_DNS_CAPTURE", switch(config.dns_capture)),
     ];
     all.into_iter().filter_map(|(name, text)| Some(value(name, &text?))).collect()

@@ -29,6 +29,7 @@ const METADATA: &[&str] = &[
     "ISTIO_META_DNS_AUTO_ALLOCATE",
     "EXIT_ON_ZERO_ACTIVE_CONNECTIONS",
     "MINIMUM_DRAIN_DURATION",
+    "SECRET_TTL",
 ];
 
 /// Fields that mean something to Istio only, with the values (JSON) that describe this mesh too; `{}`, `[]` and `""` go
@@ -105,6 +106,7 @@ pub(super) fn read(config: &View<'_>, errors: &mut Vec<FieldError>) -> ProxyConf
             errors,
         ),
         minimum_drain_duration: duration(&metadata.get_exactly("MINIMUM_DRAIN_DURATION"), false, errors),
+        secret_ttl: duration(&metadata.get_exactly("SECRET_TTL"), true, errors),
     }
 }
 

@@ -16,6 +16,7 @@ proxyMetadata:
   ISTIO_META_DNS_AUTO_ALLOCATE: \"1\"
   EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"True\"
   MINIMUM_DRAIN_DURATION: 2s
+  SECRET_TTL: 1h30m0s
 ";
     let expected = ProxyConfig {
         hold_application_until_proxy_starts: Some(true),
@@ -26,6 +27,7 @@ proxyMetadata:
         dns_auto_allocate: Some(true),
         exit_on_zero_active_connections: Some(true),
         minimum_drain_duration: Some(Duration::from_secs(2)),
+        secret_ttl: Some(Duration::from_secs(5400)),
     };
     assert_eq!(read(text), expected);
     // As people write it in one line.

@@ -215,7 +215,7 @@ fn an_application_is_held_by_a_hook_and_the_proxy_is_told_how_to_end() {
     let mut pod = submitted();
     pod["metadata"]["annotations"]["proxy.istio.io/config"] = json!(
         "{holdApplicationUntilProxyStarts: true, drainDuration: 20s, terminationDrainDuration: 7s, proxyMetadata: \
-         {EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"true\", MINIMUM_DRAIN_DURATION: 3s, ISTIO_META_DNS_CAPTURE: \"true\"}}"
+         {EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"true\", MINIMUM_DRAIN_DURATION: 3s, SECRET_TTL: 1m, ISTIO_META_DNS_CAPTURE: \"true\"}}"
     );
     let pod = injected(pod);
     let proxy = &pod["spec"]["containers"][0];
@@ -231,6 +231,7 @@ fn an_application_is_held_by_a_hook_and_the_proxy_is_told_how_to_end() {
         ("TERMINATION_DRAIN_DURATION_SECONDS", "7"),
         ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true"),
         ("MINIMUM_DRAIN_DURATION", "3000ms"),
+        ("SECRET_TTL", "60s"),
         ("ISTIO_META_DNS_CAPTURE", "true"),
     ] {
         assert_eq!(of(name).as_deref(), Some(value), "{name}");
