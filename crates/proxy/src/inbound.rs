@@ -280,7 +280,8 @@ impl Arrival<'_> {
         let snapshot = self.worker.snapshot();
         let policy = snapshot.policy.on_connection(&facts.attributes());
         let entry = self.worker.open.enter(Open::new(facts, carries, policy));
-        match entry.open.refused_mode(&snapshot) {
+        let unproven = || entry.open.unproven(&self.worker.shared.tls);
+        match entry.open.refused_mode(&snapshot).or_else(unproven) {
             None => Some(entry),
             Some(refused) => {
                 self.refuse(refused);

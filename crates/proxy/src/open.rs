@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use maille_core::{Identity, MtlsMode};
 use maille_policy::{ConnectionAttributes, ConnectionPolicy};
 use maille_telemetry::{RefusalKind, Way};
-use maille_tls::TlsContext;
+use maille_tls::{Current, Refusal, TlsContext};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::authorizer::{self, AskedFor};
@@ -79,6 +79,21 @@ impl Proof {
     fn expires(&self) -> SystemTime {
         self.stands_on.borrow().expires
     }
+
+    /// Verifies the certificate shown last by the trust of now, once for each change of it.
+    fn recheck(&self, current: &Current) -> Result<(), Refusal> {
+        let mut shown = self.stands_on.borrow_mut();
+        if shown.generation < current.generation() {
+            current.recheck_client(&shown.chain, UnixTime::now())?;
+            shown.generation = current.generation();
+        }
+        Ok(())
+    }
+}
+
+fn expired() -> Refused {
+    let reason = "the peer's certificate has expired; it must connect again with a renewed one";
+    Refused::new(RefusalKind::CertificateExpired, reason.to_owned())
 }
 
 impl Facts {
@@ -135,6 +150,8 @@ pub(crate) struct Open {
     policy: RefCell<ConnectionPolicy>,
     /// Whom a CUSTOM rule wanted asked last; only of streams.
     asked: RefCell<Option<Asked>>,
+    /// Why nothing new may come on it, although what is under way may finish.
+    barred: RefCell<Option<Rc<Refused>>>,
     fate: RefCell<Fate>,
     waker: RefCell<Option<Waker>>,
 }
@@ -150,6 +167,7 @@ impl Open {
             carries,
             policy: RefCell::new(policy),
             asked: RefCell::new(asked),
+            barred: RefCell::default(),
             fate: RefCell::default(),
             waker: RefCell::default(),
         }
@@ -169,13 +187,36 @@ impl Open {
             Carries::Upgraded(upgraded) => upgraded.review(worker, snapshot),
             Carries::Tcp | Carries::Http | Carries::Streams => None,
         };
-        match self.refused_mode(snapshot).or_else(no_good).or_else(|| self.refusal()) {
+        if let Some(refused) = self.refused_mode(snapshot).or_else(no_good) {
+            self.bar(refused);
+            return None;
+        }
+        // Each request is judged by the policy itself, so nothing has to be barred.
+        match self.refusal() {
             Some(refused) => {
                 self.end(refused);
                 None
             }
             None => self.ask(snapshot),
         }
+    }
+
+    /// Why nothing new may come on the connection, if nothing may: it is ending, and a peer decides for itself when it
+    /// takes notice of that.
+    pub(crate) fn barred(&self) -> Option<Rc<Refused>> {
+        self.barred.borrow().clone()
+    }
+
+    /// Why the peer's identity does not hold any more, if it does not: its certificate has expired, or the roots have
+    /// changed since it was verified. The handshake may have taken long, or been a while ago.
+    pub(crate) fn unproven(&self, tls: &TlsContext) -> Option<Refused> {
+        let proof = self.facts.proof.as_ref()?;
+        if proof.expires() <= SystemTime::now() {
+            return Some(expired());
+        }
+        let current = tls.current();
+        let refusal = proof.recheck(&current).err()?;
+        Some(Refused::new(RefusalKind::CertificateExpired, refusal.to_string()))
     }
 
     /// Whom a CUSTOM rule wants asked about a stream, unless they have been with the same rule and settings.
@@ -253,6 +294,12 @@ impl Open {
                 Refused::unless_allowed(&policy, Some(attributes), &policy.decide_http(attributes))
             }),
         }
+    }
+
+    /// Ends the connection because of what holds for everything on it.
+    fn bar(&self, refused: Refused) {
+        self.barred.replace(Some(Rc::new(refused.clone())));
+        self.end(refused);
     }
 
     /// Ends the connection as its kind demands.
@@ -348,8 +395,7 @@ impl OpenConnections {
         let all = self.all.borrow();
         for open in all.values().filter(|open| matches!(*open.fate.borrow(), Fate::Lives)) {
             if open.facts.proof.as_ref().is_some_and(|proof| proof.expires() <= now) {
-                let reason = "the peer's certificate has expired; it must connect again with a renewed one";
-                open.end(Refused::new(RefusalKind::CertificateExpired, reason.to_owned()));
+                open.bar(expired());
             } else if let Carries::Upgraded(upgraded) = &open.carries
                 && let Some(refused) = upgraded.expiry(now)
             {
@@ -367,11 +413,8 @@ impl OpenConnections {
         let all = self.all.borrow();
         for open in all.values() {
             let Some(proof) = &open.facts.proof else { continue };
-            let shown = proof.stands_on.borrow();
-            if shown.generation < current.generation()
-                && let Err(refusal) = current.recheck_client(&shown.chain, UnixTime::now())
-            {
-                open.end(Refused::new(RefusalKind::CertificateExpired, refusal.to_string()));
+            if let Err(refusal) = proof.recheck(&current) {
+                open.bar(Refused::new(RefusalKind::CertificateExpired, refusal.to_string()));
             }
         }
     }

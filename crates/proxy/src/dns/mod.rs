@@ -100,8 +100,11 @@ fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        // A new process takes over while the old one finishes.
-        socket.set_reuse_address(true)?;
+        // A new process takes over while the old one finishes. Ports are shared within one user only; addresses of
+        // datagrams, which no connection's end lingers on, would be shared with anybody, who then gets them.
+        if kind == Type::STREAM {
+            socket.set_reuse_address(true)?;
+        }
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;

@@ -274,6 +274,12 @@ impl Handler for InboundHttp {
         let (started, head_bytes) = (Instant::now(), head::head_bytes(request.headers()));
         let checked = head::check(&mut request, self.worker.path_normalization());
         let mut exchange = Exchange::new(self.clone(), Some(self.edge()), &request, started, head_bytes);
+        // A peer that takes no notice of GOAWAY gains nothing by that.
+        if let Some(barred) = self.open.barred() {
+            let stopped =
+                Stopped::new(&exchange, StatusCode::SERVICE_UNAVAILABLE, "", Refused::clone(&barred));
+            return stop(*stopped, exchange);
+        }
         let admitted = match checked {
             Ok(upgrade) => self.admit(request, upgrade.is_some(), &mut exchange).await,
             Err(malformed) => Err(Stopped::malformed(&exchange, malformed)),

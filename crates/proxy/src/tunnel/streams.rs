@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use h2::server;
+use h2::{Reason, server};
 use http::{Method, Response, StatusCode};
 use tokio::time::timeout;
 
@@ -58,6 +58,10 @@ pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, e
             })
         });
         match next.await {
+            // A peer that takes no notice of GOAWAY gains nothing by that.
+            Next::Stream((_, mut respond)) if open.barred().is_some() => {
+                respond.send_reset(Reason::REFUSED_STREAM)
+            }
             Next::Stream((request, mut respond)) => {
                 let mut response = Response::new(());
                 if is_renewal(request.method()) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use maille_testkit::TestAuthority;
 
+use crate::frames;
 use crate::lab::{
     ALLOW_WEB, HOST, Lab, Server, at, dial, http_backend, is_closed_soon, line_backend, read_until,
 };
@@ -157,4 +158,31 @@ fn bad_facts_leave_the_old_ones_in_force() {
     assert!(error.contains("surprise"), "{error}");
     let web = lab.client("web", at(&server), "HTTP", "ISTIO_MUTUAL");
     assert!(crate::lab::get(at(&web), "/").starts_with("HTTP/1.1 200"));
+}
+
+/// HTTP/2 ends a connection by asking its peer to leave. One that does not hear of that gets nothing more.
+#[test]
+fn a_peer_that_ignores_goaway_gets_nothing_more() {
+    let lab = Lab::new();
+    let mut facts =
+        Server { backend: http_backend(), mode: "PERMISSIVE", policy: None, ..Default::default() };
+    let server = lab.server(&facts);
+    let mut naked = frames::Client::connect(at(&server), &[]);
+    let ask = |naked: &mut frames::Client, stream: u32| {
+        let fields = frames::request("GET", "/x");
+        naked.send(&frames::frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, stream, &fields))
+    };
+    // RFC 7541 appendix A: the eighth entry is `:status: 200`.
+    let is_good = |answer: &frames::Frame| answer.payload.first() == Some(&0x88);
+    ask(&mut naked, 1);
+    let answer = naked.until(|frame| frame.kind == frames::HEADERS).expect("an answer");
+    assert!(is_good(&answer), "{answer:?}");
+    facts.mode = "STRICT";
+    lab.server_file(&facts);
+    server.reload().expect("good facts");
+    naked.until(|frame| frame.kind == frames::GOAWAY).expect("it is asked to leave");
+    // Its PING is left without an answer, so the connection stays open for streams.
+    ask(&mut naked, 3);
+    let answer = naked.until(|frame| frame.kind == frames::HEADERS && frame.stream == 3);
+    assert!(!answer.as_ref().is_some_and(is_good), "served in plaintext under STRICT: {answer:?}");
 }
