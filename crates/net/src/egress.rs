@@ -24,13 +24,15 @@ const NEVER: [Ipv4Net; 4] = [
 ];
 
 /// The same in IPv6: unspecified and loopback with all of `::/96`, IPv4's addresses in other clothes, link-local,
-/// site-local, multicast; and benchmarks' (RFC 5180), from which ServiceEntries get addresses (reference mtls SE-15).
-const NEVER6: [Ipv6Net; 6] = [
+/// site-local, multicast; translators' local prefixes (RFC 8215), whose IPv4 address may be anywhere in them; and
+/// benchmarks' (RFC 5180), from which ServiceEntries get addresses (reference mtls SE-15).
+const NEVER6: [Ipv6Net; 7] = [
     Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 96),
     Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96),
     Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
     Ipv6Net::new_assert(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
     Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+    Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
     Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0), 48),
 ];
 
@@ -166,6 +168,8 @@ mod tests {
             "fd00:ec2::254",
             "2001:2::7",
             "64:ff9b::169.254.169.254",
+            "64:ff9b:1::169.254.169.254",
+            "64:ff9b:1:ffff::1",
             "2002:a9fe:a9fe::1",
         ] {
             assert!(!is_outside(inside.parse().unwrap(), &own), "{inside}");
