@@ -278,3 +278,17 @@ async fn before_the_first_facts_nothing_is_known() {
     lab.has_facts.store(true, Ordering::Relaxed);
     assert_eq!(lab.ask("www.example.com.", RecordType::A).await, elsewhere());
 }
+
+/// On Linux, `SO_REUSEADDR` on both sides lets any user bind a port of datagrams again, and get them.
+#[tokio::test]
+async fn nobody_else_can_bind_the_port_of_datagrams_again() {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let lab = Lab::new().await;
+    let thief = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).expect("a socket");
+    thief.set_reuse_address(true).expect("set");
+    let stolen = thief.bind(&lab.at.into()).map_err(|error| error.kind());
+    assert_eq!(stolen, Err(std::io::ErrorKind::AddrInUse));
+
+    let next = super::bind(lab.at).expect("the own next process shares the port");
+    assert_eq!(next.0.local_addr().expect("bound"), lab.at);
+}
