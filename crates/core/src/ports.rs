@@ -21,6 +21,14 @@ pub const DNS: u16 = 15053;
 /// Proxy metrics.
 pub const METRICS: u16 = 15090;
 
+/// Whether a port is one of those on which a sidecar listens for itself, or that is reserved for it
+/// (reference cli-and-telemetry 3.4): no port of an application.
+pub const fn is_sidecars(port: u16) -> bool {
+    /// Istio's control-plane debug port of the agent; nothing listens there, but it is reserved.
+    const DEBUG: u16 = 15004;
+    matches!(port, ADMIN | OUTBOUND | DEBUG | INBOUND | HBONE | STATUS | READINESS | DNS | METRICS)
+}
+
 /// User and group of the sidecar; its traffic is never captured.
 pub const PROXY_UID: u32 = 1337;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use maille_core::Identity;
-use maille_core::ports::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
+use maille_core::ports::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6, is_sidecars};
 use maille_telemetry::{RefusalKind, ResponseFlags, TlsReason};
 use maille_tls::{ClientAlpn, HandshakeError, OriginRequest};
 use rustls::pki_types::ServerName;
@@ -316,6 +316,9 @@ async fn open(to: &Upstream, from: Option<IpAddr>) -> io::Result<TcpStream> {
         // Once connected, the calls are the same for any stream socket, and so is the type.
         return TcpStream::from_std(OwnedFd::from(stream).into());
     }
+    if to.security != Security::Deliver {
+        refuse_own_port(address)?;
+    }
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(from) = from {
         socket.bind(SocketAddr::new(from, 0))?;
@@ -351,6 +354,21 @@ fn refuse_own(path: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// The same for ports: a ServiceEntry may name any address, and so may a name server, or an application that dials one.
+/// Towards its admin port, the proxy would be taken for the operator.
+fn refuse_own_port(address: SocketAddr) -> io::Result<()> {
+    let ip = address.ip().to_canonical();
+    let is_here = ip.is_loopback() || ip.is_unspecified() || ip == INBOUND_SOURCE_V6;
+    if is_here && is_sidecars(address.port()) {
+        let why = format!(
+            "port {} of this host is the proxy's own; an endpoint on the loopback must be of a port of the application",
+            address.port()
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
 /// As root, everything is; that is no sidecar's user.
 fn is_own(own: u32, owner: u32) -> bool {
     own != 0 && own == owner
@@ -378,5 +396,31 @@ mod tests {
             assert_eq!(is_own(own, owner), is_refused, "{own} {owner}");
         }
         assert_eq!(refuse_own("/nowhere/at/all").map_err(|e| e.kind()), Err(io::ErrorKind::NotFound));
+    }
+
+    fn outbound(address: &str, security: Security) -> Upstream {
+        Upstream::at(address.parse().expect("an address"), security)
+    }
+
+    /// Whatever listens there, also the admin port of another test's agent, nothing is dialled.
+    #[tokio::test]
+    async fn the_proxys_own_ports_are_no_endpoints_however_the_loopback_is_written() {
+        for address in [
+            "127.0.0.1:15000",
+            "127.9.9.9:15020",
+            "0.0.0.0:15000",
+            "[::1]:15000",
+            "[::]:15090",
+            "[::6]:15020",
+            "[::ffff:127.0.0.1]:15000",
+            "[::ffff:0.0.0.0]:15000",
+        ] {
+            let error = open(&outbound(address, Security::Plain), None).await.map(drop).expect_err(address);
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{address}: {error}");
+            assert!(error.to_string().contains("is the proxy's own"), "{address}: {error}");
+        }
+        for allowed in ["127.0.0.1:8080", "[::1]:9090", "10.0.0.1:15000", "192.0.2.1:15020"] {
+            assert!(refuse_own_port(allowed.parse().expect("an address")).is_ok(), "{allowed}");
+        }
     }
 }

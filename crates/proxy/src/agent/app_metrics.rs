@@ -62,7 +62,7 @@ impl AppMetrics {
         let mut targets = Vec::with_capacity(wanted.len());
         for (port, path) in wanted {
             let number: u16 = port.parse().map_err(|_| format!("'{port}' is no port"))?;
-            if is_own(number) {
+            if ports::is_sidecars(number) {
                 return Err(format!("port {number} is the proxy's own"));
             }
             let path = if path.is_empty() { "/metrics".to_owned() } else { path };
@@ -103,24 +103,6 @@ fn is_page(body: &[u8]) -> bool {
     body.len() < MAX_PAGE
         && std::str::from_utf8(body).is_ok()
         && body.split(|byte| *byte == b'\n').all(|line| line.trim_ascii().first().is_none_or(starts_line))
-}
-
-/// Ports that are never scraped as an application's (reference cli-and-telemetry 3.4).
-fn is_own(port: u16) -> bool {
-    /// Istio's control-plane debug port of the agent; nothing listens there, but it is reserved.
-    const DEBUG: u16 = 15004;
-    [
-        ports::ADMIN,
-        ports::OUTBOUND,
-        DEBUG,
-        ports::INBOUND,
-        ports::HBONE,
-        ports::STATUS,
-        ports::READINESS,
-        ports::DNS,
-        ports::METRICS,
-    ]
-    .contains(&port)
 }
 
 #[cfg(test)]
