@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -311,10 +310,10 @@ fn ordered_handshake(
 async fn open(to: &Upstream, from: Option<IpAddr>) -> io::Result<TcpStream> {
     let address = to.address;
     if let Some(path) = &to.socket {
-        refuse_own(path)?;
-        let stream = UnixStream::connect(&**path).await?.into_std()?;
+        let stream = UnixStream::connect(&**path).await?;
+        refuse_own(path, stream.peer_cred()?.uid())?;
         // Once connected, the calls are the same for any stream socket, and so is the type.
-        return TcpStream::from_std(OwnedFd::from(stream).into());
+        return TcpStream::from_std(OwnedFd::from(stream.into_std()?).into());
     }
     if to.security != Security::Deliver {
         refuse_own_port(address)?;
@@ -342,11 +341,10 @@ async fn open(to: &Upstream, from: Option<IpAddr>) -> io::Result<TcpStream> {
 }
 
 /// Keeps the application from talking as the proxy to what listens for nobody but the proxy, such as its successor: a
-/// ServiceEntry may name any path.
-fn refuse_own(path: &str) -> io::Result<()> {
-    let own = rustix::process::geteuid();
-    let owner = std::fs::metadata(path)?.uid();
-    if is_own(own.as_raw(), owner) {
+/// ServiceEntry may name any path. `listener` is the user of the process that listens, as the connection has it: what is at
+/// the path may have been exchanged meanwhile.
+fn refuse_own(path: &str, listener: u32) -> io::Result<()> {
+    if is_own(rustix::process::geteuid().as_raw(), listener) {
         let why =
             format!("{path} belongs to the proxy's own user; a socket of an application is another user's");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
@@ -395,7 +393,10 @@ mod tests {
         {
             assert_eq!(is_own(own, owner), is_refused, "{own} {owner}");
         }
-        assert_eq!(refuse_own("/nowhere/at/all").map_err(|e| e.kind()), Err(io::ErrorKind::NotFound));
+        let own = rustix::process::geteuid().as_raw();
+        let denied = if own == 0 { Ok(()) } else { Err(io::ErrorKind::PermissionDenied) };
+        assert_eq!(refuse_own("/run/a.sock", own).map_err(|e| e.kind()), denied);
+        assert!(refuse_own("/run/a.sock", own.wrapping_add(1)).is_ok());
     }
 
     fn outbound(address: &str, security: Security) -> Upstream {
