@@ -44,8 +44,8 @@ impl Injection {
             Decision::Skip(_) => Ok(pod),
             Decision::Inject { .. } => {
                 let settings = InjectSettings { proxy_config: default_config(mesh), ..self.settings.clone() };
-                let injected =
-                    maille_inject::inject(typed, namespace, &settings).map_err(|e| e.to_string())?;
+                let injected = maille_inject::inject(typed, namespace, &settings, &hook_key())
+                    .map_err(|e| e.to_string())?;
                 let mut value = serde_json::to_value(&injected).map_err(|e| e.to_string())?;
                 let map = json::map_of(&mut value);
                 map.insert("apiVersion".into(), "v1".into());
@@ -56,6 +56,11 @@ impl Injection {
     }
 }
 
+/// A path that only those can ask for who may read the Pod, such as its kubelet.
+fn hook_key() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
 /// What the mesh configuration says of proxies; nothing, where it cannot be read (it was checked when it was written).
 fn default_config(mesh: &Value) -> ProxyConfig {
     let text = json::at(mesh, &["data", CONFIG_KEY]).and_then(Value::as_str).unwrap_or_default();
@@ -64,4 +69,42 @@ fn default_config(mesh: &Value) -> ProxyConfig {
 
 fn decode(pod: &Value) -> Result<Pod, String> {
     serde_json::from_value(pod.clone()).map_err(|e| format!("the pod cannot be read: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use maille_core::TrustDomain;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn hooks_of_each_pod_have_a_path_of_their_own_that_its_agent_knows() {
+        let domain = TrustDomain::parse("cluster.local").expect("valid");
+        let injection = Injection::new(InjectSettings::new("i", "/maille", domain));
+        let path_of_hook = || {
+            let pod = json!({
+                "metadata": {"name": "cart"},
+                "spec": {"containers": [{
+                    "name": "app", "image": "app",
+                    "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": 8080}}},
+                }]},
+            });
+            let labels = json!({"istio-injection": "enabled"});
+            let pod = injection.inject(&Value::Null, &labels, "shop", pod).expect("injected");
+            let containers = json::items(&pod, &["spec", "containers"]);
+            let named = |name: &str| containers.iter().find(|c| c["name"] == name).expect(name);
+            let path = named("app")["lifecycle"]["preStop"]["httpGet"]["path"].as_str().expect("a path");
+            let env = named("istio-proxy")["env"].as_array().expect("an environment");
+            let originals = env.iter().find(|e| e["name"] == "ISTIO_KUBE_APP_PROBERS").expect("originals");
+            let originals: Value =
+                serde_json::from_str(originals["value"].as_str().expect("text")).expect("JSON");
+            assert_eq!(originals[path]["httpGet"]["path"], "/drain", "{path}: {originals}");
+            path.to_owned()
+        };
+        let (one, other) = (path_of_hook(), path_of_hook());
+        assert_ne!(one, other);
+        let key = one.strip_prefix("/app-lifecycle/").and_then(|rest| rest.strip_suffix("/app/prestopz"));
+        assert!(key.is_some_and(|key| key.len() == 32), "{one}");
+    }
 }

@@ -60,8 +60,17 @@ impl InjectSettings {
 
 /// The Pod with a sidecar. `namespace` is the Pod's, which its metadata need not name yet.
 ///
+/// `hook_key` becomes part of the paths under which the agent carries out the application's lifecycle hooks: letters and
+/// digits that nobody can guess, others for each Pod. Whoever reaches the Pod could run its hooks otherwise; who may read
+/// the Pod knows it.
+///
 /// A Pod that carries a sidecar already is refused, since [`crate::forbid_reserved`] is part of this.
-pub fn inject(mut pod: Pod, namespace: &str, settings: &InjectSettings) -> Result<Pod, InjectError> {
+pub fn inject(
+    mut pod: Pod,
+    namespace: &str,
+    settings: &InjectSettings,
+    hook_key: &str,
+) -> Result<Pod, InjectError> {
     crate::forbid_reserved(&pod)?;
     let wishes = Wishes::parse(&pod, settings)?;
     let Some(mut spec) = pod.spec.take() else { return Ok(pod) };
@@ -69,7 +78,7 @@ pub fn inject(mut pod: Pod, namespace: &str, settings: &InjectSettings) -> Resul
 
     let mut env = Vec::new();
     if wishes.status && wishes.rewrite_probes {
-        let originals = probes::rewrite(&mut spec);
+        let originals = probes::rewrite(&mut spec, hook_key);
         if !originals.is_empty() {
             env.push(sidecar::value("ISTIO_KUBE_APP_PROBERS", &json!(originals).to_string()));
         }

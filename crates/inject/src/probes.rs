@@ -13,18 +13,21 @@ use serde_json::{Map, Value, json};
 /// Request path on the status port to the original probe, as `ISTIO_KUBE_APP_PROBERS` has it.
 pub(crate) type Originals = BTreeMap<String, Value>;
 
-/// Rewrites the probes of the application's containers; what they were is the result.
-pub(crate) fn rewrite(spec: &mut PodSpec) -> Originals {
+/// Rewrites the probes and hooks of the application's containers; what they were is the result.
+///
+/// Paths of probes are Istio's. Those of hooks have `hook_key` in them besides: a probe asks, but a hook makes the
+/// application stop, and the status port answers all of the network.
+pub(crate) fn rewrite(spec: &mut PodSpec, hook_key: &str) -> Originals {
     let mut originals = Originals::new();
     let restarted = |container: &&mut Container| container.restart_policy.as_deref() == Some("Always");
     let long_lived = spec.init_containers.iter_mut().flatten().filter(restarted);
     for container in spec.containers.iter_mut().chain(long_lived) {
-        rewrite_container(container, &mut originals);
+        rewrite_container(container, hook_key, &mut originals);
     }
     originals
 }
 
-fn rewrite_container(container: &mut Container, originals: &mut Originals) {
+fn rewrite_container(container: &mut Container, hook_key: &str, originals: &mut Originals) {
     let named: BTreeMap<String, i32> = container
         .ports
         .iter()
@@ -47,7 +50,7 @@ fn rewrite_container(container: &mut Container, originals: &mut Originals) {
     let Some(lifecycle) = &mut container.lifecycle else { return };
     for (name, hook) in [("prestopz", &mut lifecycle.pre_stop), ("poststartz", &mut lifecycle.post_start)] {
         if let Some(hook) = hook {
-            let path = format!("/app-lifecycle/{}/{name}", container.name);
+            let path = format!("/app-lifecycle/{hook_key}/{}/{name}", container.name);
             if let Some(original) = rewrite_hook(hook, &path, &named) {
                 originals.insert(path, original);
             }

@@ -83,7 +83,7 @@ fn values(workload: &Workload<'_>, subject: &Resource, report: &mut Report) {
     let settings = InjectSettings::new("maille", "maille", trust_domain);
     for _ in 0..count {
         let Err(InjectError::Annotation { annotation, value, reason }) =
-            inject(pod.clone(), &workload.namespace, &settings)
+            inject(pod.clone(), &workload.namespace, &settings, "")
         else {
             break;
         };

@@ -43,7 +43,7 @@ fn submitted() -> Value {
 
 fn injected(pod: Value) -> Value {
     let pod = serde_json::from_value(pod).expect("a pod");
-    serde_json::to_value(inject(pod, "shop", &settings()).expect("injected")).expect("JSON")
+    serde_json::to_value(inject(pod, "shop", &settings(), "k3y").expect("injected")).expect("JSON")
 }
 
 /// `MAILLE_BLESS=1` writes the file anew.
@@ -84,7 +84,7 @@ fn probes_go_to_the_status_port_and_the_originals_to_the_agent() {
     assert_eq!(app["livenessProbe"]["tcpSocket"], Value::Null);
     assert_eq!(app["startupProbe"]["httpGet"]["path"], "/app-health/app/startupz");
     assert_eq!(app["startupProbe"]["failureThreshold"], 30);
-    assert_eq!(app["lifecycle"]["preStop"]["httpGet"]["path"], "/app-lifecycle/app/prestopz");
+    assert_eq!(app["lifecycle"]["preStop"]["httpGet"]["path"], "/app-lifecycle/k3y/app/prestopz");
     let helper = &pod["spec"]["containers"][2];
     assert_eq!(helper["readinessProbe"], json!({"exec": {"command": ["true"]}}));
     assert_eq!(helper["livenessProbe"]["httpGet"]["path"], "/x");
@@ -99,7 +99,7 @@ fn probes_go_to_the_status_port_and_the_originals_to_the_agent() {
             "/app-health/app/readyz": {"httpGet": {"path": "/ready", "port": 8080, "scheme": "HTTPS",
                 "httpHeaders": [{"name": "Host", "value": "cart"}]}, "timeoutSeconds": 2},
             "/app-health/app/startupz": {"grpc": {"port": 9000, "service": "cart"}},
-            "/app-lifecycle/app/prestopz": {"httpGet": {"path": "/drain", "port": 8080}},
+            "/app-lifecycle/k3y/app/prestopz": {"httpGet": {"path": "/drain", "port": 8080}},
         })
     );
 }
@@ -153,7 +153,7 @@ fn without_interception_there_is_no_init_container() {
 #[test]
 fn a_pod_with_a_sidecar_is_refused() {
     let again = serde_json::from_value(injected(submitted())).expect("a pod");
-    assert!(matches!(inject(again, "shop", &settings()), Err(InjectError::ReservedName { .. })));
+    assert!(matches!(inject(again, "shop", &settings(), "k3y"), Err(InjectError::ReservedName { .. })));
 }
 
 /// Reference cli-and-telemetry 3.4: without a word of the application, the sidecar's own metrics are to be read.

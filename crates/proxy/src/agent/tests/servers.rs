@@ -49,7 +49,7 @@ async fn probes_and_metrics_of_the_application_go_through_the_status_port() {
              "/app-health/cart/startupz":{{"httpGet":{{"path":"moved","port":{port}}}}},
              "/app-health/cart/livez":{{"httpGet":{{"path":"/broken","port":{port}}}}},
              "/app-health/cart/slow":{{"httpGet":{{"path":"/slow","port":{port}}}}},
-             "/app-lifecycle/cart/prestopz":{{"httpGet":{{"path":"/slow","port":{port}}}}},
+             "/app-lifecycle/k3y/cart/prestopz":{{"httpGet":{{"path":"/slow","port":{port}}}}},
              "/app-health/db/livez":{{"tcpSocket":{{"port":{port}}}}},
              "/app-health/db/readyz":{{"tcpSocket":{{"port":1}}}}}}"#
     );
@@ -67,7 +67,8 @@ async fn probes_and_metrics_of_the_application_go_through_the_status_port() {
         ("/app-health/cart/livez", 503, "busy"),
         // A probe has its time-out of a second, a hook has none.
         ("/app-health/cart/slow", 500, "no answer within"),
-        ("/app-lifecycle/cart/prestopz", 200, "done"),
+        ("/app-lifecycle/k3y/cart/prestopz", 200, "done"),
+        ("/app-lifecycle/cart/prestopz", 404, "not found"),
         ("/app-health/db/livez", 200, ""),
         ("/app-health/db/readyz", 500, "refused"),
         ("/app-health/other/livez", 404, "not found"),
