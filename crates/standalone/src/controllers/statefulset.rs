@@ -6,6 +6,7 @@ mod claims;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -20,11 +21,14 @@ use super::revisions::{History, REVISION_HASH, template_of};
 use super::rollout::share;
 use super::{Again, Desk, is_not_found, ownership, pods};
 use claims::Claims;
-use plan::{Action, Rules, Slot, Strategy};
+use plan::{Action, BURST, Rules, Slot, Strategy};
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 const COMPONENT: &str = "statefulset-controller";
+
+/// A wait before the next Pods of a set that asks for many; others get their turn.
+const NEXT_BURST: Duration = Duration::from_millis(100);
 
 pub(super) async fn reconcile(desk: &Desk, namespace: &str, name: &str) -> Result<Again, kube::Error> {
     let sets: Api<StatefulSet> = desk.api(namespace);
@@ -57,7 +61,9 @@ pub(super) async fn reconcile(desk: &Desk, namespace: &str, name: &str) -> Resul
     for pod in owned.values() {
         claims.keep(pod).await?;
     }
-    for action in plan::next(&rules, &slots) {
+    let actions = plan::next(&rules, &slots);
+    let mut again = (actions.len() >= BURST).then_some(NEXT_BURST);
+    for action in actions {
         match action {
             Action::Create { ordinal, updated } => {
                 let (revision, template) = match (&old_template, updated) {
@@ -66,6 +72,7 @@ pub(super) async fn reconcile(desk: &Desk, namespace: &str, name: &str) -> Resul
                 };
                 let pod = new_pod(&set, ordinal, revision, template);
                 if !create(desk, &api, &set, &claims, &pod).await? {
+                    again = None;
                     break;
                 }
             }
@@ -91,7 +98,7 @@ pub(super) async fn reconcile(desk: &Desk, namespace: &str, name: &str) -> Resul
         let patch = Patch::Merge(json!({ "status": status }));
         sets.patch_status(name, &PatchParams::default(), &patch).await?;
     }
-    Ok(None)
+    Ok(again)
 }
 
 /// The number at the end of a Pod's name.

@@ -4,6 +4,9 @@
 
 use std::collections::BTreeMap;
 
+/// Pods that are made, or made again, in one round, at most; a number of replicas is any that somebody writes down.
+pub(super) const BURST: usize = 50;
+
 /// What the spec asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rules {
@@ -59,11 +62,14 @@ pub(super) enum Action {
     Delete { ordinal: i32, scaled_down: bool },
 }
 
-/// The steps to take now; the next ones follow when these show.
+/// The steps to take now; the next ones follow when these show, or if there are [`BURST`] of them.
 pub(super) fn next(rules: &Rules, slots: &BTreeMap<i32, Slot>) -> Vec<Action> {
     let end = rules.start.saturating_add(rules.replicas);
     let mut actions = Vec::new();
     for ordinal in rules.start..end {
+        if actions.len() >= BURST {
+            break;
+        }
         match slots.get(&ordinal) {
             None => {
                 let updated = rules.strategy == Strategy::OnDelete || rules.rolls(ordinal);
@@ -224,6 +230,19 @@ mod tests {
         assert_eq!(next(&rules(2, true), &slots(&[ended, NEW])), [delete(0)]);
         let going = Slot { terminating: true, ..ended };
         assert_eq!(next(&rules(2, true), &slots(&[going, NEW])), []);
+    }
+
+    #[test]
+    fn any_number_of_replicas_is_begun_with_a_few() {
+        let most = rules(i32::MAX, false);
+        let first = next(&most, &slots(&[]));
+        assert_eq!(first, (0..50).map(create).collect::<Vec<_>>());
+        // Those that are not ready hold up nobody, and those that are to go do not wait for the last to come.
+        let starting = slots(&[Slot { available: false, ..NEW }; 50]);
+        assert_eq!(next(&most, &starting), (50..100).map(create).collect::<Vec<_>>());
+        let moved = next(&Rules { start: 49, ..most }, &slots(&[NEW; 50]));
+        assert_eq!((moved.len(), moved.last()), (BURST + 49, Some(&scale_down(0))));
+        assert_eq!(next(&rules(i32::MAX, true), &slots(&[])), [create(0)]);
     }
 
     /// Whatever the state, steps that are taken lead to all Pods being there, new and serving, and an update never
