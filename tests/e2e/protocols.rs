@@ -185,9 +185,8 @@ const MATRIX: [Rows; 2] = [
             ("http1", ["+++", "...", "+++", "+++", "+++", "-++"]),
             ("http2", ["...", "+++", "+++", "+++", "+++", "-++"]),
             ("echo", ["---", "---", "+++", "+++", "+++", "-++"]),
-            // PA-12: declared, it works in every mode. Undeclared, mutual TLS lets the server speak after a moment's wait,
-            // where Istio hangs; without it the server's sidecar waits for the client.
-            ("banner", ["...", "...", "+++", "+++", "++?", "???"]),
+            // PA-12: declared, it works in every mode; undeclared, the sidecars wait for the client.
+            ("banner", ["...", "...", "+++", "+++", "???", "???"]),
             // PA-11: TLS inside mutual TLS. G-20: on a port declared HTTP nobody can serve it.
             ("tls", ["---", "---", "+++", "+++", "+++", "-++"]),
         ],

@@ -84,7 +84,7 @@ impl<'a> Soak<'a> {
                 "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
                 "metadata": {"name": name, "namespace": NAMESPACE},
                 "spec": {"selector": {"matchLabels": {"app": app}}, "action": "DENY",
-                    "rules": [{"to": [{"operation": {"paths": [path]}}]}]},
+                    "rules": [{"to": [{"operation": {"ports": ["8080"], "paths": [path]}}]}]},
             })
         };
         let other = policy("another", "nobody", format!("/{turn}"));

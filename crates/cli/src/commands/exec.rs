@@ -9,6 +9,7 @@ use futures::SinkExt;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{AttachParams, AttachedProcess};
+use maille_config::kinds::{self, Kind};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +24,7 @@ const PIECE: usize = 32 << 10;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExecArgs {
-    /// Pod, or deploy/NAME for the newest Pod of a Deployment; without -n, NAME.NAMESPACE too.
+    /// Pod, or deploy/NAME, statefulset/NAME, job/NAME … for its newest Pod; without -n, NAME.NAMESPACE too.
     pod: String,
     #[command(flatten)]
     namespace: NamespaceArgs,
@@ -193,7 +194,11 @@ pub(crate) struct Picked {
     pub(crate) container: String,
 }
 
-/// The Pod and the container that people mean: `deploy/NAME` is its newest running Pod; without a container's
+/// Kinds that stand for their Pods.
+const OWNERS: [&str; 5] = ["deployments", "statefulsets", "daemonsets", "replicasets", "jobs"];
+
+/// The Pod and the container that people mean: `deploy/NAME` (or `statefulset/NAME`, …) is its newest Pod, a running one if
+/// there is one; without a container's
 /// name it is the one the Pod's annotation names, else the first that is no sidecar.
 pub(crate) async fn pick(
     api: &Api,
@@ -213,8 +218,10 @@ pub(crate) async fn pick(
     );
     let pod = match kind {
         "pod" | "pods" | "po" => api.get(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await?,
-        "deploy" | "deployment" | "deployments" => newest_pod(api, namespace, name).await?,
-        _ => bail!("'{kind}' has no containers; name a Pod, or deploy/NAME"),
+        other => match kinds::find_name(other).filter(|kind| OWNERS.contains(&kind.plural)) {
+            Some(owner) => newest_pod(api, owner, namespace, name).await?,
+            None => bail!("'{kind}' has no containers; name a Pod, or deploy/NAME"),
+        },
     };
     let namespace = namespace.to_owned();
     let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -236,8 +243,9 @@ pub(crate) async fn pick(
     Ok(Picked { namespace, container: chosen.to_owned(), pod: name })
 }
 
-async fn newest_pod(api: &Api, namespace: &str, deployment: &str) -> Result<Value> {
-    let found = api.get(&format!("/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}")).await?;
+async fn newest_pod(api: &Api, owner: &Kind, namespace: &str, name: &str) -> Result<Value> {
+    let (group, plural) = (owner.api_version(), owner.plural);
+    let found = api.get(&format!("/apis/{group}/namespaces/{namespace}/{plural}/{name}")).await?;
     let labels: Vec<String> = found["spec"]["selector"]["matchLabels"]
         .as_object()
         .into_iter()
@@ -247,9 +255,16 @@ async fn newest_pod(api: &Api, namespace: &str, deployment: &str) -> Result<Valu
     let list =
         api.get(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={}", labels.join(","))).await?;
     let mut pods: Vec<Value> = list["items"].as_array().cloned().unwrap_or_default();
-    pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running");
-    pods.sort_by_key(|pod| pod["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned());
-    pods.pop().with_context(|| format!("deployment {namespace}/{deployment} has no running Pod"))
+    // What a Job's Pod has written can be read when it has ended, too.
+    let has_run =
+        |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Running" | "Succeeded" | "Failed"));
+    pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null() && has_run(pod));
+    pods.sort_by_key(|pod| {
+        let created = pod["metadata"]["creationTimestamp"].as_str().unwrap_or_default();
+        (pod["status"]["phase"] == "Running", created.to_owned())
+    });
+    pods.pop()
+        .with_context(|| format!("{} {namespace}/{name} has no Pod that runs or has run", owner.singular))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::client::{Api, ApiArgs, NamespaceArgs};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
-    /// Pod, or deploy/NAME for the newest Pod of a Deployment; without -n, NAME.NAMESPACE too.
+    /// Pod, or deploy/NAME, statefulset/NAME, job/NAME … for its newest Pod; without -n, NAME.NAMESPACE too.
     pod: String,
     #[command(flatten)]
     namespace: NamespaceArgs,
