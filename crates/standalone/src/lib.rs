@@ -22,6 +22,7 @@ mod hash;
 mod kubelet;
 mod mirror;
 mod node;
+mod remove;
 mod sandbox;
 mod services;
 pub mod state;

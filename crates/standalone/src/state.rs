@@ -18,6 +18,9 @@ use rustix::process::Signal;
 /// How long `down` waits for a supervisor to end on its own.
 const DOWN_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Places for files of Pods that cannot be removed.
+const MOST_REMAINS: usize = 16;
+
 /// The file that one supervisor at a time holds.
 const LOCK: &str = "lock";
 
@@ -142,13 +145,26 @@ impl DataDir {
         for ns in &namespaces {
             ns.delete()?;
         }
-        let pods = self.path.join("pods");
-        match std::fs::remove_dir_all(&pods) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("remove {}", pods.display()))
+        self.sweep_pods();
+        Ok(())
+    }
+
+    /// Files of Pods that cannot be removed keep no mesh from starting, but no Pod may find them in its volumes: what
+    /// is left is moved aside, and tried again the next time.
+    fn sweep_pods(&self) {
+        let remains: Vec<PathBuf> =
+            (0..MOST_REMAINS).map(|n| self.path.join(format!("remains-{n}"))).collect();
+        for path in &remains {
+            if let Err(error) = crate::remove::tree(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove what an earlier run left");
             }
-            _ => Ok(()),
         }
+        let pods = self.path.join("pods");
+        let Err(error) = crate::remove::tree(&pods) else { return };
+        let free = remains.iter().find(|path| std::fs::symlink_metadata(path).is_err());
+        let moved = free.filter(|path| std::fs::rename(&pods, path).is_ok());
+        let path = moved.unwrap_or(&pods).display();
+        tracing::warn!(%path, %error, "cannot remove the files of Pods of an earlier run; they are left there");
     }
 }
 
@@ -208,4 +224,43 @@ fn mesh_id(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let hash = crate::hash::fnv1a(path.as_os_str().as_bytes());
     format!("{:06x}", (hash ^ (hash >> 24) ^ (hash >> 48)) & 0xff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir_all, read_to_string, write};
+
+    use rustix::mount::{UnmountFlags, mount_bind, unmount};
+
+    use super::*;
+
+    #[test]
+    fn files_of_pods_that_cannot_be_removed_are_out_of_the_way_and_go_later() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!(
+                "SKIPPED (needs root): files_of_pods_that_cannot_be_removed_are_out_of_the_way_and_go_later"
+            );
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("mesh"), dir.path().join("other"));
+        let data = DataDir::create(&path).unwrap();
+        let busy = data.path().join("pods/a/busy");
+        create_dir_all(&busy).unwrap();
+        create_dir_all(&other).unwrap();
+        write(data.path().join("pods/a/file"), "").unwrap();
+        write(other.join("kept"), "kept").unwrap();
+        if let Err(error) = mount_bind(&other, &busy) {
+            eprintln!("SKIPPED (needs mounts: {error})");
+            return;
+        }
+        data.sweep_pods();
+        let (aside, gone) = (data.path().join("remains-0"), !data.path().join("pods").exists());
+        let kept = read_to_string(other.join("kept"));
+        unmount(aside.join(".removed-0/0/busy"), UnmountFlags::DETACH).unwrap();
+        assert!(gone);
+        assert_eq!(kept.unwrap(), "kept");
+        data.sweep_pods();
+        assert!(!aside.exists());
+    }
 }

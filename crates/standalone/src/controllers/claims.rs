@@ -78,13 +78,12 @@ async fn release(
     if pods.iter().any(|pod| !ended(pod) && of_pod(pod).any(|used| used == name)) {
         return Ok(());
     }
-    match std::fs::remove_dir_all(desk.data.volume(uid)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            let message = format!("failed to delete volume: {error}");
-            desk.tell(claim, true, "VolumeFailedDelete", message, COMPONENT);
-            return Ok(());
-        }
-        _ => {}
+    let directory = desk.data.volume(uid);
+    let removed = tokio::task::spawn_blocking(move || crate::remove::tree(&directory)).await;
+    if let Err(error) = removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        let message = format!("failed to delete volume: {error}");
+        desk.tell(claim, true, "VolumeFailedDelete", message, COMPONENT);
+        return Ok(());
     }
     let rest: Vec<&String> = claim.finalizers().iter().filter(|finalizer| *finalizer != PROTECTION).collect();
     let patch = json!({"metadata": {"uid": uid, "finalizers": rest}});

@@ -64,7 +64,7 @@ pub(crate) fn write(directory: &Path, files: &Files) -> io::Result<()> {
         }
     }
     match old {
-        Some(old) => fs::remove_dir_all(directory.join(old)),
+        Some(old) => crate::remove::tree(&directory.join(old)),
         None => Ok(()),
     }
 }

@@ -315,12 +315,19 @@ impl PodWorker {
             network.remove().await;
         }
         if let Some(volumes) = self.volumes.take() {
-            volumes.lock().await.remove();
+            let mut volumes = volumes.lock_owned().await;
+            let _ = tokio::task::spawn_blocking(move || volumes.remove()).await;
         }
         let uid = self.pod.uid().unwrap_or_default();
-        for path in [self.kubelet.data.pod(&uid), self.kubelet.data.memory().join(&uid)] {
-            let _ = std::fs::remove_dir_all(path);
-        }
+        let rest = [self.kubelet.data.pod(&uid), self.kubelet.data.memory().join(&uid)];
+        let remove = move || {
+            for path in rest {
+                if let Err(error) = crate::remove::tree(&path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove what a Pod leaves");
+                }
+            }
+        };
+        let _ = tokio::task::spawn_blocking(remove).await;
     }
 
     /// Tells the API that nothing is left of the Pod.

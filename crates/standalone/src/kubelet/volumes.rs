@@ -367,7 +367,7 @@ impl Volumes {
         claims.any(|volume| volume.persistent_volume_claim.is_some_and(|claim| claim.read_only == Some(true)))
     }
 
-    /// Takes everything away, once no container is left.
+    /// Takes everything away, once no container is left. Blocks for as long as that takes.
     pub(crate) fn remove(&mut self) {
         for path in self.mounted.drain(..) {
             if let Err(error) = unmount(&path, UnmountFlags::DETACH) {
@@ -375,9 +375,7 @@ impl Volumes {
             }
         }
         for path in [self.memory(), self.disk()] {
-            if let Err(error) = fs::remove_dir_all(&path)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
+            if let Err(error) = crate::remove::tree(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove volumes");
             }
         }
