@@ -82,6 +82,7 @@ const OWN_MESH: &[Own] = &[
     ("an_api_outside_the_mesh_gets_mutual_tls", guide::external_api),
     ("a_namespace_migrates_to_strict_without_a_failed_call", guide::migration),
     ("the_guide_document_is_true", guide::the_document_is_true),
+    ("the_traffic_document_is_true", outside::the_document_is_true),
     ("the_policy_document_is_true", policy::the_document_is_true),
     ("nothing_is_lost_while_everything_changes", soak::churn),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),

@@ -6,11 +6,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::guide;
 use crate::mesh::{Mesh, eventually};
 
 const NAMESPACE: &str = "outside";
 const CLIENT: &str = "outside/client";
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The whole of docs/traffic.md, in order, on a fresh mesh.
+pub(crate) fn the_document_is_true() -> Result<()> {
+    guide::document_is_true("docs/traffic.md")
+}
 
 /// Two servers without sidecar or Service, and a client whose sidecar answers its DNS questions.
 struct Lab<'a> {
