@@ -193,5 +193,26 @@ pub(crate) fn churn() -> Result<()> {
         let grew = before.iter().zip(after).any(|(before, after)| after > before + before / 4);
         ensure!(!grew, "memory grew from {before:?} to {after:?} KiB");
         Ok(())
-    })
+    })?;
+    replaced(&soak)
+}
+
+/// Every sidecar is replaced by a new process, twice, under the same load: what listens is handed over, and what is open
+/// stays where it is.
+fn replaced(soak: &Soak<'_>) -> Result<()> {
+    let load = soak.load("", Duration::from_secs(25))?;
+    for turn in ["1", "2"] {
+        std::thread::sleep(Duration::from_secs(6));
+        let annotation = format!("maille.dev/replace-sidecar={turn}");
+        soak.mesh.kubectl(&["annotate", "pods", "--all", "-n", NAMESPACE, &annotation, "--overwrite"])?;
+    }
+    let seen = report(load)?;
+    println!("        while every sidecar was replaced twice: {}, {} lost", seen.done, seen.lost.len());
+    ensure!(seen.lost.is_empty(), "{} lost:\n{}", seen.lost.len(), seen.lost.join("\n"));
+    let events =
+        soak.mesh.kubectl(&["get", "events", "-n", NAMESPACE, "-o", "jsonpath={.items[*].reason}"])?;
+    let count = events.split(' ').filter(|reason| *reason == "SidecarReplaced").count();
+    // Five Pods with a sidecar.
+    ensure!(count >= 5, "{count} sidecars were replaced: {events}");
+    Ok(())
 }
