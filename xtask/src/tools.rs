@@ -28,7 +28,8 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("nginx", "nginx-light"),
     ("chromium", "chromium"),
     ("haproxy", "haproxy"),
-    ("psql", "postgresql"),
+    // The server, which brings its client.
+    ("pg_ctlcluster", "postgresql"),
     ("mariadbd", "mariadb-server-core"),
     ("mariadb", "mariadb-client"),
     ("redis-cli", "redis-tools"),

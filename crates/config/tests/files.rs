@@ -101,9 +101,9 @@ fn what_nothing_enforces() {
                 spec:\n  host: cart\n  trafficPolicy:\n    tls: {mode: SIMPLE, credentialName: cart-certs}\n";
     assert_eq!(
         the_finding(rule),
-        "bad.yaml:11:41: error[ML0108]: DestinationRule shop/r: spec.trafficPolicy.tls.credentialName: credentialName \
-         is not enforced yet: certificates are read from files only\n  help: mount the Secret into the proxy with the \
-         annotations sidecar.istio.io/userVolume and userVolumeMount, and name its files"
+        "bad.yaml:11:41: error[ML0108]: DestinationRule shop/r: spec.trafficPolicy.tls.credentialName: a Secret goes \
+         only to workloads that the rule selects; without workloadSelector Istio silently sends plaintext\n  help: add \
+         workloadSelector: {matchLabels: …} with the labels of the calling workloads, or name files"
     );
 }
 

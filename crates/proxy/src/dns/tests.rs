@@ -74,16 +74,18 @@ impl Lab {
         let telemetry = Registry::new(own, AccessLog::disabled());
         let (registry, has_facts) = (Arc::new(Script::default()), Arc::new(AtomicBool::new(true)));
         let facts = has_facts.clone();
-        let dns = Dns::bind(DnsOptions {
-            address: ([127, 0, 0, 1], 0).into(),
-            resolv_conf: resolv_conf.path(),
-            registry: registry.clone(),
-            cluster_domain: Box::new(move || {
-                facts.load(Ordering::Relaxed).then(|| "cluster.local".to_owned())
-            }),
-            telemetry: telemetry.clone(),
-        })
-        .expect("bound");
+        let dns = retry_ports(|| {
+            let facts = facts.clone();
+            Dns::bind(DnsOptions {
+                address: ([127, 0, 0, 1], 0).into(),
+                resolv_conf: resolv_conf.path(),
+                registry: registry.clone(),
+                cluster_domain: Box::new(move || {
+                    facts.load(Ordering::Relaxed).then(|| "cluster.local".to_owned())
+                }),
+                telemetry: telemetry.clone(),
+            })
+        });
         let at = dns.address();
         tokio::spawn(dns.run());
         Self { registry, telemetry, has_facts, at, _resolv_conf: resolv_conf }
@@ -151,10 +153,26 @@ fn query(name: &str, kind: RecordType) -> Vec<u8> {
     query.to_vec().expect("bytes")
 }
 
+/// The kernel chooses a port for datagrams; somebody else may have it for connections.
+fn retry_ports<T, E: std::fmt::Display>(mut bind: impl FnMut() -> Result<T, E>) -> T {
+    for _ in 0..100 {
+        match bind() {
+            Ok(bound) => return bound,
+            Err(error) => println!("another port: {error}"),
+        }
+    }
+    panic!("no port is free for both");
+}
+
 async fn serve_elsewhere() -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.expect("bound");
+    let (udp, tcp) = retry_ports(|| {
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0")?;
+        let tcp = std::net::TcpListener::bind(udp.local_addr()?)?;
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        Ok::<_, std::io::Error>((UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?))
+    });
     let at = udp.local_addr().expect("bound");
-    let tcp = TcpListener::bind(at).await.expect("bound");
     let answer = |query: &[u8]| {
         let asked = Message::from_vec(query).expect("a query");
         assert_ne!(asked.metadata.id, 4711, "the application's id is not shown");
