@@ -91,7 +91,13 @@ impl Mesh {
     }
 
     fn kubectl(&self, arguments: &[&str]) -> String {
-        self.try_kubectl(arguments, "").unwrap_or_else(|error| {
+        let mut outcome = self.try_kubectl(arguments, "");
+        // It tells restarts apart by their second.
+        while outcome.as_ref().is_err_and(|error| error.contains("within the past second")) {
+            std::thread::sleep(Duration::from_millis(200));
+            outcome = self.try_kubectl(arguments, "");
+        }
+        outcome.unwrap_or_else(|error| {
             let (events, all) =
                 (self.try_kubectl(&["get", "events"], ""), self.try_kubectl(&["get", "all"], ""));
             panic!(
