@@ -67,11 +67,12 @@ async fn current_set(
     match there {
         Some(set) if revision(&set) > latest_old => Ok(set),
         Some(set) => {
-            let patch = json!({"metadata": {"annotations": {REVISION: (latest_old + 1).to_string()}}});
+            let patch =
+                json!({"metadata": {"annotations": {REVISION: latest_old.saturating_add(1).to_string()}}});
             api.patch(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await
         }
         None => {
-            let set = new_set(deployment, spec, hash, latest_old + 1);
+            let set = new_set(deployment, spec, hash, latest_old.saturating_add(1));
             api.create(&PostParams::default(), &set).await
         }
     }
@@ -122,7 +123,7 @@ async fn roll(
         rolling.and_then(|rolling| rolling.max_surge.as_ref()),
         rolling.and_then(|rolling| rolling.max_unavailable.as_ref()),
     );
-    let all = asked(new) + old.iter().map(asked).sum::<i32>();
+    let all = old.iter().map(asked).fold(asked(new), i32::saturating_add);
     let next = scale_up(desired, bounds, as_set(new), all);
     if next != asked(new) {
         *new = scale(api, new, next).await?;

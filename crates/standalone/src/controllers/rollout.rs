@@ -71,7 +71,7 @@ pub(super) fn scale_up(desired: i32, bounds: Bounds, new: Set, all_replicas: i32
 pub(super) fn scale_down(desired: i32, bounds: Bounds, new: Set, old: &[Set]) -> Vec<i32> {
     let mut next: Vec<i32> = old.iter().map(|set| set.replicas).collect();
     let min_available = desired - bounds.max_unavailable;
-    let all: i32 = new.replicas + next.iter().sum::<i32>();
+    let all = next.iter().copied().fold(new.replicas, i32::saturating_add);
     let new_unavailable = (new.replicas - new.available).max(0);
     let mut removable = (all - min_available - new_unavailable).max(0);
     for (replicas, set) in next.iter_mut().zip(old) {
