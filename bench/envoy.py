@@ -153,8 +153,8 @@ def start(binary, folder, processes):
         "e-other": client((OTHER, OTHER_H2, OTHER_TCP), callees, ADMIN + 2, certs, ID + "server", name="other"),
     }
     started = []
-    for index, (file, configuration) in enumerate(configurations.items()):
+    for file, configuration in configurations.items():
         (folder / f"{file}.json").write_text(json.dumps(configuration))
         started.append(processes.start(binary, "-c", f"{file}.json", "--concurrency", "1", "--log-level", "off",
-                                       "--base-id", 900 + index, cwd=folder))
+                                       "--disable-hot-restart", cwd=folder))
     return started
