@@ -18,7 +18,7 @@ pub(crate) struct Envoy {
 
 impl Envoy {
     /// As `.tools` or MAILLE_ENVOY have it. In CI it must be there; elsewhere its absence is said loudly.
-    fn program() -> Option<PathBuf> {
+    pub(crate) fn program() -> Option<PathBuf> {
         let local = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/envoy");
         let named = std::env::var_os("MAILLE_ENVOY").map(PathBuf::from);
         let found = [named, Some(local)].into_iter().flatten().find(|path| path.is_file());

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,21 +16,9 @@ struct Envoy {
 }
 
 impl Envoy {
-    fn program() -> Option<PathBuf> {
-        let local = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/envoy");
-        let named = std::env::var_os("MAILLE_ENVOY").map(PathBuf::from);
-        let found = [named, Some(local)].into_iter().flatten().find(|path| path.is_file());
-        if found.is_none() {
-            let help = "cargo xtask setup";
-            assert!(std::env::var_os("CI").is_none(), "no Envoy was found: {help}");
-            eprintln!("SKIPPED (needs Envoy 1.40): {help}");
-        }
-        found
-    }
-
     /// With one cluster that hashes by the header `x-user`.
     fn start(lab: &Lab, policy: &Value, endpoints: &[(SocketAddr, u32)]) -> Option<Self> {
-        let program = Self::program()?;
+        let program = crate::envoy::Envoy::program()?;
         // Free a moment ago.
         let at = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
         let socket = |at: SocketAddr| json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}});

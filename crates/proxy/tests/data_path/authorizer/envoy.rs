@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -33,19 +32,6 @@ struct Envoy {
 }
 
 impl Envoy {
-    /// As `.tools` or MAILLE_ENVOY have it. In CI it must be there; elsewhere its absence is said loudly.
-    fn program() -> Option<PathBuf> {
-        let local = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/envoy");
-        let named = std::env::var_os("MAILLE_ENVOY").map(PathBuf::from);
-        let found = [named, Some(local)].into_iter().flatten().find(|path| path.is_file());
-        if found.is_none() {
-            let help = "cargo xtask setup";
-            assert!(std::env::var_os("CI").is_none(), "no Envoy was found: {help}");
-            eprintln!("SKIPPED (needs Envoy 1.40): {help}");
-        }
-        found
-    }
-
     fn start(
         lab: &Lab,
         filter: &Value,
@@ -53,7 +39,7 @@ impl Envoy {
         is_grpc: bool,
         backend: SocketAddr,
     ) -> Option<Self> {
-        let program = Self::program()?;
+        let program = crate::envoy::Envoy::program()?;
         // Free a moment ago.
         let address = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
         let socket = |at: SocketAddr| json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}});
