@@ -164,8 +164,8 @@ def setups(arguments, binary, folder, processes):
     if arguments.long:
         # The same without shared connections between the two, as towards a peer that is not Maille.
         found["single"] = lambda: maille.start(binary, folder, processes, multiplexes=False)
-    if not arguments.no_envoy and (program := find_envoy(folder)):
-        found["Envoy"] = lambda: envoy.start(program, folder, processes)
+    if not arguments.no_envoy and (envoy_program := find_envoy(folder)):
+        found["Envoy"] = lambda: envoy.start(envoy_program, folder, processes)
     for name, module in (("haproxy", haproxy), ("nginx", nginx)):
         if program := module.find():
             found[name] = lambda module=module, program=program: module.start(program, folder, processes)
