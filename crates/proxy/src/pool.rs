@@ -452,15 +452,16 @@ impl Pool {
         worker: &Worker,
         mut request: Request<Body>,
     ) -> Result<Answer, NotSent> {
+        // What is rare is boxed: every request's future would carry it.
         if !tunnel::pack(&mut request) {
-            return self.send_http1(worker, request).await;
+            return Box::pin(self.send_http1(worker, request)).await;
         }
         match self.send_http2(worker, request).await {
             Err(NotSent { error, request: Some(mut request) }) => {
                 tunnel::unpack(&mut request);
                 match self.multiplexes() {
                     true => Err(NotSent { error, request: Some(request) }),
-                    false => self.send_http1(worker, request).await,
+                    false => Box::pin(self.send_http1(worker, request)).await,
                 }
             }
             outcome => outcome,

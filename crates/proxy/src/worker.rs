@@ -312,12 +312,11 @@ pub(crate) struct LocalExec;
 
 impl<F> hyper::rt::Executor<F> for LocalExec
 where
-    F: Future + 'static,
+    F: Future<Output = ()> + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            let _ = future.await;
-        });
+        // As it is: an `async` block around it would hold it twice, before it is polled and while.
+        tokio::task::spawn_local(future);
     }
 }
 

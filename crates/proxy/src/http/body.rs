@@ -40,7 +40,7 @@ pub(crate) struct ReadAhead {
 struct FromUpstream {
     incoming: Incoming,
     lease: Option<Lease>,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 }
 
 impl Body {
@@ -70,7 +70,7 @@ impl Body {
     }
 
     /// A response's body. At its end the upstream connection goes back to its pool and the exchange is recorded.
-    pub(crate) fn response(incoming: Incoming, lease: Lease, exchange: Exchange) -> Self {
+    pub(crate) fn response(incoming: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
         if incoming.is_end_stream() {
             lease.give_back();
             exchange.complete();

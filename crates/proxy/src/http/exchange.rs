@@ -35,16 +35,17 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Of a request whose head has been checked, or found malformed; `head_bytes` as it came.
+    /// Of a request whose head has been checked, or found malformed; `head_bytes` as it came. Boxed, since it goes through
+    /// many hands, each of which would copy it.
     pub(crate) fn new<B>(
         origin: Rc<dyn Origin>,
         edge: Option<Rc<Edge>>,
         request: &Request<B>,
         started: Instant,
         head_bytes: u64,
-    ) -> Self {
+    ) -> Box<Self> {
         let line = Line::of(request, origin.worker().recorder.logs_everything());
-        Self {
+        Box::new(Self {
             origin,
             line,
             edge,
@@ -60,7 +61,7 @@ impl Exchange {
             marks: None,
             is_complete: false,
             is_recorded: false,
-        }
+        })
     }
 
     pub(crate) fn worker(&self) -> &Rc<Worker> {

@@ -45,7 +45,7 @@ pub(crate) fn prepare(
 /// A request that was not answered by its upstream.
 pub(crate) struct Failed {
     pub(crate) error: SendError,
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     /// Not a byte of it was sent: another upstream may be tried.
     pub(crate) request: Option<Request<Body>>,
     pub(crate) switching: Option<Switching>,
@@ -56,7 +56,7 @@ pub(crate) async fn send(
     worker: &Rc<Worker>,
     pool: &Rc<Pool>,
     request: Request<Body>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     switching: Option<Switching>,
     downstream: Version,
 ) -> Result<Response<Body>, Box<Failed>> {
@@ -90,7 +90,7 @@ pub(crate) async fn send(
 }
 
 /// Answers in place of an upstream that did not, in Envoy's words, and records why.
-pub(crate) fn fail(error: &SendError, exchange: Exchange) -> Response<Body> {
+pub(crate) fn fail(error: &SendError, exchange: Box<Exchange>) -> Response<Body> {
     let prefix = "upstream connect error or disconnect/reset before headers. reset reason:";
     let details = "upstream_reset_before_response_started";
     let (status, text, kind, flags, details) = match error {
@@ -150,7 +150,7 @@ pub(crate) fn fail(error: &SendError, exchange: Exchange) -> Response<Body> {
 /// Refuses a request with an answer of the proxy's own, and records why.
 pub(crate) fn refuse(
     refused: &Refused,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     status: StatusCode,
     text: &str,
 ) -> Response<Body> {
@@ -172,7 +172,7 @@ pub(crate) fn refusal(is_grpc: bool, refused: &Refused, status: StatusCode, text
 pub(crate) fn refuse_with(
     mut response: Response<Body>,
     refused: &Refused,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Response<Body> {
     if exchange.worker().explains() {
         response.headers_mut().insert(reply::REASON, reply::reason(refused.reason()));

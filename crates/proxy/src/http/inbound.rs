@@ -222,7 +222,7 @@ impl InboundHttp {
     }
 
     /// Hands it to the application.
-    async fn deliver(&self, admitted: Admitted, mut exchange: Exchange) -> Response<Body> {
+    async fn deliver(&self, admitted: Admitted, mut exchange: Box<Exchange>) -> Response<Body> {
         let Admitted { request, switching, for_caller } = admitted;
         let version = request.version();
         let upstream = self.worker.delivery(self.open.facts.destination);
@@ -291,7 +291,7 @@ impl Handler for InboundHttp {
     }
 }
 
-fn stop(stopped: Stopped, exchange: Exchange) -> Response<Body> {
+fn stop(stopped: Stopped, exchange: Box<Exchange>) -> Response<Body> {
     forward::refuse_with(stopped.response, &stopped.refused, exchange)
 }
 

@@ -179,7 +179,7 @@ impl OutboundHttp {
         }
     }
 
-    fn refuse(&self, refusal: &Refusal, mut exchange: Exchange) -> Response<Body> {
+    fn refuse(&self, refusal: &Refusal, mut exchange: Box<Exchange>) -> Response<Body> {
         if exchange.edge().is_none() {
             exchange.set_edge(self.nowhere(refusal.meant.as_deref()));
         }
@@ -187,7 +187,7 @@ impl OutboundHttp {
         forward::refuse(refused, exchange, *status, text)
     }
 
-    fn malformed(&self, malformed: head::Malformed, exchange: Exchange) -> Response<Body> {
+    fn malformed(&self, malformed: head::Malformed, exchange: Box<Exchange>) -> Response<Body> {
         let refused = Refused::new(RefusalKind::BadRequest, malformed.to_string());
         let refusal = Refusal { refused, meant: None, status: malformed.status(), text: "" };
         self.refuse(&refusal, exchange)

@@ -55,9 +55,10 @@ pub(crate) async fn serve_http<H: Handler>(
             is_used.set(true);
             let under_way = pace.begin();
             let is_websocket = !is_of_many && websocket::unfold(worker, &mut request);
-            let answer = handler.clone().call(request);
+            let handler = handler.clone();
+            // Called in here, so that the future of the answer is held once and not twice.
             async move {
-                let mut response = answer.await;
+                let mut response = handler.call(request).await;
                 if is_websocket {
                     response = websocket::fold(response);
                 }
@@ -92,9 +93,9 @@ pub(crate) async fn serve_http<H: Handler>(
         let service = service_fn(|request: Request<Incoming>| {
             let is_tunnel = request.method() == Method::CONNECT;
             let under_way = pace.begin();
-            let answer = handler.clone().call(request);
+            let handler = handler.clone();
             async move {
-                let mut response = answer.await.map(|body| body.during(under_way));
+                let mut response = handler.call(request).await.map(|body| body.during(under_way));
                 let goes_on = is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 if departure.stage() != Stage::Stays && !goes_on {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
