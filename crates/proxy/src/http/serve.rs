@@ -56,9 +56,9 @@ pub(crate) async fn serve_http<H: Handler>(
             let under_way = pace.begin();
             let is_websocket = !is_of_many && websocket::unfold(worker, &mut request);
             let handler = handler.clone();
-            // Called in here, so that the future of the answer is held once and not twice.
             async move {
-                let mut response = handler.call(request).await;
+                // Boxed: hyper and tokio move the task of a stream some four times, and this is most of it.
+                let mut response = Box::pin(handler.call(request)).await;
                 if is_websocket {
                     response = websocket::fold(response);
                 }
@@ -94,6 +94,7 @@ pub(crate) async fn serve_http<H: Handler>(
             let is_tunnel = request.method() == Method::CONNECT;
             let under_way = pace.begin();
             let handler = handler.clone();
+            // Called in here, so that the future of the answer is held once and not twice.
             async move {
                 let mut response = handler.call(request).await.map(|body| body.during(under_way));
                 let goes_on = is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS;
