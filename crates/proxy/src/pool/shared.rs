@@ -1,0 +1,189 @@
+//! Connections that carry many requests: HTTP/2, and streams between two proxies of the mesh.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Version};
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioIo;
+use maille_tls::ClientAlpn;
+
+use super::bounds::{Life, TOO_MANY_WAIT};
+use super::errors::is_refused;
+use super::{Answer, NotSent, Pool, SendError, copy_if_safe};
+use crate::balance::{Counted, Kept, Terms, What};
+use crate::http::body::Body;
+use crate::tunnel;
+use crate::worker::{LocalExec, Worker};
+
+/// Streams that an HTTP/2 connection carries before another is opened: Envoy's default is 100 as well.
+const STREAMS: usize = 100;
+
+/// A shared connection, the number of its streams, and whether it is new.
+type Taken = (http2::SendRequest<Body>, Rc<Streams>, bool);
+
+/// The streams of a shared connection.
+#[derive(Default)]
+pub(super) struct Streams {
+    count: Cell<usize>,
+    /// The own end, if it is worth knowing.
+    pub(super) local: Option<SocketAddr>,
+    pub(super) life: Life,
+}
+
+impl Streams {
+    pub(super) fn get(&self) -> usize {
+        self.count.get()
+    }
+
+    pub(super) fn set(&self, count: usize) {
+        self.count.set(count);
+    }
+}
+
+/// A connection that many requests share.
+pub(super) struct SharedConnection {
+    sender: http2::SendRequest<Body>,
+    generation: u64,
+    streams: Rc<Streams>,
+    since: Instant,
+}
+
+impl Pool {
+    pub(super) async fn send_http2(
+        self: &Rc<Self>,
+        worker: &Worker,
+        mut request: Request<Body>,
+    ) -> Result<Answer, NotSent> {
+        let generation = self.generation(worker);
+        let mut lease = match self.lease_within_bounds(worker, generation) {
+            Ok(lease) => lease,
+            Err(error) => return Err(NotSent { error, request: Some(request) }),
+        };
+        loop {
+            let (mut sender, streams, is_fresh) = match self.take_or_open_shared(worker, generation).await {
+                Ok(taken) => taken,
+                Err(error) => return Err(NotSent { error, request: Some(request) }),
+            };
+            streams.set(streams.get() + 1);
+            streams.life.count();
+            lease.streams = Some(streams.clone());
+            // Between our own proxies streams are not refused, and a copy has its price.
+            let copy = if self.version == Version::HTTP_2 { copy_if_safe(&request) } else { None };
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(Answer { response, lease }),
+                Err(mut failure) => {
+                    streams.set(streams.get().saturating_sub(1));
+                    lease.streams = None;
+                    match failure.take_message() {
+                        Some(unsent) if !is_fresh => request = unsent,
+                        unsent => {
+                            // Refused, it may go to another endpoint, so often and no more.
+                            let request = unsent.or_else(|| copy.filter(|_| is_refused(failure.error())));
+                            return Err(NotSent { error: self.failure(failure.error()), request });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection with a free stream, and whether it is a new one. Requests that find none wait for one of them to open
+    /// it, and share its failure: a burst must not open, or wait for, a connection each.
+    async fn take_or_open_shared(&self, worker: &Worker, generation: u64) -> Result<Taken, SendError> {
+        if let Some((sender, streams)) = self.take_shared(generation) {
+            return Ok((sender, streams, false));
+        }
+        let asked = Instant::now();
+        let _pending = match &self.upstream.terms {
+            Some(terms) => Some(terms.take(What::Pending).ok_or(TOO_MANY_WAIT)?),
+            None => None,
+        };
+        let _one_at_a_time = self.opening.lock().await;
+        let counted = loop {
+            if let Some((sender, streams)) = self.take_shared(self.generation(worker)) {
+                return Ok((sender, streams, false));
+            }
+            if let Some((when, error)) = &*self.failed.borrow()
+                && *when >= asked
+            {
+                return Err(error.clone());
+            }
+            let (Some(terms), Some(room)) = (&self.upstream.terms, &self.room) else { break None };
+            match room.connection(terms) {
+                Some(counted) => break Some(counted),
+                // Whoever waits for the lock waits behind this one.
+                None => room.freed().await,
+            }
+        };
+        match self.open_http2(worker, counted).await {
+            Ok((sender, streams)) => Ok((sender, streams, true)),
+            Err(error) => {
+                self.failed.replace(Some((Instant::now(), error.clone())));
+                Err(error)
+            }
+        }
+    }
+
+    fn take_shared(&self, generation: u64) -> Option<(http2::SendRequest<Body>, Rc<Streams>)> {
+        let mut all = self.shared.borrow_mut();
+        let terms = self.upstream.terms.as_ref();
+        all.retain(|c| c.generation == generation && !c.sender.is_closed() && c.streams.life.goes_on(terms));
+        let most = terms.and_then(|terms| terms.pool.streams).map_or(STREAMS, |most| most as usize);
+        let free = all.iter_mut().find(|c| c.streams.get() < most)?;
+        free.since = Instant::now();
+        Some((free.sender.clone(), free.streams.clone()))
+    }
+
+    async fn open_http2(
+        &self,
+        worker: &Worker,
+        counted: Option<Counted>,
+    ) -> Result<(http2::SendRequest<Body>, Rc<Streams>), SendError> {
+        let is_of_many = self.version != Version::HTTP_2;
+        let alpn = if is_of_many { ClientAlpn::ManyHttp1 } else { ClientAlpn::Http2 };
+        let connected = self.open(worker, alpn, counted).await?;
+        if is_of_many && !connected.stream.is_of_many() {
+            return Err(self.keep_single(worker, connected).await);
+        }
+        let local = connected.local(worker);
+        let limits = &worker.config.limits;
+        let mut builder = http2::Builder::new(LocalExec);
+        builder
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
+        if is_of_many {
+            tunnel::bound_client(&mut builder, limits);
+        }
+        let io = TokioIo::new(Kept::new(connected.stream, connected.counted));
+        let (sender, connection) = builder.handshake(io).await.map_err(|e| self.failure(&e))?;
+        tokio::task::spawn_local(async move {
+            let _ = connection.await;
+        });
+        let life = Life::under(self.upstream.terms.as_ref());
+        let streams = Rc::new(Streams { local, life, ..Streams::default() });
+        self.shared.borrow_mut().push(SharedConnection {
+            sender: sender.clone(),
+            generation: connected.generation,
+            streams: streams.clone(),
+            since: Instant::now(),
+        });
+        Ok((sender, streams))
+    }
+
+    /// As for those of one request at a time; a connection with streams is in use.
+    pub(super) fn sweep_shared(&self, idle: Duration, generation: u64, terms: Option<&Arc<Terms>>) -> bool {
+        let mut all = self.shared.borrow_mut();
+        // Dropping the last handle of a shared connection lets streams under way finish.
+        all.retain(|c| {
+            let is_current =
+                c.generation == generation && !c.sender.is_closed() && c.streams.life.goes_on(terms);
+            is_current && (c.streams.get() > 0 || c.since.elapsed() < idle)
+        });
+        !all.is_empty()
+    }
+}

@@ -1,0 +1,194 @@
+//! Connections that carry one HTTP/1.1 request at a time.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Request;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use maille_tls::ClientAlpn;
+
+use super::bounds::{Life, Turn};
+use super::errors::is_stale;
+use super::{Answer, NotSent, Pool, SendError, copy_if_safe};
+use crate::balance::{Counted, Kept, Terms};
+use crate::connect::Connected;
+use crate::http::body::Body;
+use crate::http::serve::BUFFER;
+use crate::tunnel;
+use crate::worker::Worker;
+
+/// A connection unused for longer may have been closed meanwhile, so a copy of the request is kept.
+const STALE_AFTER: Duration = Duration::from_millis(50);
+
+/// A connection that waits for its next request.
+pub(super) struct Idle {
+    pub(super) sender: http1::SendRequest<Body>,
+    pub(super) generation: u64,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) since: Instant,
+    pub(super) life: Life,
+}
+
+impl Pool {
+    pub(super) async fn send_http1(
+        self: &Rc<Self>,
+        worker: &Worker,
+        mut request: Request<Body>,
+    ) -> Result<Answer, NotSent> {
+        let generation = self.generation(worker);
+        let mut lease = match self.lease_within_bounds(worker, generation) {
+            Ok(lease) => lease,
+            Err(error) => return Err(NotSent { error, request: Some(request) }),
+        };
+        loop {
+            let mut turn = match &self.room {
+                None => Turn::default(),
+                Some(_) => match self.turn(worker).await {
+                    Ok(turn) => turn,
+                    Err(error) => return Err(NotSent { error, request: Some(request) }),
+                },
+            };
+            let reused = match &self.room {
+                None => self.take_idle(generation),
+                Some(_) => turn.idle.take(),
+            };
+            let (mut sender, idle_for) = match reused {
+                Some(idle) => {
+                    lease.local = idle.local;
+                    lease.life = idle.life;
+                    (idle.sender, Some(idle.since.elapsed()))
+                }
+                // Boxed, since it is rare and large: every request's future would carry it.
+                None => match Box::pin(self.open_http1(worker, turn.counted.take())).await {
+                    Ok((sender, generation, local)) => {
+                        lease.generation = generation;
+                        lease.local = local;
+                        lease.life = Life::under(self.upstream.terms.as_ref());
+                        (sender, None)
+                    }
+                    Err(error) => return Err(NotSent { error, request: Some(request) }),
+                },
+            };
+            drop(turn);
+            if !sender.is_ready()
+                && let Err(error) = sender.ready().await
+            {
+                match idle_for {
+                    Some(_) => continue,
+                    None => return Err(NotSent { error: self.failure(&error), request: Some(request) }),
+                }
+            }
+            let copy = match idle_for {
+                Some(age) if age > STALE_AFTER => {
+                    let copy = copy_if_safe(&request);
+                    if copy.is_none() {
+                        // It cannot be sent twice, so that what the kernel knows of the connection's end by now must be
+                        // known here, too: the next turn of the loop has asked it.
+                        tokio::task::yield_now().await;
+                        if sender.is_closed() {
+                            continue;
+                        }
+                    }
+                    copy
+                }
+                _ => None,
+            };
+            lease.life.count();
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    lease.sender = Some(sender);
+                    return Ok(Answer { response, lease });
+                }
+                Err(mut failure) => {
+                    if let Some(unsent) = failure.take_message() {
+                        if idle_for.is_none() {
+                            return Err(NotSent {
+                                error: self.failure(failure.error()),
+                                request: Some(unsent),
+                            });
+                        }
+                        request = unsent;
+                    } else if let Some(copy) = copy
+                        && is_stale(failure.error())
+                    {
+                        request = copy;
+                    } else {
+                        return Err(NotSent { error: self.failure(failure.error()), request: None });
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_idle(&self, generation: u64) -> Option<Idle> {
+        let mut all = self.idle.borrow_mut();
+        while let Some(idle) = all.pop() {
+            if idle.generation == generation && !idle.sender.is_closed() && self.may_reuse(&idle) {
+                return Some(idle);
+            }
+        }
+        None
+    }
+
+    /// Whether a rule lets a connection that was unused for a while take another request.
+    fn may_reuse(&self, idle: &Idle) -> bool {
+        let Some(terms) = &self.upstream.terms else { return true };
+        idle.since.elapsed() < terms.http_idle(Duration::MAX) && idle.life.goes_on(Some(terms))
+    }
+
+    async fn open_http1(
+        &self,
+        worker: &Worker,
+        counted: Option<Counted>,
+    ) -> Result<(http1::SendRequest<Body>, u64, Option<SocketAddr>), SendError> {
+        let connected = self.open(worker, ClientAlpn::Http1, counted).await?;
+        self.shake_http1(worker, connected).await
+    }
+
+    async fn shake_http1(
+        &self,
+        worker: &Worker,
+        connected: Connected,
+    ) -> Result<(http1::SendRequest<Body>, u64, Option<SocketAddr>), SendError> {
+        let local = connected.local(worker);
+        let limits = &worker.config.limits;
+        // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head.
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(limits.head_bytes)
+            .max_buf_size(BUFFER)
+            .handshake(TokioIo::new(Kept::new(connected.stream, connected.counted)))
+            .await
+            .map_err(|e| self.failure(&e))?;
+        tokio::task::spawn_local(async move {
+            // How it ended reaches whoever waits for a response.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok((sender, connected.generation, local))
+    }
+
+    /// Uses a connection whose peer has not selected many streams for what it was opened with besides: HTTP/1.1.
+    pub(super) async fn keep_single(&self, worker: &Worker, connected: Connected) -> SendError {
+        self.is_single_until.set(Some(Instant::now() + tunnel::SINGLE_FOR));
+        match self.shake_http1(worker, connected).await {
+            Ok((sender, generation, local)) => {
+                let life = Life::under(self.upstream.terms.as_ref());
+                self.idle.borrow_mut().push(Idle { sender, generation, local, since: Instant::now(), life });
+                SendError::Protocol("the upstream takes one stream a connection".to_owned())
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Drops connections that were not used for `idle` or belong to an older generation; says whether any are left.
+    pub(super) fn sweep_single(&self, idle: Duration, generation: u64, terms: Option<&Arc<Terms>>) -> bool {
+        let mut all = self.idle.borrow_mut();
+        all.retain(|c| {
+            let is_current = c.generation == generation && !c.sender.is_closed();
+            is_current && c.since.elapsed() < idle && c.life.goes_on(terms)
+        });
+        !all.is_empty()
+    }
+}
