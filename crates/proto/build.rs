@@ -15,11 +15,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         "envoy/service/auth/v3/external_auth.proto",
         "envoy/service/discovery/v3/discovery.proto",
         "istio/v1/auth/ca.proto",
+        "maille/identity/v1/identity.proto",
+        "spiffe/workload.proto",
     ];
     let descriptors = protox::compile(files, [&root])?;
     // Protobuf's JSON for the facts, which proxies show on their admin port. A reader may be of another version.
+    let mut of_facts = descriptors.clone();
+    // The Workload API has no package, and the builder cannot do without.
+    of_facts.file.retain(|file| file.package.is_some());
     pbjson_build::Builder::new()
-        .register_descriptors(&descriptors.encode_to_vec())?
+        .register_descriptors(&of_facts.encode_to_vec())?
         .btree_map([".maille.facts.v1"])
         .ignore_unknown_fields()
         .build(&[".maille.facts.v1"])?;

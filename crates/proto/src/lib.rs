@@ -37,3 +37,13 @@ pub mod authorization {
 pub mod ca {
     tonic::include_proto!("istio.v1.auth");
 }
+
+/// What proxies ask the authority for beside certificates (`maille.identity.v1`).
+pub mod identity {
+    tonic::include_proto!("maille.identity.v1");
+}
+
+/// The SPIFFE Workload API, which has no package.
+pub mod spiffe {
+    tonic::include_proto!("_");
+}

@@ -1,8 +1,9 @@
 //! A peer's renewed certificate, shown inside a connection that is open, in the spirit of RFC 9261.
 //!
-//! The client signs key material that only this connection's two ends know (RFC 8446 section 7.5) together with the new
+//! An end signs key material that only this connection's two ends know (RFC 8446 section 7.5) together with the new
 //! chain, with the new key. So what it proves holds here and nowhere else, and a chain that somebody only copied proves
-//! nothing. The identity must be the one that the connection was opened by; who wants to be somebody else connects again.
+//! nothing. The identity must be the one that the connection was opened by, or to; who wants to be somebody else
+//! connects again. What one end signs is never what the other would: nothing can be sent back as an answer.
 
 use std::fmt;
 
@@ -15,15 +16,17 @@ use rustls_pki_types::UnixTime;
 use crate::context::Current;
 use crate::error::SetupError;
 use crate::provider::provider;
-use crate::refusal::Refusal;
+use crate::refusal::{Presenter, Refusal};
 
 /// Longest message; a chain of an SVID and some intermediates is a tenth of it.
 pub const MAX_RENEWAL: usize = 32 * 1024;
 /// Longest chain.
 const MAX_CHAIN: usize = 8;
 const LABEL: &[u8] = b"EXPORTER-maille/1 renewal";
-/// As in TLS 1.3 (RFC 8446 section 4.4.3): no signature of another protocol can be taken for one of these.
-const CONTEXT: &[u8] = b"maille/1, client renewal";
+/// As in TLS 1.3 (RFC 8446 section 4.4.3): no signature of another protocol can be taken for one of these, and none of
+/// one end for the other's.
+const CONTEXT_CLIENT: &[u8] = b"maille/1, client renewal";
+const CONTEXT_SERVER: &[u8] = b"maille/1, server renewal";
 const SCHEMES: [SignatureScheme; 4] = [
     SignatureScheme::ECDSA_NISTP256_SHA256,
     SignatureScheme::ECDSA_NISTP384_SHA384,
@@ -78,12 +81,21 @@ impl Binding {
 
     /// The message by which the client shows its renewed certificate.
     pub fn renew(&self, svid: &Svid) -> Result<Vec<u8>, SetupError> {
+        self.show(Presenter::Client, svid)
+    }
+
+    /// The message by which the server does.
+    pub fn renew_server(&self, svid: &Svid) -> Result<Vec<u8>, SetupError> {
+        self.show(Presenter::Server, svid)
+    }
+
+    fn show(&self, presenter: Presenter, svid: &Svid) -> Result<Vec<u8>, SetupError> {
         let key = any_supported_type(&svid.key().to_der())?;
         let signer = key.choose_scheme(&SCHEMES).ok_or_else(|| {
             SetupError::Tls(rustls::Error::General("the key signs with no scheme of TLS 1.3".to_owned()))
         })?;
         let chain = encode(svid.chain());
-        let signature = signer.sign(&self.signed(&chain))?;
+        let signature = signer.sign(&self.signed(presenter, &chain))?;
         let mut message = u16::from(signer.scheme()).to_be_bytes().to_vec();
         put(&mut message, &signature);
         message.extend_from_slice(&chain);
@@ -91,9 +103,12 @@ impl Binding {
     }
 
     /// What is signed.
-    fn signed(&self, chain: &[u8]) -> Vec<u8> {
+    fn signed(&self, presenter: Presenter, chain: &[u8]) -> Vec<u8> {
         let mut text = vec![b' '; 64];
-        text.extend_from_slice(CONTEXT);
+        text.extend_from_slice(match presenter {
+            Presenter::Client => CONTEXT_CLIENT,
+            Presenter::Server => CONTEXT_SERVER,
+        });
         text.push(0);
         text.extend_from_slice(&self.0);
         text.extend_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, chain).as_ref());
@@ -117,25 +132,57 @@ impl Current {
         identity: &Identity,
         now: UnixTime,
     ) -> Result<Vec<CertificateDer<'static>>, RenewalError> {
+        let shown = Shown::read(binding, Presenter::Client, message)?;
+        let renewed = self.recheck_client(&shown.chain, now)?;
+        if renewed != *identity {
+            return Err(RenewalError::OtherIdentity { of: identity.uri(), shown: renewed.uri() });
+        }
+        shown.verified()
+    }
+
+    /// Judges what a server shows inside a connection that was opened to `identity`, as
+    /// [`Current::accept_renewal`] does a client.
+    pub fn accept_server_renewal(
+        &self,
+        binding: &Binding,
+        message: &[u8],
+        identity: &Identity,
+        now: UnixTime,
+    ) -> Result<Vec<CertificateDer<'static>>, RenewalError> {
+        let shown = Shown::read(binding, Presenter::Server, message)?;
+        self.recheck_server(&shown.chain, &[identity.uri()].into(), now)?;
+        shown.verified()
+    }
+}
+
+/// A renewal as it came.
+struct Shown<'m> {
+    scheme: SignatureScheme,
+    signature: &'m [u8],
+    signed: Vec<u8>,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl<'m> Shown<'m> {
+    fn read(binding: &Binding, presenter: Presenter, message: &'m [u8]) -> Result<Self, RenewalError> {
         let mut rest = message;
         let scheme = SignatureScheme::from(u16::from_be_bytes(take(&mut rest)?));
         let signature = get(&mut rest)?;
-        let signed = binding.signed(rest);
-        let chain = decode(rest)?;
-        let shown = self.recheck_client(&chain, now)?;
-        if shown != *identity {
-            return Err(RenewalError::OtherIdentity { of: identity.uri(), shown: shown.uri() });
-        }
-        let leaf = chain.first().ok_or(RenewalError::Malformed("the chain is empty"))?;
+        Ok(Self { scheme, signature, signed: binding.signed(presenter, rest), chain: decode(rest)? })
+    }
+
+    /// The chain, if whoever showed it holds the key of its leaf.
+    fn verified(self) -> Result<Vec<CertificateDer<'static>>, RenewalError> {
+        let leaf = self.chain.first().ok_or(RenewalError::Malformed("the chain is empty"))?;
         let leaf =
             webpki::EndEntityCert::try_from(leaf).map_err(|_| RenewalError::Malformed("the certificate"))?;
         // A scheme that TLS 1.3 has no signatures of is none of these.
         let known = provider().signature_verification_algorithms.mapping;
-        let algorithms = known.iter().filter(|(of, _)| *of == scheme && SCHEMES.contains(of));
+        let algorithms = known.iter().filter(|(of, _)| *of == self.scheme && SCHEMES.contains(of));
         let is_signed = algorithms
             .flat_map(|(_, algorithms)| algorithms.iter())
-            .any(|algorithm| leaf.verify_signature(*algorithm, &signed, signature).is_ok());
-        if is_signed { Ok(chain) } else { Err(RenewalError::Signature) }
+            .any(|algorithm| leaf.verify_signature(*algorithm, &self.signed, self.signature).is_ok());
+        if is_signed { Ok(self.chain) } else { Err(RenewalError::Signature) }
     }
 }
 

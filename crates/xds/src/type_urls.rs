@@ -14,6 +14,8 @@ pub const TRUST_BUNDLE: &str = "type.googleapis.com/maille.facts.v1.TrustBundle"
 pub const MESH_SETTINGS: &str = "type.googleapis.com/maille.facts.v1.MeshSettings";
 /// `Credential`; named by Secret, and answered only to proxies that a DestinationRule lets use it.
 pub const CREDENTIAL: &str = "type.googleapis.com/maille.facts.v1.Credential";
+/// `Revocations`; a wildcard with the one name `mesh`.
+pub const REVOCATIONS: &str = "type.googleapis.com/maille.facts.v1.Revocations";
 
 /// The resource name that subscribes to everything of a type (xDS protocol, "Wildcard subscriptions").
 pub const WILDCARD: &str = "*";

@@ -40,6 +40,7 @@ pub fn mesh_settings(world: &World, client: Client<'_>) -> wire::MeshSettings {
         access_log: log.into(),
         explain_in_response: config.explain_in_response,
         deliver_to_localhost: config.deliver_to_localhost,
+        ..Default::default()
     }
 }
 
@@ -103,5 +104,6 @@ pub fn trust_bundle(world: &World, trust_domain: &str) -> Option<wire::TrustBund
     Some(wire::TrustBundle {
         trust_domain: trust_domain.to_owned(),
         roots: roots.iter().map(|der| der.clone().into()).collect(),
+        ..Default::default()
     })
 }

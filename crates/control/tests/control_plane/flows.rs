@@ -30,7 +30,7 @@ async fn a_report_is_attributed_to_its_reporter_and_addresses_become_workloads()
         requests: 3,
         ..Default::default()
     };
-    let reports = tokio_stream::iter([FlowReport { flows: vec![flow] }]);
+    let reports = tokio_stream::iter([FlowReport { flows: vec![flow], state: None }]);
     let summary = FlowsClient::new(channel).report(reports).await.expect("taken").into_inner();
     assert_eq!(summary.received, 1);
     let (status, body) = lab.http("/flows?denied&plaintext=true&since=5m&to=shop/cart").await;

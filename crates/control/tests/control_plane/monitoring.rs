@@ -187,7 +187,7 @@ async fn what_proxies_refuse_for_tls_is_a_line_of_the_control_planes_log() {
         flow(Decision::RefusedTls, plaintext),
         flow(Decision::Denied, "no ALLOW rule matched"),
     ];
-    let reports = tokio_stream::iter([FlowReport { flows }]);
+    let reports = tokio_stream::iter([FlowReport { flows, state: None }]);
     FlowsClient::new(channel).report(reports).await.expect("taken");
     let expected = format!(
         "TLS refused 3 times by the destination's proxy: shop/web (Pod shop/web-1, {WEB}) to shop/cart port 8080: \

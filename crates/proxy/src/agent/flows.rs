@@ -67,7 +67,7 @@ async fn feed(telemetry: &Registry, sender: &mpsc::Sender<FlowReport>, unsent: &
         while !unsent.is_empty() {
             let Ok(permit) = sender.reserve().await else { return };
             let rest = unsent.split_off(unsent.len().min(FLOWS_PER_REPORT));
-            permit.send(FlowReport { flows: std::mem::replace(unsent, rest) });
+            permit.send(FlowReport { flows: std::mem::replace(unsent, rest), state: None });
         }
     }
 }

@@ -399,7 +399,7 @@ async fn a_new_trust_domain_is_followed_soon_and_without_a_gap() {
         own.trust_domain = domain.to_string();
     }
     let roots = lab.script.authority.roots().iter().map(|root| root.to_vec().into()).collect();
-    let bundle = wire::TrustBundle { trust_domain: domain.to_string(), roots };
+    let bundle = wire::TrustBundle { trust_domain: domain.to_string(), roots, ..Default::default() };
     lab.script.set(type_urls::TRUST_BUNDLE, domain.as_str(), &bundle);
     lab.script.set(type_urls::INBOUND, OWN, &inbound);
     let settings = wire::MeshSettings {
