@@ -275,6 +275,7 @@ impl File {
             access_log: settings.access_log.map_or(0, AccessLogName::proto),
             explain_in_response: settings.explain_in_response,
             deliver_to_localhost: settings.deliver_to_localhost,
+            ..Default::default()
         })
     }
 
