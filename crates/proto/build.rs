@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "maille/flows/v1/flows.proto",
         "envoy/service/auth/v3/external_auth.proto",
         "envoy/service/discovery/v3/discovery.proto",
+        "envoy/service/secret/v3/secret.proto",
         "istio/v1/auth/ca.proto",
         "maille/identity/v1/identity.proto",
         "spiffe/workload.proto",

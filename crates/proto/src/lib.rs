@@ -28,6 +28,11 @@ pub mod discovery {
     tonic::include_proto!("envoy.service.discovery.v3");
 }
 
+/// Secret discovery (`envoy.service.secret.v3`).
+pub mod secret {
+    tonic::include_proto!("envoy.service.secret.v3");
+}
+
 /// External authorization (`envoy.service.auth.v3`).
 pub mod authorization {
     tonic::include_proto!("envoy.service.auth.v3");
