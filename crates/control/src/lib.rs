@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod attest;
+pub mod authority;
 mod ca;
 pub mod conditions;
 mod connection;
