@@ -115,8 +115,8 @@ fn workload(name: &str, role: &str, replicas: u32, meshed: bool) -> Vec<Value> {
     let template = json!({
         "metadata": {
             "labels": {"app": name, "sidecar.istio.io/inject": meshed.to_string()},
-            // Certificates that have to be renewed twice a minute.
-            "annotations": {"proxy.istio.io/config": "proxyMetadata:\n  SECRET_TTL: 60s\n"},
+            // Certificates that have to be renewed four times a minute.
+            "annotations": {"proxy.istio.io/config": "proxyMetadata:\n  SECRET_TTL: 30s\n"},
         },
         "spec": {
             "serviceAccountName": name, "terminationGracePeriodSeconds": 10, "containers": [container],
@@ -151,7 +151,7 @@ fn report(load: Child) -> Result<Report> {
     Ok(Report { done: seen["done"].clone(), lost })
 }
 
-/// Pods come and go, policies change every second, certificates live for a minute; nothing is lost that would not be lost
+/// Pods come and go, policies change every second, certificates live for half a minute; nothing is lost that would not be lost
 /// without the mesh, and memory does not grow.
 pub(crate) fn churn() -> Result<()> {
     let mesh = Mesh::start(&["--demo"])?;
