@@ -19,6 +19,7 @@ mod outputs;
 mod request;
 mod rule;
 mod status;
+mod svid;
 mod token;
 #[cfg(test)]
 mod vectors;
@@ -29,6 +30,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use cache::TokenCache;
 pub use input::{AuthenticationProblem, ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication};
 pub use request::{Changes, TokenRefused, TokenRequest, Verified};
+pub use svid::{JwtSvid, SvidRefused, verify_jwt_svid};
 
 use crate::HeaderLookup;
 use rule::{CLOCK_SKEW, Opinion, Rule};
