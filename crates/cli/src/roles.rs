@@ -52,10 +52,11 @@ pub(crate) fn proxy(args: ProxyArgs) -> Result<()> {
     }
     let log = log_to_stdout();
     match args.static_file {
-        Some(file) => maille_proxy::run_static(&file),
+        Some(file) => maille_proxy::run_static(&file, maille_net::memory::let_go_of_start),
         None => {
             let mut options = maille_proxy::ProxyOptions::from_env(|name| std::env::var(name).ok())?;
             options.log_control = Some(log);
+            options.once_serving = maille_net::memory::let_go_of_start;
             maille_proxy::run(options)
         }
     }

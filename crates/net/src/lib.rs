@@ -14,6 +14,7 @@
 //! - [`sandbox`]: a container's process: namespaces, mounts, privileges, exec.
 //! - [`process`]: processes named so that a reused number is not mistaken for them.
 //! - [`mounts`]: a mount namespace of one's own.
+//! - [`memory`]: memory that the start has used.
 
 #![deny(unsafe_code)]
 
@@ -23,6 +24,7 @@ mod error;
 pub mod guard;
 pub mod intercept;
 pub mod link;
+pub mod memory;
 pub mod mounts;
 pub mod netns;
 pub mod nft;

@@ -193,6 +193,8 @@ pub struct ProxyOptions {
     pub resolv_conf: PathBuf,
     /// Behind `/logging`.
     pub log_control: Option<Arc<dyn LogControl>>,
+    /// Called once it serves, when what the start took can be given back.
+    pub once_serving: fn(),
 }
 
 impl ProxyOptions {
@@ -280,6 +282,7 @@ impl ProxyOptions {
                 .then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, ports::DNS))),
             resolv_conf: "/etc/resolv.conf".into(),
             log_control: None,
+            once_serving: || {},
         })
     }
 

@@ -100,6 +100,7 @@ async fn live(options: Arc<ProxyOptions>) -> anyhow::Result<()> {
     debug!(readiness = %at.readiness, status = %at.status, metrics = %at.metrics, admin = %at.admin, "status servers listen");
     predecessor.dismiss().await;
     info!(workers = options.workers, "serving");
+    (options.once_serving)();
 
     let sockets = succession::sockets(&mut agent, &workers);
     let end = serve(&mut agent, &mut signals, &workers, &sockets, heir, &options).await?;

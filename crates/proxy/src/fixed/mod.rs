@@ -168,12 +168,13 @@ impl StaticProxy {
     }
 }
 
-/// Runs one sidecar from a file until SIGTERM or SIGINT. Prints one line per listener once it serves.
-pub fn run_static(path: &Path) -> anyhow::Result<()> {
+/// Runs one sidecar from a file until SIGTERM or SIGINT. Prints one line per listener once it serves, and calls `once_serving`.
+pub fn run_static(path: &Path, once_serving: fn()) -> anyhow::Result<()> {
     let proxy = StaticProxy::start(path)?;
     for address in proxy.workers().addresses() {
         println!("listening on {address}");
     }
+    once_serving();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended_by_signal = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
