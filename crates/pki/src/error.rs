@@ -58,6 +58,12 @@ pub enum Error {
         /// Which rule it breaks.
         reason: String,
     },
+    /// A root that cannot be renewed with its own key.
+    #[error("root cannot be renewed: {0}")]
+    NotARoot(String),
+    /// A list of revoked certificates that cannot be read, or that nobody of ours signed.
+    #[error("revocation list (ca-crl.pem) refused: {0}")]
+    RevocationList(String),
     /// The signing certificate does not verify against its own roots.
     #[error("signing certificate does not chain to the root bundle: {0}")]
     Unanchored(String),

@@ -9,8 +9,11 @@
 
 mod authority;
 mod bundle;
+mod crl;
 mod csr;
+mod description;
 mod error;
+mod fingerprint;
 mod key;
 mod leaf;
 mod pem;
@@ -20,8 +23,11 @@ mod time;
 
 pub use authority::{Authority, BACKDATE, Issued, ROOT_TTL};
 pub use bundle::TrustBundles;
+pub use crl::RevocationList;
 pub use csr::{CertificateRequest, create_csr};
+pub use description::{CrlDescription, Description, describe, describe_crls};
 pub use error::{Error, LeafRule, Result};
+pub use fingerprint::{fingerprint, signer_of};
 pub use key::{KeyPair, PublicKey, generate_key};
 pub use leaf::{ClientSubject, LeafFacts, client_subject, leaf_facts, peer_identity};
 pub use pem::{certificate_pem, certificates_from_pem};

@@ -5,6 +5,7 @@ use maille_core::Identity;
 use rustls_pki_types::CertificateDer;
 
 use crate::error::{Error, Result};
+use crate::fingerprint::{fingerprint, signer_of};
 use crate::key::{KeyPair, PublicKey};
 use crate::leaf::{leaf_facts, parse};
 use crate::pem::{certificate_pem, certificates_from_pem};
@@ -105,6 +106,12 @@ impl Svid {
     /// Serial number of the leaf, lower-case hexadecimal.
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// Fingerprint of the certificate that signed the leaf: the next of its chain, or one of these roots; see
+    /// [`signer_of`]. None if its signer is not among them.
+    pub fn signer(&self, roots: &[CertificateDer<'static>]) -> Option<String> {
+        signer_of(&self.chain, roots).map(fingerprint)
     }
 
     /// Whether it is past its end at `now`.
