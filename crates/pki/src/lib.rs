@@ -31,7 +31,10 @@ pub use fingerprint::{fingerprint, signer_of};
 pub use key::{KeyPair, PublicKey, generate_key};
 pub use leaf::{ClientSubject, LeafFacts, client_subject, leaf_facts, peer_identity};
 pub use pem::{certificate_pem, certificates_from_pem};
-pub use renewal::{DEFAULT_WORKLOAD_TTL, MAX_WORKLOAD_TTL, TtlError, renew_at, requested_ttl};
+pub use renewal::{
+    DEFAULT_WORKLOAD_TTL, MAX_WORKLOAD_TTL, ROOT_GRACE_PERCENT, TtlError, default_ttl, renew_at,
+    requested_ttl, root_is_due,
+};
 pub use svid::Svid;
 pub use time::Moment;
 

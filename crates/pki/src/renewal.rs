@@ -6,6 +6,9 @@ pub const DEFAULT_WORKLOAD_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Longest lifetime that may be asked for: `MAX_WORKLOAD_CERT_TTL` (reference mtls 5.4).
 pub const MAX_WORKLOAD_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// Which part of a root's life is its last, in percent (reference mtls 5.5).
+pub const ROOT_GRACE_PERCENT: u32 = 20;
+
 /// The lifetime asked for is longer than allowed (CA-5: refused, not shortened).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("requested validity of {requested_s} s is longer than the maximum of {} s", .max.as_secs())]
@@ -37,6 +40,20 @@ pub fn renew_at(not_before: SystemTime, not_after: SystemTime, jitter: f64) -> S
     let lifetime = not_after.duration_since(not_before).unwrap_or_default();
     let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(-1.0, 1.0) };
     not_before + lifetime.mul_f64(0.5 + 0.01 * jitter)
+}
+
+/// Whether a root with these dates should be renewed at `now`: less than `percent` of its life is left (reference
+/// mtls 5.5, `CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE`; CA-16, CA-17). More than 100 counts as 100.
+pub fn root_is_due(not_before: SystemTime, not_after: SystemTime, now: SystemTime, percent: u32) -> bool {
+    let lifetime = not_after.duration_since(not_before).unwrap_or_default();
+    let grace = lifetime.mul_f64(f64::from(percent.min(100)) / 100.0);
+    !not_after.duration_since(now).is_ok_and(|left| left >= grace)
+}
+
+/// The lifetime of a certificate when none is asked for: `default`, or what is left of the way from the signing
+/// certificate to its root (reference mtls 5.4). Nothing is left past its end; the signature is refused then.
+pub fn default_ttl(default: Duration, chain_end: SystemTime, now: SystemTime) -> Duration {
+    chain_end.duration_since(now).map_or(default, |left| default.min(left))
 }
 
 #[cfg(test)]
