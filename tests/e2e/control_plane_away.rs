@@ -28,7 +28,7 @@ fn all_succeeded(child: std::process::Child) -> Result<()> {
     Ok(())
 }
 
-fn istiod_is_ready(mesh: &Mesh) -> Result<()> {
+pub(crate) fn istiod_is_ready(mesh: &Mesh) -> Result<()> {
     eventually(Duration::from_secs(60), || {
         let pod = mesh.pod("istio-system/istiod")?;
         ensure!(pod["status"]["containerStatuses"][0]["ready"] == true, "istiod is not ready");
@@ -88,7 +88,7 @@ fn restart_sidecar_of_cart(mesh: &Mesh) -> Result<()> {
 }
 
 /// The process that listens on the inbound port in the network namespace of this address.
-fn sidecar_pid(mesh: &Mesh, address: &str) -> Result<i32> {
+pub(crate) fn sidecar_pid(mesh: &Mesh, address: &str) -> Result<i32> {
     for pid in mesh.pids()? {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();

@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, eventually};
+use crate::protocols::{Lab, NAMESPACE};
 use crate::wire::s_client;
 
 /// A certificate chain and its key, as files.
@@ -201,25 +202,106 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-pub(crate) fn foreign_token_gets_nothing(mesh: &Mesh) -> Result<()> {
-    let token = |namespace: &str, account: &str, audience: &str| -> Result<String> {
-        let pod = mesh.pod(&format!("{namespace}/{account}"))?;
-        let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let text = mesh.kubectl(&[
-            "create",
-            "token",
-            account,
-            "-n",
-            namespace,
-            "--audience",
-            audience,
-            "--bound-object-kind",
-            "Pod",
-            "--bound-object-name",
-            &name,
-        ])?;
-        Ok(text.trim().to_owned())
+/// A token for this audience of the account, bound to the Pod that runs under it.
+fn token_of(mesh: &Mesh, namespace: &str, account: &str, audience: &str) -> Result<String> {
+    let pod = mesh.pod(&format!("{namespace}/{account}"))?;
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let bound = ["--bound-object-kind", "Pod", "--bound-object-name", &name];
+    let create = ["create", "token", account, "-n", namespace, "--audience", audience];
+    let text = mesh.kubectl(&[&create[..], &bound].concat())?;
+    Ok(text.trim().to_owned())
+}
+
+/// A client that somebody generated from the proto asks for an administrator's certificate, and gets its own.
+pub(crate) fn generated_client(mesh: &Mesh) -> Result<()> {
+    let lab = Lab::start(mesh)?;
+    let token = token_of(mesh, NAMESPACE, "client", "istio-ca")?;
+    let root = std::fs::read_to_string(Forge::of_mesh(mesh)?.root())?;
+    let proto = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/proto/proto/istio/v1/auth/ca.proto");
+    let proto = std::fs::read_to_string(proto)?;
+    let ask = |token: &str| {
+        lab.run(&format!(
+            "cd $(mktemp -d) && cat > ca.proto <<'END'\n{proto}END\ncat > root.pem <<'END'\n{root}END\n\
+             printf %s '{token}' > token\n\
+             openssl ecparam -name prime256v1 -genkey -noout -out key.pem\n\
+             openssl req -new -key key.pem -subj '/O=admin/CN=admin' -out csr.pem \
+             -addext 'subjectAltName=URI:spiffe://cluster.local/ns/istio-system/sa/admin,DNS:istiod.istio-system.svc'\n\
+             python3 /programs/ca_client.py ca.proto root.pem token csr.pem > answer; head -1 answer\n\
+             openssl x509 -in answer -noout -ext subjectAltName,extendedKeyUsage,basicConstraints 2>/dev/null || true"
+        ))
     };
+    let answer = ask(&token)?;
+    ensure!(answer.starts_with("OK 2"), "{answer}");
+    let names = answer.lines().find(|line| line.contains("URI:")).context("the certificate has no names")?;
+    ensure!(names.trim() == "URI:spiffe://cluster.local/ns/protocols/sa/client", "its names are {names}");
+    ensure!(answer.contains("CA:FALSE") && !answer.contains("admin"), "{answer}");
+    let refused = ask(&format!("{token}x"))?;
+    ensure!(refused.starts_with("UNAUTHENTICATED request authenticate failure"), "{refused}");
+    Ok(())
+}
+
+/// The serial number of the certificate that a sidecar uses now.
+fn serial(mesh: &Mesh, pod: &str) -> Result<String> {
+    let ran = mesh.maille(&["proxy-config", "secret", pod])?;
+    let line = ran.stdout.lines().find(|line| line.starts_with("default"));
+    let line = line.with_context(|| format!("{}{}", ran.stdout, ran.stderr))?;
+    Ok(line.split_whitespace().find(|word| word.len() >= 24).context("no serial number")?.to_owned())
+}
+
+/// Who loses its right is refused within seconds on connections that are open, too, and nobody else is; a revoked
+/// certificate of somebody who keeps it is replaced.
+pub(crate) fn revoked(mesh: &Mesh) -> Result<()> {
+    let soon = std::time::Duration::from_secs(20);
+    let identity = "spiffe://cluster.local/ns/production/sa/frontend";
+    let call = || -> Result<u16> { Ok(mesh.curl("production/frontend", &["http://cart/"])?.0) };
+    ensure!(call()? == 200, "frontend cannot reach cart to begin with");
+    // One connection, a request every half second.
+    let script = "exec 3<>/dev/tcp/cart/80; while printf 'GET / HTTP/1.1\\r\\nHost: cart\\r\\n\\r\\n' >&3 && \
+                  read -t 5 -r line <&3; do case $line in *' 200 '*) ;; *' 403 '*|*' 503 '*) echo \"$line\"; exit 3;; esac; sleep 0.5; done; exit 4";
+    let open = ["exec", "deploy/frontend", "-n", "production", "--", "timeout", "60", "bash", "-c", script];
+    let mut open = mesh.maille_command(&open).stdout(std::process::Stdio::piped()).spawn()?;
+    let ran = mesh.maille(&["ca", "revoke", identity, "--reason", "left the company"])?;
+    let revoked = eventually(soon, || {
+        let code = call()?;
+        ensure!(
+            code == 503 || code == 403,
+            "a revoked identity is answered {code}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
+        ensure!(open.try_wait()?.is_some_and(|status| !status.success()), "its open connection goes on");
+        let (code, _) = mesh.curl("production/cart", &["-X", "POST", "http://payment-service/"])?;
+        ensure!(code == 200, "somebody else is answered {code}");
+        Ok(())
+    });
+    let undone = mesh.maille(&["ca", "revoke", identity, "--undo"])?;
+    let _ = open.kill();
+    let _ = open.wait();
+    revoked?;
+    ensure!(undone.code == 0, "{}{}", undone.stdout, undone.stderr);
+    eventually(soon, || {
+        let code = call()?;
+        ensure!(code == 200, "after the revocation was undone: {code}");
+        Ok(())
+    })?;
+    let pod = mesh.pod("production/frontend")?;
+    let pod = format!("{}.production", pod["metadata"]["name"].as_str().context("no name")?);
+    let before = serial(mesh, &pod)?;
+    let ran = mesh.maille(&["ca", "revoke", "--serial", &before, "--reason", "leaked"])?;
+    ensure!(ran.code == 0, "{}{}", ran.stdout, ran.stderr);
+    let healed = eventually(soon, || {
+        let now = serial(mesh, &pod)?;
+        ensure!(now != before, "the sidecar still uses the revoked certificate");
+        let code = call()?;
+        ensure!(code == 200, "with its new certificate it is answered {code}");
+        Ok(())
+    });
+    mesh.maille(&["ca", "revoke", "--serial", &before, "--undo"])?;
+    healed
+}
+
+pub(crate) fn foreign_token_gets_nothing(mesh: &Mesh) -> Result<()> {
+    let token = |namespace: &str, account: &str, audience: &str| token_of(mesh, namespace, account, audience);
     // The control: its own token, from its own Pod.
     let own = token("production", "frontend", "istio-ca")?;
     let (status, _) = create_certificate(mesh, "production/frontend", &own)?;

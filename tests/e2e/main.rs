@@ -22,6 +22,7 @@ mod pcap;
 mod policy;
 mod policy_change;
 mod protocols;
+mod rotation;
 mod shop;
 mod soak;
 mod wire;
@@ -47,6 +48,8 @@ const SCENARIOS: &[Scenario] = &[
     ("the_metrics_port_answers_plaintext", wire::metrics_port_in_plaintext),
     ("certificates_of_others_are_refused", identity::foreign_certificates_are_refused),
     ("a_token_of_another_account_gets_no_certificate", identity::foreign_token_gets_nothing),
+    ("a_client_generated_from_the_proto_gets_its_own_identity_and_no_other", identity::generated_client),
+    ("who_is_revoked_is_refused_within_seconds", identity::revoked),
     ("a_policy_acts_on_open_connections_within_a_second", policy_change::acts_on_open_connections),
     ("peer_authentication_changes_are_in_force_at_once", policy_change::strict_and_back),
     ("keys_of_tokens_are_replaced_at_once", policy::keys_are_replaced),
@@ -85,6 +88,7 @@ const OWN_MESH: &[Own] = &[
     ("the_traffic_document_is_true", outside::the_document_is_true),
     ("the_policy_document_is_true", policy::the_document_is_true),
     ("nothing_is_lost_while_everything_changes", soak::churn),
+    ("roots_and_intermediates_rotate_under_load", rotation::under_load),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),
 ];
 

@@ -13,7 +13,8 @@ pub(crate) const CLIENT: &str = "protocols/client";
 const NAKED: &str = "protocols/naked";
 
 /// Programs and configuration of the Pods.
-const PROGRAMS: [&str; 5] = ["servers.py", "probe.py", "grpc_peer.py", "websocket_peer.py", "nginx.conf"];
+const PROGRAMS: [&str; 6] =
+    ["servers.py", "probe.py", "grpc_peer.py", "websocket_peer.py", "nginx.conf", "ca_client.py"];
 
 /// The servers, a client with a sidecar and one without; gone again when dropped.
 pub(crate) struct Lab<'a> {

