@@ -215,7 +215,28 @@ pub(crate) fn churn() -> Result<()> {
         ensure!(!grew, "memory grew from {before:?} to {after:?} KiB");
         Ok(())
     })?;
-    replaced(&soak)
+    replaced(&soak)?;
+    slept(&soak)
+}
+
+/// The whole mesh stands still, as on a machine that is suspended, until its certificates have ended; then it goes on by
+/// itself.
+fn slept(soak: &Soak<'_>) -> Result<()> {
+    let processes: Vec<_> =
+        soak.mesh.pids()?.into_iter().filter_map(rustix::process::Pid::from_raw).collect();
+    ensure!(processes.len() > 20, "the mesh has {} processes", processes.len());
+    for process in &processes {
+        // Some are gone by now.
+        let _ = rustix::process::kill_process(*process, rustix::process::Signal::STOP);
+    }
+    std::thread::sleep(Duration::from_secs(40));
+    for process in &processes {
+        let _ = rustix::process::kill_process(*process, rustix::process::Signal::CONT);
+    }
+    eventually(Duration::from_secs(90), || {
+        report(soak.load("", Duration::from_secs(4))?)?
+            .nothing_is_lost("after a sleep longer than certificates live")
+    })
 }
 
 /// Every sidecar is replaced by a new process, twice, under the same load: what listens is handed over, and what is open
