@@ -1,16 +1,15 @@
-//! What people are told of a certificate or a revocation list. Nothing is decided by it.
+//! What people are told of a certificate. Nothing is decided by it.
 
 use std::time::SystemTime;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey as ParsedKey;
-use x509_parser::revocation_list::CertificateRevocationList;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::fingerprint::fingerprint;
 use crate::leaf::{parse, serial_text};
 use crate::time::from_unix_seconds;
 
@@ -38,7 +37,7 @@ pub struct Description {
 }
 
 /// Reads a certificate in DER.
-pub fn describe(der: &[u8]) -> Result<Description> {
+pub fn describe(der: &CertificateDer<'_>) -> Result<Description> {
     let certificate = parse("certificate", der)?;
     let validity = certificate.validity();
     let names = certificate.subject_alternative_name().ok().flatten();
@@ -56,42 +55,8 @@ pub fn describe(der: &[u8]) -> Result<Description> {
         not_after: from_unix_seconds(validity.not_after.timestamp()),
         is_authority: certificate.is_ca(),
         uris: uris.collect(),
-        fingerprint: hex(digest(&SHA256, der).as_ref()),
+        fingerprint: fingerprint(der),
     })
-}
-
-/// A certificate revocation list (RFC 5280 section 5).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CrlDescription {
-    /// Whose list it is.
-    pub issuer: String,
-    /// When the next one is due; verifiers refuse everything of the issuer after that. Lists may leave it out.
-    pub next_update: Option<SystemTime>,
-    /// Certificates on it.
-    pub revoked: usize,
-}
-
-/// Reads every revocation list of a PEM text; none at all is an error.
-pub fn describe_crls(pem: &str) -> Result<Vec<CrlDescription>> {
-    let what = "revocation list";
-    let mut lists = Vec::new();
-    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes()) {
-        let (kind, der) = section.map_err(|e| Error::Pem { what, reason: e.to_string() })?;
-        if kind != SectionKind::Crl {
-            continue;
-        }
-        let (_, list) = CertificateRevocationList::from_der(&der)
-            .map_err(|e| Error::Certificate { what, reason: e.to_string() })?;
-        lists.push(CrlDescription {
-            issuer: visible(&list.issuer().to_string()),
-            next_update: list.next_update().map(|time| from_unix_seconds(time.timestamp())),
-            revoked: list.iter_revoked_certificates().count(),
-        });
-    }
-    if lists.is_empty() {
-        return Err(Error::Pem { what, reason: "it has no section 'X509 CRL'".to_owned() });
-    }
-    Ok(lists)
 }
 
 fn key(certificate: &X509Certificate<'_>) -> String {
@@ -109,10 +74,6 @@ fn key(certificate: &X509Certificate<'_>) -> String {
 /// Names are a stranger's: what could move a terminal's cursor is not shown, and none goes on for pages.
 fn visible(name: &str) -> String {
     name.chars().take(2048).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -158,12 +119,5 @@ mod tests {
             let life = shown.not_after.duration_since(shown.not_before).expect("it lives");
             assert_eq!(life.as_secs(), 7 * 86_400);
         }
-    }
-
-    #[test]
-    fn a_text_without_revocation_list_is_refused() {
-        assert!(matches!(describe_crls("hello"), Err(Error::Pem { .. })));
-        let cut = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
-        assert!(matches!(describe_crls(cut), Err(Error::Certificate { .. })));
     }
 }

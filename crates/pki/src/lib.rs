@@ -25,7 +25,7 @@ pub use authority::{Authority, BACKDATE, Issued, ROOT_TTL};
 pub use bundle::TrustBundles;
 pub use crl::RevocationList;
 pub use csr::{CertificateRequest, create_csr};
-pub use description::{CrlDescription, Description, describe, describe_crls};
+pub use description::{Description, describe};
 pub use error::{Error, LeafRule, Result};
 pub use fingerprint::{fingerprint, signer_of};
 pub use key::{KeyPair, PublicKey, generate_key};
