@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use maille_config::destination_rule::Client;
 use maille_core::NamespacedName;
-use maille_xds::type_urls::{CREDENTIAL, DESTINATION, INBOUND, MESH_SETTINGS, TRUST_BUNDLE};
+use maille_xds::type_urls::{CREDENTIAL, DESTINATION, INBOUND, MESH_SETTINGS, REVOCATIONS, TRUST_BUNDLE};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -108,6 +108,11 @@ impl Snapshot {
     /// The roots of one trust domain.
     pub fn trust_bundle(&self, trust_domain: &str) -> Option<Fact> {
         Some(Fact::of(TRUST_BUNDLE, &facts::trust_bundle(&self.world, trust_domain)?))
+    }
+
+    /// Who is revoked; `None` if nobody is.
+    pub fn revocations(&self) -> Option<Fact> {
+        Some(Fact::of(REVOCATIONS, &facts::revocations(&self.world)?))
     }
 }
 

@@ -25,6 +25,7 @@ mod places;
 mod process;
 mod proxies;
 mod rate;
+pub mod revocation;
 mod scrape_targets;
 mod server;
 mod view;

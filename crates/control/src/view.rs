@@ -7,14 +7,15 @@ use maille_config::destination_rule::Client;
 use maille_core::{Labels, NamespacedName};
 use maille_proto::discovery::DeltaDiscoveryResponse;
 use maille_xds::type_urls::{
-    AUTHORIZATION, CREDENTIAL, DESTINATION, INBOUND, MESH_SETTINGS, REQUEST_AUTHENTICATION, TRUST_BUNDLE,
+    AUTHORIZATION, CREDENTIAL, DESTINATION, INBOUND, MESH_SETTINGS, REQUEST_AUTHENTICATION, REVOCATIONS,
+    TRUST_BUNDLE,
 };
 use maille_xds::{Dirty, Request, Resource, ServerState, View};
 use tonic::Status;
 
 use crate::attest::Peer;
 use crate::discovery::StreamEnd;
-use crate::facts::SETTINGS_NAME;
+use crate::facts::{REVOCATIONS_NAME, SETTINGS_NAME};
 use crate::hub::{Hub, Subscription};
 use crate::metrics::Metrics;
 use crate::proxies::ProxyHandle;
@@ -54,7 +55,7 @@ impl PeerView {
     ) -> Self {
         let own = peer.pod().name.clone();
         let mut subscription = hub.subscribe();
-        let common = [Key::Workload(own.clone()), Key::Trust, Key::Settings];
+        let common = [Key::Workload(own.clone()), Key::Trust, Key::Revocations, Key::Settings];
         for key in common.into_iter().chain(watched_of(&own.namespace)) {
             subscription.watch(key);
         }
@@ -208,6 +209,7 @@ impl PeerView {
             Key::Policies(_) => dirty.push(Dirty::Type(AUTHORIZATION)),
             Key::Authentications(_) => dirty.push(Dirty::Type(REQUEST_AUTHENTICATION)),
             Key::Trust => dirty.push(Dirty::Type(TRUST_BUNDLE)),
+            Key::Revocations => dirty.push(Dirty::Type(REVOCATIONS)),
             Key::Settings => dirty.push(Dirty::Type(MESH_SETTINGS)),
             Key::Sidecars(_) => {
                 dirty.push(Dirty::Type(MESH_SETTINGS));
@@ -239,6 +241,7 @@ impl View for PeerView {
             REQUEST_AUTHENTICATION => self.authentications(),
             INBOUND => self.inbound().into_iter().collect(),
             MESH_SETTINGS => vec![snapshot.settings(self.client()).resource(SETTINGS_NAME)],
+            REVOCATIONS => self.resource(REVOCATIONS, REVOCATIONS_NAME).into_iter().collect(),
             TRUST_BUNDLE => {
                 let domains = snapshot.world.roots().keys();
                 domains.filter_map(|d| Some(snapshot.trust_bundle(d)?.resource(d.clone()))).collect()
@@ -257,6 +260,7 @@ impl View for PeerView {
             REQUEST_AUTHENTICATION => self.authentication(name),
             INBOUND if name == self.uid => self.inbound(),
             MESH_SETTINGS if name == SETTINGS_NAME => Some(snapshot.settings(self.client()).resource(name)),
+            REVOCATIONS if name == REVOCATIONS_NAME => Some(snapshot.revocations()?.resource(name)),
             TRUST_BUNDLE => Some(snapshot.trust_bundle(name)?.resource(name)),
             _ => None,
         }

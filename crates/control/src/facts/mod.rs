@@ -12,6 +12,7 @@ mod entry;
 mod inbound;
 mod mesh;
 mod order;
+mod revocation;
 mod service;
 mod traffic;
 
@@ -29,6 +30,7 @@ pub use credential::credential;
 pub use destination::destination;
 pub use inbound::inbound;
 pub use mesh::{SETTINGS_NAME, mesh_settings, provider_problem, trust_bundle};
+pub use revocation::{REVOCATIONS_NAME, revocations};
 
 use crate::world::{MeshConfig, Pod};
 
@@ -54,9 +56,7 @@ impl Fact {
     /// take for no change.
     pub fn of(type_url: &'static str, message: &impl prost::Message) -> Self {
         let bytes = message.encode_to_vec();
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
-        let version = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Self { type_url, version, bytes }
+        Self { type_url, version: version_of(&bytes), bytes }
     }
 
     /// The fact as a resource of this name.
@@ -67,6 +67,12 @@ impl Fact {
             body: prost_types::Any { type_url: self.type_url.to_owned(), value: self.bytes.clone() },
         })
     }
+}
+
+/// A hash of a content.
+fn version_of(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What is known of a pod, for telemetry and explanations.

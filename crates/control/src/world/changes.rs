@@ -25,6 +25,8 @@ pub enum Key {
     Authentications(String),
     /// The roots of trust.
     Trust,
+    /// Who is revoked.
+    Revocations,
     /// The mesh's settings.
     Settings,
     /// The Sidecars of a namespace, which say what its workloads may know.

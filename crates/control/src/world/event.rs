@@ -12,6 +12,7 @@ use super::keys::KeySource;
 use super::objects::{EndpointSlice, Pod, Service};
 use super::{World, service_of};
 use crate::facts::Policy;
+use crate::revocation::{Listing, Revocations};
 
 /// What happened to the objects of one kind.
 #[derive(Debug, Clone)]
@@ -58,6 +59,10 @@ pub enum Event {
     MeshConfig(maille_config::mesh::MeshConfig),
     /// What fetching a key set came to: the set as JSON, public keys only, or why there is none.
     Keys(KeySource, Result<String, String>),
+    /// What the list of revocations became.
+    Revocations(Listing),
+    /// The authorities' revocation lists, DER, and what is wrong with others.
+    RevocationLists(Vec<Vec<u8>>, Vec<String>),
 }
 
 impl World {
@@ -135,6 +140,10 @@ impl World {
             Event::OwnRoots(roots) => self.set_roots(self.config.trust_domain.to_string(), roots, changes),
             Event::MeshConfig(mesh) => self.set_config(mesh, changes),
             Event::Keys(source, fetched) => self.set_keys(&source, fetched, changes),
+            Event::Revocations(listing) => self.set_revocations(self.revocations.listed(&listing), changes),
+            Event::RevocationLists(crls, problems) => {
+                self.set_revocations(self.revocations.with_crls(crls, problems), changes);
+            }
         }
     }
 
@@ -152,6 +161,13 @@ impl World {
         changes.add(Key::Trust);
     }
 
+    fn set_revocations(&mut self, revocations: Revocations, changes: &mut ChangeSet) {
+        if *self.revocations != revocations {
+            self.revocations = Arc::new(revocations);
+            changes.add(Key::Revocations);
+        }
+    }
+
     fn note_listed(&mut self, event: &Event) {
         match event {
             Event::Pod(Change::Replace(_)) => self.listed.pods = true,
@@ -165,6 +181,7 @@ impl World {
             Event::Sidecar(Change::Replace(_)) => self.listed.sidecars = true,
             Event::WorkloadEntry(Change::Replace(_)) => self.listed.workload_entries = true,
             Event::MeshConfig(_) => self.listed.config = true,
+            Event::Revocations(_) => self.listed.revocations = true,
             _ => {}
         }
     }

@@ -45,6 +45,7 @@ pub use sidecar::Sight;
 pub use workloads::{Selected, WorkloadEntry};
 
 use crate::facts::{Authentication, Policy};
+use crate::revocation::Revocations;
 
 type Named<T> = Arc<BTreeMap<NamespacedName, Arc<T>>>;
 
@@ -81,6 +82,7 @@ pub struct World {
     /// Services of type ExternalName by what they are other names of.
     aliases: Arc<BTreeMap<HostPattern, BTreeSet<NamespacedName>>>,
     credentials: Arc<credentials::Credentials>,
+    revocations: Arc<Revocations>,
     listed: Listed,
 }
 
@@ -98,6 +100,7 @@ struct Listed {
     sidecars: bool,
     workload_entries: bool,
     config: bool,
+    revocations: bool,
 }
 
 impl World {
@@ -126,6 +129,7 @@ impl World {
             exporting: Arc::default(),
             aliases: Arc::default(),
             credentials: Arc::default(),
+            revocations: Arc::default(),
             listed: Listed::default(),
         }
     }
@@ -135,9 +139,9 @@ impl World {
     pub fn is_complete(&self) -> bool {
         let Listed { pods, services, slices, peer_authentications, .. } = self.listed;
         let Listed { policies, authentications, rules, entries, config, .. } = self.listed;
-        let Listed { sidecars, workload_entries, .. } = self.listed;
+        let Listed { sidecars, workload_entries, revocations, .. } = self.listed;
         let registry = pods && services && slices && rules && entries && sidecars && workload_entries;
-        registry && peer_authentications && policies && authentications && config
+        registry && peer_authentications && policies && authentications && config && revocations
     }
 
     /// What holds for the whole mesh.
@@ -148,6 +152,11 @@ impl World {
     /// Roots by trust domain, DER.
     pub fn roots(&self) -> &BTreeMap<String, Vec<Vec<u8>>> {
         &self.roots
+    }
+
+    /// Who has lost its right before its certificate ends.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// A pod by name.
