@@ -181,6 +181,7 @@ mod tests {
             named_ports: Vec::new(),
             scrape: None,
             multiplexes: false,
+            node: "node-1".into(),
             ready: true,
         })));
         assert!(scene.of_policy().is_empty());

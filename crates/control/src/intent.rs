@@ -123,6 +123,7 @@ mod tests {
             named_ports: Vec::new(),
             scrape: None,
             multiplexes: false,
+            node: "node-1".into(),
             ready: true,
         };
         world.apply(Event::Pod(Change::Put(pod)), &mut Default::default());

@@ -114,6 +114,7 @@ kind!(
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PodSpec {
     service_account_name: Option<String>,
+    node_name: Option<String>,
     host_network: Option<bool>,
     containers: Vec<Container>,
     init_containers: Option<Vec<Container>>,
@@ -273,6 +274,7 @@ pub(crate) fn pod(pod: &Pod) -> Option<world::Pod> {
             None | Some("") => "default".to_owned(),
             Some(account) => account.to_owned(),
         },
+        node: pod.spec.node_name.clone().unwrap_or_default(),
         workload_name: workload_name(pod, &labels),
         meshed: containers().any(|c| c.name == "istio-proxy"),
         multiplexes: annotation(&pod.metadata, world::MULTIPLEX_ANNOTATION) == Some("1"),

@@ -70,6 +70,7 @@ impl Mesh {
             named_ports: Vec::new(),
             scrape: None,
             multiplexes: false,
+            node: "node-1".into(),
             ready: true,
         })))
     }

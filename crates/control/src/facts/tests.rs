@@ -32,6 +32,7 @@ fn pod(name: &str, address: u8, account: &str, tls_mode: Option<&str>) -> Pod {
         named_ports: vec![("web".into(), 8080)],
         scrape: None,
         multiplexes: false,
+        node: "node-1".into(),
         ready: true,
     }
 }

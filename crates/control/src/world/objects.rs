@@ -20,6 +20,8 @@ pub struct Pod {
     pub labels: Labels,
     /// The account it runs as; `default` if it names none.
     pub service_account: String,
+    /// The node that it runs on; empty if it does not say.
+    pub node: String,
     /// The owner people know it by (Deployment …), else its own name.
     pub workload_name: String,
     /// A sidecar stands in front of it.

@@ -39,6 +39,7 @@ fn pod(n: u8, address: u8, app: u8, terminating: bool) -> Pod {
         named_ports: vec![("http".into(), 8080)],
         scrape: None,
         multiplexes: false,
+        node: "node-1".into(),
         ready: true,
     }
 }

@@ -303,6 +303,7 @@ pub(crate) fn pod(name: &str, account: &str, address: &str) -> Pod {
         named_ports: Vec::new(),
         scrape: None,
         multiplexes: false,
+        node: "node-1".into(),
         ready: true,
     }
 }

@@ -23,6 +23,7 @@ fn pod(change: impl FnOnce(&mut Value)) -> Option<maille_control::world::Pod> {
         },
         "spec": {
             "serviceAccountName": "cart",
+            "nodeName": "node-1",
             "containers": [
                 { "name": "istio-proxy" },
                 { "name": "app", "env": [{ "name": "A", "value": "b" }], "ports": [
@@ -42,6 +43,7 @@ fn a_pod_is_reduced_to_what_the_mesh_needs() {
     let found = pod(|_| {}).expect("part of the world");
     assert_eq!(found.addresses, [ip("10.0.0.1"), ip("fd00::1")]);
     assert_eq!((found.workload_name.as_str(), found.service_account.as_str()), ("cart", "cart"));
+    assert_eq!(found.node, "node-1");
     assert!(found.meshed && found.takes_mutual_tls() && !found.terminating);
     assert!(!found.ready && !found.multiplexes, "neither is said");
     let ready = pod(|p| {
