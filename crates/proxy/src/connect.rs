@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::balance::{Counted, Terms};
 use crate::record::tls_reason;
 use crate::record::{Proven, Refused};
+use crate::server_proof::ServerProof;
 use crate::snapshot::{OrderMode, TlsOrder};
 use crate::sniff::Prefixed;
 use crate::stream::Stream;
@@ -111,6 +113,8 @@ pub(crate) struct Connected {
     pub(crate) identity: Option<Identity>,
     /// Of the own certificate and trust that it was opened with.
     pub(crate) generation: u64,
+    /// What the server has proved; none without TLS, and where nobody wants it verified.
+    pub(crate) proof: Option<Rc<ServerProof>>,
     /// Where connections are bounded.
     pub(crate) counted: Option<Counted>,
 }
@@ -210,7 +214,7 @@ pub(crate) async fn connect(
     };
     let Security::Mutual { sni, expected, .. } = &to.security else {
         let stream = Stream::Plain(Prefixed::new(BytesMut::new(), tcp));
-        return Ok(Connected { stream, identity: None, generation: 0, counted: None });
+        return Ok(Connected { stream, identity: None, generation: 0, proof: None, counted: None });
     };
     let setup = |reason: String| ConnectError::Setup { address, reason };
     let current = worker.shared.tls.current();
@@ -223,8 +227,13 @@ pub(crate) async fn connect(
     };
     // A server of DNS names only (SN-5) has no identity; that it may serve was verified all the same.
     let identity = maille_tls::peer_of_client(stream.get_ref().1).ok();
+    let generation = current.generation();
+    let proof = ServerProof::of_mesh(stream.get_ref().1, expected, generation);
+    if let Some(proof) = &proof {
+        worker.servers.enter(proof);
+    }
     let stream = Stream::Connected(Box::new(stream));
-    Ok(Connected { stream, identity, generation: current.generation(), counted: None })
+    Ok(Connected { stream, identity, generation, proof, counted: None })
 }
 
 /// Connects with the TLS that a DestinationRule orders. Nothing is dialled unless its files are good.
@@ -269,8 +278,10 @@ async fn connect_as_ordered(
     };
     match timeout(limits.handshake, TlsConnector::from(config).connect(server, tcp)).await {
         Ok(Ok(stream)) => {
+            let is_verified = !order.insecure_skip_verify;
+            let proof = is_verified.then(|| ServerProof::outside(stream.get_ref().1)).flatten();
             let stream = Stream::Connected(Box::new(stream));
-            Ok(Connected { stream, identity: None, generation, counted: None })
+            Ok(Connected { stream, identity: None, generation, proof, counted: None })
         }
         Ok(Err(error)) => Err(ordered_handshake(order, name, address, &HandshakeError::from_io(&error))),
         Err(_) => Err(ConnectError::Timeout { address, limit: limits.handshake }),

@@ -240,6 +240,7 @@ impl Arrival<'_> {
                 let passage = Passage {
                     connection,
                     open: Some(&*entry.open),
+                    server: None,
                     way: Way {
                         upstream: Some(upstream.address),
                         upstream_local: connected.local(self.worker),

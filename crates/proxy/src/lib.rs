@@ -28,6 +28,7 @@ mod outbound;
 mod plan;
 mod pool;
 mod record;
+mod server_proof;
 mod relay;
 mod route;
 pub mod snapshot;

@@ -355,7 +355,8 @@ impl Departure<'_> {
         };
         let upstream_local = connected.local(self.worker);
         let way = Way { upstream: Some(upstream.address), upstream_local, ..self.dialled.way() };
-        let passage = Passage { connection, open: None, way, marks: None, explain: &explain };
+        let server = connected.proof.as_deref();
+        let passage = Passage { connection, open: None, server, way, marks: None, explain: &explain };
         let (idle, age) = limits_of_opaque(upstream.terms.as_deref());
         let mut timed = Timed::new(&mut connected.stream, idle, age);
         passage.run(self.worker, &mut stream, &mut timed).await;

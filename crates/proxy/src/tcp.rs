@@ -11,6 +11,7 @@ use crate::marks::Marked;
 use crate::open::{Fate, Open};
 use crate::record::Refused;
 use crate::relay::{self, relay};
+use crate::server_proof::{self, ServerProof};
 use crate::worker::Worker;
 
 /// A connection of opaque bytes that was let through.
@@ -18,6 +19,8 @@ pub(crate) struct Passage<'a> {
     pub(crate) connection: Connection,
     /// By what it is judged while it lives.
     pub(crate) open: Option<&'a Open>,
+    /// What the upstream's server has proved, and lives by.
+    pub(crate) server: Option<&'a ServerProof>,
     /// What the log says of its addresses.
     pub(crate) way: maille_telemetry::Way<'a>,
     /// What policies say that do not decide.
@@ -33,7 +36,7 @@ impl Passage<'_> {
         A: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { connection, open, way, marks, explain } = self;
+        let Self { connection, open, server, way, marks, explain } = self;
         let started = Instant::now();
         let (sent, received) = (Cell::new(0), Cell::new(0));
         let moved = |direction, bytes: u64| match direction {
@@ -55,6 +58,7 @@ impl Passage<'_> {
         let refused = tokio::select! {
             biased;
             refused = cut => Some(refused),
+            refused = server_proof::lost(server) => Some(refused),
             outcome = relay(downstream, upstream, &moved) => {
                 outcome.err().and_then(|error| explain(&error)).map(std::rc::Rc::new)
             }
@@ -87,6 +91,7 @@ pub(crate) async fn run_upgraded<A, B>(
     downstream: &mut A,
     upstream: &mut B,
     open: Option<&Open>,
+    server: Option<&ServerProof>,
 ) where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -103,6 +108,9 @@ pub(crate) async fn run_upgraded<A, B>(
             if let Some(open) = open {
                 open.record_cut(worker, &refused);
             }
+        }
+        refused = server_proof::lost(server) => {
+            tracing::info!(reason = refused.reason(), "an upgraded stream was cut");
         }
         // Either side closing is how it ends.
         _ = relay(downstream, upstream, &|_, _| {}) => {}

@@ -19,6 +19,7 @@ use crate::departure::{Departure, Stage};
 use crate::destinations::Destinations;
 use crate::open::OpenConnections;
 use crate::pool::Pools;
+use crate::server_proof::Servers;
 use crate::snapshot::{DataPathConfig, Direction, ListenerSpec, Shared, Snapshot};
 use crate::tunnel::Callers;
 use crate::workers::{Load, Phase};
@@ -36,6 +37,8 @@ pub(crate) struct Worker {
     pub(crate) pools: Pools,
     /// Connections to other proxies whose streams are bytes.
     pub(crate) callers: Callers,
+    /// What the servers of open upstream connections have proved.
+    pub(crate) servers: Servers,
     pub(crate) destinations: Destinations,
     pub(crate) undetected: Undetected,
     /// Tokens that were verified lately.
@@ -56,6 +59,7 @@ impl Worker {
             open: Rc::default(),
             pools: Pools::default(),
             callers: Callers::default(),
+            servers: Servers::default(),
             undetected: Undetected::new(config.limits.undetected),
             tokens: RefCell::new(TokenCache::new()),
             authorizers: Authorizers::default(),
@@ -186,6 +190,7 @@ impl Worker {
         self.open.recheck(&self.shared.tls);
         self.pools.sweep(self.config.limits.idle, self.shared.tls.generation());
         self.callers.sweep(self.config.limits.idle, &self.shared.tls);
+        self.servers.judge(&self.shared.tls);
         self.destinations.sweep();
     }
 

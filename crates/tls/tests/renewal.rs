@@ -72,3 +72,32 @@ fn a_renewal_is_good_on_its_own_connection_and_for_its_own_identity_only() {
         assert!(judge(&far, &changed).is_err(), "byte {at} does not matter");
     }
 }
+
+#[test]
+fn a_server_proves_its_renewed_certificate_to_its_caller_only() {
+    let authority = TestAuthority::new();
+    let (web, cart) = (authority.context("shop", "web"), authority.context("shop", "cart"));
+    let (near, far) = bindings(&web, &cart);
+    let (other, _) = bindings(&web, &cart);
+    let identity = authority.identity("shop", "cart");
+    let judge = |binding: &Binding, message: &[u8], now: UnixTime| {
+        web.current().accept_server_renewal(binding, message, &identity, now)
+    };
+    let now = UnixTime::now();
+    let renewed = authority.svid_for(&identity, DAY);
+    let message = far.renew_server(&renewed).expect("signed");
+    assert_eq!(judge(&near, &message, now).expect("accepted"), renewed.chain());
+    assert!(matches!(judge(&other, &message, now), Err(RenewalError::Signature)), "of another connection");
+    let late = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + 2 * DAY);
+    assert!(matches!(judge(&near, &message, late), Err(RenewalError::Refused(_))), "expired");
+    let somebody = far.renew_server(&authority.svid_for(&authority.identity("shop", "thief"), DAY));
+    assert!(matches!(judge(&near, &somebody.expect("signed"), now), Err(RenewalError::Refused(_))));
+    let strange = far.renew_server(&TestAuthority::new().svid_for(&identity, DAY)).expect("signed");
+    assert!(matches!(judge(&near, &strange, now), Err(RenewalError::Refused(_))), "of another authority");
+
+    // What one end has signed cannot be sent back to it as the other's.
+    let own = near.renew(&renewed).expect("signed");
+    assert!(matches!(judge(&near, &own, now), Err(RenewalError::Signature)));
+    let reflected = cart.current().accept_renewal(&far, &message, &identity, now);
+    assert!(matches!(reflected, Err(RenewalError::Signature)));
+}

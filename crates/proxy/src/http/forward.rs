@@ -78,7 +78,7 @@ pub(crate) async fn send(
             let error = SendError::Protocol("it switched protocols unasked".to_owned());
             return Err(Box::new(Failed { error, exchange, request: None, switching }));
         };
-        switching.start(worker.clone(), hyper::upgrade::on(&mut response));
+        switching.start(worker.clone(), hyper::upgrade::on(&mut response), lease.proof());
         head::clean_response(response.headers_mut(), true);
         exchange.complete();
         return Ok(response.map(|_| Body::empty()));

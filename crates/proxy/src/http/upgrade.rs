@@ -7,6 +7,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use crate::open::{Carries, Open, Upgraded};
+use crate::server_proof::ServerProof;
 use crate::tcp;
 use crate::worker::Worker;
 
@@ -22,7 +23,8 @@ pub(crate) struct Switching {
 
 impl Switching {
     /// Relays in the background as soon as both sides have switched.
-    pub(crate) fn start(self, worker: Rc<Worker>, upstream: OnUpgrade) {
+    /// `server` is what the upstream's has proved.
+    pub(crate) fn start(self, worker: Rc<Worker>, upstream: OnUpgrade, server: Option<Rc<ServerProof>>) {
         tokio::task::spawn_local(async move {
             let (Ok(downstream), Ok(upstream)) = futures::future::join(self.downstream, upstream).await
             else {
@@ -39,7 +41,7 @@ impl Switching {
             });
             let open = entry.as_ref().map(|entry| &*entry.open);
             let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-            tcp::run_upgraded(&worker, &mut downstream, &mut upstream, open).await;
+            tcp::run_upgraded(&worker, &mut downstream, &mut upstream, open, server.as_deref()).await;
             drop(self.keep);
         });
     }

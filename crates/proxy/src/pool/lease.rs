@@ -12,6 +12,7 @@ use super::shared::Streams;
 use super::single::Idle;
 use crate::balance::Held;
 use crate::http::body::Body;
+use crate::server_proof::ServerProof;
 use crate::worker::Worker;
 
 /// A connection in use by one exchange.
@@ -22,6 +23,8 @@ pub(crate) struct Lease {
     pub(super) generation: u64,
     /// The own end of an HTTP/1.1 connection, if it is worth knowing.
     pub(super) local: Option<SocketAddr>,
+    /// What the server of an HTTP/1.1 connection has proved.
+    pub(super) proof: Option<Rc<ServerProof>>,
     pub(super) limit: usize,
     pub(super) life: Life,
     /// It counts as a request under way.
@@ -34,6 +37,11 @@ impl Lease {
         self.streams.as_ref().map_or(self.local, |streams| streams.local)
     }
 
+    /// What the connection's server has proved.
+    pub(crate) fn proof(&self) -> Option<Rc<ServerProof>> {
+        self.streams.as_ref().map_or(&self.proof, |streams| &streams.proof).clone()
+    }
+
     /// The response has been read to its end: the connection may serve another request.
     pub(crate) fn give_back(mut self) {
         if let Some(sender) = self.sender.take()
@@ -42,9 +50,9 @@ impl Lease {
         {
             let mut idle = self.pool.idle.borrow_mut();
             if idle.len() < self.limit {
-                let (generation, local) = (self.generation, self.local);
+                let (generation, local, proof) = (self.generation, self.local, self.proof.take());
                 let life = std::mem::take(&mut self.life);
-                idle.push(Idle { sender, generation, local, since: Instant::now(), life });
+                idle.push(Idle { sender, generation, local, proof, since: Instant::now(), life });
             }
             drop(idle);
             if let Some(room) = &self.pool.room {
@@ -75,6 +83,7 @@ impl Pool {
             streams: None,
             generation,
             local: None,
+            proof: None,
             limit: worker.config.limits.idle_upstreams,
             life: Life::default(),
             request: None,

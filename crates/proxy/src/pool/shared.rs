@@ -16,6 +16,8 @@ use super::errors::is_refused;
 use super::{Answer, NotSent, Pool, SendError, copy_if_safe};
 use crate::balance::{Counted, Kept, Terms, What};
 use crate::http::body::Body;
+use crate::connect::Connected;
+use crate::server_proof::{self, ServerProof};
 use crate::tunnel;
 use crate::worker::{LocalExec, Worker};
 
@@ -31,6 +33,7 @@ pub(super) struct Streams {
     count: Cell<usize>,
     /// The own end, if it is worth knowing.
     pub(super) local: Option<SocketAddr>,
+    pub(super) proof: Option<Rc<ServerProof>>,
     pub(super) life: Life,
 }
 
@@ -50,6 +53,16 @@ pub(super) struct SharedConnection {
     generation: u64,
     streams: Rc<Streams>,
     since: Instant,
+}
+
+impl SharedConnection {
+    /// Whether it is open, and more requests may go over it: it is made of the certificate and trust of now on both sides.
+    fn is_good(&self, generation: u64, terms: Option<&Arc<Terms>>) -> bool {
+        self.generation == generation
+            && !self.sender.is_closed()
+            && self.streams.life.goes_on(terms)
+            && server_proof::holds(self.streams.proof.as_ref())
+    }
 }
 
 impl Pool {
@@ -131,7 +144,7 @@ impl Pool {
     fn take_shared(&self, generation: u64) -> Option<(http2::SendRequest<Body>, Rc<Streams>)> {
         let mut all = self.shared.borrow_mut();
         let terms = self.upstream.terms.as_ref();
-        all.retain(|c| c.generation == generation && !c.sender.is_closed() && c.streams.life.goes_on(terms));
+        all.retain(|c| c.is_good(generation, terms));
         let most = terms.and_then(|terms| terms.pool.streams).map_or(STREAMS, |most| most as usize);
         let free = all.iter_mut().find(|c| c.streams.get() < most)?;
         free.since = Instant::now();
@@ -159,16 +172,17 @@ impl Pool {
         if is_of_many {
             tunnel::bound_client(&mut builder, limits);
         }
-        let io = TokioIo::new(Kept::new(connected.stream, connected.counted));
+        let Connected { stream, generation, proof, counted, identity: _ } = connected;
+        let io = TokioIo::new(Kept::new(stream, counted));
         let (sender, connection) = builder.handshake(io).await.map_err(|e| self.failure(&e))?;
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
         let life = Life::under(self.upstream.terms.as_ref());
-        let streams = Rc::new(Streams { local, life, ..Streams::default() });
+        let streams = Rc::new(Streams { local, proof, life, ..Streams::default() });
         self.shared.borrow_mut().push(SharedConnection {
             sender: sender.clone(),
-            generation: connected.generation,
+            generation,
             streams: streams.clone(),
             since: Instant::now(),
         });
@@ -180,9 +194,7 @@ impl Pool {
         let mut all = self.shared.borrow_mut();
         // Dropping the last handle of a shared connection lets streams under way finish.
         all.retain(|c| {
-            let is_current =
-                c.generation == generation && !c.sender.is_closed() && c.streams.life.goes_on(terms);
-            is_current && (c.streams.get() > 0 || c.since.elapsed() < idle)
+            c.is_good(generation, terms) && (c.streams.get() > 0 || c.since.elapsed() < idle)
         });
         !all.is_empty()
     }

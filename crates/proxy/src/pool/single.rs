@@ -17,6 +17,7 @@ use crate::balance::{Counted, Kept, Terms};
 use crate::connect::Connected;
 use crate::http::body::Body;
 use crate::http::serve::BUFFER;
+use crate::server_proof::{self, ServerProof};
 use crate::tunnel;
 use crate::worker::Worker;
 
@@ -28,8 +29,16 @@ pub(super) struct Idle {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) generation: u64,
     pub(super) local: Option<SocketAddr>,
+    pub(super) proof: Option<Rc<ServerProof>>,
     pub(super) since: Instant,
     pub(super) life: Life,
+}
+
+impl Idle {
+    /// Whether it is open, and made of the certificate and trust of now on both sides.
+    fn is_good(&self, generation: u64) -> bool {
+        self.generation == generation && !self.sender.is_closed() && server_proof::holds(self.proof.as_ref())
+    }
 }
 
 impl Pool {
@@ -55,23 +64,20 @@ impl Pool {
                 None => self.take_idle(generation),
                 Some(_) => turn.idle.take(),
             };
-            let (mut sender, idle_for) = match reused {
+            let (one, idle_for) = match reused {
                 Some(idle) => {
-                    lease.local = idle.local;
-                    lease.life = idle.life;
-                    (idle.sender, Some(idle.since.elapsed()))
+                    let idle_for = idle.since.elapsed();
+                    (idle, Some(idle_for))
                 }
                 // Boxed, since it is rare and large: every request's future would carry it.
                 None => match Box::pin(self.open_http1(worker, turn.counted.take())).await {
-                    Ok((sender, generation, local)) => {
-                        lease.generation = generation;
-                        lease.local = local;
-                        lease.life = Life::under(self.upstream.terms.as_ref());
-                        (sender, None)
-                    }
+                    Ok(fresh) => (fresh, None),
                     Err(error) => return Err(NotSent { error, request: Some(request) }),
                 },
             };
+            let Idle { mut sender, generation, local, proof, since: _, life } = one;
+            lease.generation = generation;
+            (lease.local, lease.proof, lease.life) = (local, proof, life);
             drop(turn);
             if !sender.is_ready()
                 && let Err(error) = sender.ready().await
@@ -126,7 +132,7 @@ impl Pool {
     pub(super) fn take_idle(&self, generation: u64) -> Option<Idle> {
         let mut all = self.idle.borrow_mut();
         while let Some(idle) = all.pop() {
-            if idle.generation == generation && !idle.sender.is_closed() && self.may_reuse(&idle) {
+            if idle.is_good(generation) && self.may_reuse(&idle) {
                 return Some(idle);
             }
         }
@@ -139,43 +145,36 @@ impl Pool {
         idle.since.elapsed() < terms.http_idle(Duration::MAX) && idle.life.goes_on(Some(terms))
     }
 
-    async fn open_http1(
-        &self,
-        worker: &Worker,
-        counted: Option<Counted>,
-    ) -> Result<(http1::SendRequest<Body>, u64, Option<SocketAddr>), SendError> {
+    async fn open_http1(&self, worker: &Worker, counted: Option<Counted>) -> Result<Idle, SendError> {
         let connected = self.open(worker, ClientAlpn::Http1, counted).await?;
         self.shake_http1(worker, connected).await
     }
 
-    async fn shake_http1(
-        &self,
-        worker: &Worker,
-        connected: Connected,
-    ) -> Result<(http1::SendRequest<Body>, u64, Option<SocketAddr>), SendError> {
+    async fn shake_http1(&self, worker: &Worker, connected: Connected) -> Result<Idle, SendError> {
         let local = connected.local(worker);
         let limits = &worker.config.limits;
+        let Connected { stream, generation, proof, counted, identity: _ } = connected;
         // hyper's own bound of 100 header lines is Envoy's, and set explicitly it costs an allocation a head.
         let (sender, connection) = http1::Builder::new()
             .max_header_size(limits.head_bytes)
             .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(Kept::new(connected.stream, connected.counted)))
+            .handshake(TokioIo::new(Kept::new(stream, counted)))
             .await
             .map_err(|e| self.failure(&e))?;
         tokio::task::spawn_local(async move {
             // How it ended reaches whoever waits for a response.
             let _ = connection.with_upgrades().await;
         });
-        Ok((sender, connected.generation, local))
+        let life = Life::under(self.upstream.terms.as_ref());
+        Ok(Idle { sender, generation, local, proof, since: Instant::now(), life })
     }
 
     /// Uses a connection whose peer has not selected many streams for what it was opened with besides: HTTP/1.1.
     pub(super) async fn keep_single(&self, worker: &Worker, connected: Connected) -> SendError {
         self.is_single_until.set(Some(Instant::now() + tunnel::SINGLE_FOR));
         match self.shake_http1(worker, connected).await {
-            Ok((sender, generation, local)) => {
-                let life = Life::under(self.upstream.terms.as_ref());
-                self.idle.borrow_mut().push(Idle { sender, generation, local, since: Instant::now(), life });
+            Ok(idle) => {
+                self.idle.borrow_mut().push(idle);
                 SendError::Protocol("the upstream takes one stream a connection".to_owned())
             }
             Err(error) => error,
@@ -186,8 +185,7 @@ impl Pool {
     pub(super) fn sweep_single(&self, idle: Duration, generation: u64, terms: Option<&Arc<Terms>>) -> bool {
         let mut all = self.idle.borrow_mut();
         all.retain(|c| {
-            let is_current = c.generation == generation && !c.sender.is_closed();
-            is_current && c.since.elapsed() < idle && c.life.goes_on(terms)
+            c.is_good(generation) && c.since.elapsed() < idle && c.life.goes_on(terms)
         });
         !all.is_empty()
     }

@@ -20,6 +20,7 @@ use super::bounds::{CONNECTION_WINDOW, FRAME, PING, PONG, SEND_BUFFER, SINGLE_FO
 use super::bytes::{ByteStream, Counted};
 use super::renewal;
 use crate::connect::{self, ConnectError, Connected, Security, Upstream};
+use crate::server_proof::{self, ServerProof};
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -47,7 +48,7 @@ impl Callers {
     }
 
     /// Lets go of connections that nobody has used for `idle`. Those of an older certificate or trust get no new streams;
-    /// while they have some, the peer is shown the certificate of now.
+    /// while they have some, the peer is shown the certificate of now, and asked for its own.
     pub(crate) fn sweep(&self, idle: Duration, tls: &Arc<TlsContext>) {
         let mut all = self.all.borrow_mut();
         all.retain(|_, shared| shared.sweep(idle, tls) || Rc::strong_count(shared) > 1);
@@ -76,8 +77,12 @@ struct One {
     streams: Arc<AtomicUsize>,
     is_over: Rc<Cell<bool>>,
     binding: Option<Binding>,
+    /// What the peer has proved, and proves again in time.
+    proof: Option<Rc<ServerProof>>,
     /// Of the certificate that the peer knows of.
     shown: Rc<Cell<u64>>,
+    /// Both ends are about to show their certificates.
+    is_showing: Rc<Cell<bool>>,
     used: Rc<Cell<Instant>>,
 }
 
@@ -112,6 +117,7 @@ impl Shared {
                         stream,
                         identity: one.identity,
                         generation: one.generation,
+                        proof: one.proof,
                         counted: None,
                     });
                 }
@@ -156,9 +162,11 @@ impl Shared {
         opened
     }
 
-    /// Puts aside what is of an older certificate or trust, and forgets what is over.
+    /// Puts aside what is of an older certificate or trust, of either end, and forgets what is over.
     fn sort_out(&self, open: &mut Vec<One>, generation: u64) {
-        let older = open.extract_if(.., |one| one.generation != generation || one.is_over.get());
+        let older = open.extract_if(.., |one| {
+            one.generation != generation || one.is_over.get() || !server_proof::holds(one.proof.as_ref())
+        });
         self.leaving.borrow_mut().extend(older);
     }
 
@@ -169,8 +177,8 @@ impl Shared {
         let mut leaving = self.leaving.borrow_mut();
         // Without a handle left, a connection ends with its last stream.
         leaving.retain(|one| one.streams.load(Relaxed) > 0 && !one.is_over.get());
-        for one in leaving.iter().filter(|one| one.shown.get() != generation) {
-            tokio::task::spawn_local(one.clone().show(generation, tls.clone()));
+        for one in open.iter().chain(leaving.iter()).filter(|one| one.wants_renewal(generation)) {
+            tokio::task::spawn_local(one.clone().renew(generation, tls.clone()));
         }
         !open.is_empty()
             || !leaving.is_empty()
@@ -185,7 +193,7 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
     }
     let local = connected.local(worker);
     let binding = connected.stream.binding();
-    let Connected { stream, identity, generation, counted: _ } = connected;
+    let Connected { stream, identity, generation, proof, counted: _ } = connected;
     let failed = |error: h2::Error| ConnectError::Tcp { address: to.address, reason: error.to_string() };
     let (sender, mut connection) = client::Builder::new()
         .enable_push(false)
@@ -205,6 +213,8 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         streams: Arc::default(),
         is_over: Rc::default(),
         binding,
+        proof,
+        is_showing: Rc::default(),
         shown: Rc::new(Cell::new(generation)),
         used: Rc::new(Cell::new(Instant::now())),
     };
@@ -238,13 +248,28 @@ async fn watch(mut ping: PingPong, streams: &AtomicUsize) {
 }
 
 impl One {
-    /// Shows the peer the certificate of `generation`, unless somebody does already; tried again if it is not taken.
-    async fn show(self, generation: u64, tls: Arc<TlsContext>) {
+    /// Whether the peer is to know another certificate by now, or to have another one itself.
+    fn wants_renewal(&self, generation: u64) -> bool {
+        let is_due = self.proof.as_ref().is_some_and(|proof| proof.is_due());
+        self.streams.load(Relaxed) > 0 && (is_due || self.shown.get() != generation)
+    }
+
+    /// Shows the peer the certificate of `generation` and takes its own, unless somebody does already; tried again if
+    /// either is not taken.
+    async fn renew(self, generation: u64, tls: Arc<TlsContext>) {
         let Some(binding) = &self.binding else { return };
-        let before = self.shown.replace(generation);
-        if !renewal::show(&self.sender, binding, &tls).await {
-            self.shown.set(before);
+        if self.is_showing.replace(true) {
+            return;
         }
+        if let Some(theirs) = renewal::show(&self.sender, binding, &tls).await {
+            self.shown.set(generation);
+            if let (Some(proof), Some(identity), Some(theirs)) = (&self.proof, &self.identity, theirs)
+                && let Err(reason) = proof.renew(binding, &theirs, identity, &tls.current())
+            {
+                tracing::warn!(server = %identity.uri(), %reason, "a server's renewed certificate was refused");
+            }
+        }
+        self.is_showing.set(false);
     }
 
     async fn stream(&self) -> Result<ByteStream, h2::Error> {

@@ -16,8 +16,8 @@
 //! (address, port, SNI, expected identities) and the generation of the own certificate and trust; a worker shares them
 //! with no other.
 //!
-//! A connection whose streams are bytes may outlive the certificate that it was opened with, if the caller's proxy proves
-//! its renewed one inside it; one of requests is drained.
+//! A connection whose streams are bytes may outlive the certificates that it was opened with, if both proxies prove their
+//! renewed ones inside it; one of requests is drained.
 
 mod bounds;
 mod bytes;

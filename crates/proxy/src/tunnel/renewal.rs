@@ -1,9 +1,10 @@
-//! A caller's renewed certificate, proved inside connections whose streams go on (design: what must always be true, 5).
+//! Renewed certificates, proved inside connections whose streams go on (design: what must always be true, 5).
 //!
-//! Streams of bytes may live longer than the certificate that their connection was opened with. When it has been renewed,
-//! the caller's proxy shows the new one on a stream of its own, whose method no stream of an application has; the called
-//! proxy verifies it, and lets the streams stand on it. Without that they are cut when the old one expires, as on any other
-//! connection.
+//! Streams of bytes may live longer than the certificates that their connection was opened with. When its own has been
+//! renewed, or the called proxy's is about to end, the caller's proxy shows the certificate that it has on a stream of its
+//! own, whose method no stream of an application has; the called proxy verifies it, lets the streams stand on it, and
+//! answers with the certificate that it has itself, which the caller's proxy verifies. Each end cuts the streams when the
+//! other's last certificate ends, as on any other connection.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -31,10 +32,14 @@ pub(super) fn is_renewal(method: &Method) -> bool {
     method.as_str().as_bytes() == METHOD
 }
 
-/// Shows the certificate in use; says whether the peer has taken it.
-pub(super) async fn show(sender: &SendRequest<Bytes>, binding: &Binding, tls: &TlsContext) -> bool {
-    let Ok(message) = binding.renew(tls.current().svid()) else { return false };
-    let Ok(method) = Method::from_bytes(METHOD) else { return false };
+/// Shows the certificate in use. If the peer has taken it: what the peer shows of its own, if it does.
+pub(super) async fn show(
+    sender: &SendRequest<Bytes>,
+    binding: &Binding,
+    tls: &TlsContext,
+) -> Option<Option<BytesMut>> {
+    let message = binding.renew(tls.current().svid()).ok()?;
+    let method = Method::from_bytes(METHOD).ok()?;
     let exchange = async {
         let mut request = Request::new(());
         *request.method_mut() = method;
@@ -43,11 +48,12 @@ pub(super) async fn show(sender: &SendRequest<Bytes>, binding: &Binding, tls: &T
         send.send_data(message.into(), true)?;
         answer.await
     };
-    let answer: Result<_, h2::Error> = match timeout(PATIENCE, exchange).await {
-        Ok(answer) => answer,
-        Err(_) => return false,
+    let show = async {
+        let answer: Result<_, h2::Error> = exchange.await;
+        let answer = answer.ok().filter(|answer| answer.status() == StatusCode::OK)?;
+        Some(read(answer.into_body()).await.filter(|theirs| !theirs.is_empty()))
     };
-    answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+    timeout(PATIENCE, show).await.ok().flatten()
 }
 
 /// The called side of one connection.
@@ -82,8 +88,15 @@ impl Renewals {
         if let Err(reason) = verdict {
             tracing::warn!(peer = %facts.peer, %reason, "a renewed certificate was refused");
             *response.status_mut() = StatusCode::FORBIDDEN;
+            let _ = respond.send_response(response, true);
+            return;
         }
-        let _ = respond.send_response(response, true);
+        let own = self.binding.as_ref().and_then(|binding| binding.renew_server(tls.current().svid()).ok());
+        if let Ok(mut send) = respond.send_response(response, own.is_none())
+            && let Some(own) = own
+        {
+            let _ = send.send_data(own.into(), true);
+        }
     }
 
     fn accept(&self, message: &[u8], facts: &Facts, tls: &TlsContext) -> Result<(), String> {
