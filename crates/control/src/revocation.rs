@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use maille_core::{Identity, TrustDomain};
-use maille_pki::BACKDATE;
+use maille_pki::{BACKDATE, RevocationList, certificates_from_pem};
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -280,4 +280,14 @@ impl Revocations {
 /// Where certificates start that are issued at this moment: those that start before it are issued before it.
 pub(crate) fn start_of(issued: SystemTime) -> SystemTime {
     issued.checked_sub(BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Reads the revocation lists of a PEM text, each signed by one of the `authorities` (PEM); gives them in DER.
+pub fn read_lists(pem: &str, authorities: &[String]) -> Result<Vec<Vec<u8>>, String> {
+    let mut known = Vec::new();
+    for text in authorities.iter().filter(|text| !text.trim().is_empty()) {
+        known.extend(certificates_from_pem("certificate of the authority", text).map_err(|e| e.to_string())?);
+    }
+    let lists = RevocationList::from_pem(pem, &known).map_err(|e| e.to_string())?;
+    Ok(lists.iter().map(|list| list.der().to_vec()).collect())
 }

@@ -12,6 +12,8 @@ mod credentials;
 mod mesh_config;
 mod objects;
 mod policies;
+mod revocation_lists;
+mod revocations;
 mod root;
 mod run;
 mod status;

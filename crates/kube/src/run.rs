@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::status::Book;
 use crate::token_review::ApiTokenReviewer;
 use crate::watch::feed_world;
-use crate::{addresses, bundle, credentials, root, status};
+use crate::{addresses, bundle, credentials, revocation_lists, root, status};
 
 /// How the control plane runs.
 #[derive(Debug, Clone)]
@@ -116,7 +116,15 @@ pub(crate) async fn run_with(
         Err(anyhow!("Secrets are watched no more"))
     });
     let book = Arc::<Book>::default();
-    let feeding = feed_world(client.clone(), sender, control.clone(), Arc::clone(&book));
+    let (lists, listed) = watch::channel(None);
+    let feeding = feed_world(client.clone(), sender, control.clone(), Arc::clone(&book), lists);
+    tasks.spawn({
+        let distributing = revocation_lists::distribute(client.clone(), listed);
+        async move {
+            distributing.await;
+            Err(anyhow!("revocation lists are distributed no more"))
+        }
+    });
     tasks.spawn(async move {
         feeding.await;
         Err(anyhow!("the watches have ended"))

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::objects::{self, name_of};
 use crate::status::{Book, Kind};
-use crate::{mesh_config, policies};
+use crate::{mesh_config, policies, revocations};
 
 /// Waits between attempts to watch: short, since the world ages meanwhile; the API server is one of a kind, and
 /// this is one of its few clients that matter.
@@ -60,7 +60,9 @@ pub(crate) async fn feed_world(
     events: mpsc::Sender<Event>,
     control: ControlPlane,
     book: Arc<Book>,
+    crls: tokio::sync::watch::Sender<Option<String>>,
 ) {
+    let namespace = control.hub.snapshot().world.config().root_namespace.clone();
     tokio::join!(
         feed(client.clone(), &events, Event::Pod, |o: objects::Pod| objects::pod(&o)),
         feed(client.clone(), &events, Event::Service, |o: objects::Service| objects::service(&o)),
@@ -77,6 +79,8 @@ pub(crate) async fn feed_world(
             Some(policies::request_authentication(o))
         }),
         mesh_config::feed(client.clone(), &events, &control),
+        revocations::feed_list(client.clone(), &namespace, &events),
+        revocations::feed_crls(client.clone(), &namespace, &events, crls),
         feed(client.clone(), &events, Event::DestinationRule, |o| Some(policies::destination_rule(o))),
         feed(client.clone(), &events, Event::ServiceEntry, |o| Some(policies::service_entry(o))),
         feed(client.clone(), &events, Event::WorkloadEntry, |o| Some(policies::workload_entry(o))),

@@ -182,6 +182,7 @@ impl World {
             Event::WorkloadEntry(Change::Replace(_)) => self.listed.workload_entries = true,
             Event::MeshConfig(_) => self.listed.config = true,
             Event::Revocations(_) => self.listed.revocations = true,
+            Event::RevocationLists(..) => self.listed.revocation_lists = true,
             _ => {}
         }
     }

@@ -101,6 +101,7 @@ struct Listed {
     workload_entries: bool,
     config: bool,
     revocations: bool,
+    revocation_lists: bool,
 }
 
 impl World {
@@ -139,9 +140,10 @@ impl World {
     pub fn is_complete(&self) -> bool {
         let Listed { pods, services, slices, peer_authentications, .. } = self.listed;
         let Listed { policies, authentications, rules, entries, config, .. } = self.listed;
-        let Listed { sidecars, workload_entries, revocations, .. } = self.listed;
+        let Listed { sidecars, workload_entries, revocations, revocation_lists, .. } = self.listed;
         let registry = pods && services && slices && rules && entries && sidecars && workload_entries;
-        registry && peer_authentications && policies && authentications && config && revocations
+        let revoked = revocations && revocation_lists;
+        registry && peer_authentications && policies && authentications && config && revoked
     }
 
     /// What holds for the whole mesh.
