@@ -187,6 +187,8 @@ pub struct ProxyOptions {
     pub life: Option<String>,
     /// How long a first look-up may wait for the control plane.
     pub resolve_timeout: Duration,
+    /// `MAILLE_WORKLOAD_SOCKET`: where applications get certificates of their own (reference mtls 6.3); `None`: nowhere.
+    pub workload_socket: Option<PathBuf>,
     /// Where the application's DNS questions are answered; `None` unless `ISTIO_META_DNS_CAPTURE` is `true`.
     pub dns: Option<SocketAddr>,
     /// Names the resolvers for what the registry does not know.
@@ -277,6 +279,7 @@ impl ProxyOptions {
             drain,
             life: get("MAILLE_LIFE"),
             resolve_timeout: Duration::from_secs(5),
+            workload_socket: get("MAILLE_WORKLOAD_SOCKET").map(PathBuf::from),
             // Any other value is Istio's "no", as the interception's.
             dns: (get("ISTIO_META_DNS_CAPTURE").as_deref() == Some("true"))
                 .then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, ports::DNS))),
