@@ -25,7 +25,7 @@ use super::options::host_of;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Largest root bundle that is read.
-const MAX_ROOTS: u64 = 1 << 20;
+pub(crate) const MAX_ROOTS: u64 = 1 << 20;
 
 /// Connects to `address` (`host:port`), whose certificate must prove `server_name` by a root of `root_file`;
 /// `own` is shown, if there is one.

@@ -16,6 +16,7 @@ use super::channel::connect;
 use super::destinations::{Destinations, SWEEP};
 use super::facts_in_force::FactsInForce;
 use super::identity::CredentialWatch;
+use super::in_use::News;
 use super::options::ProxyOptions;
 use super::state::StateStore;
 use crate::snapshot::Shared;
@@ -35,6 +36,8 @@ pub(crate) struct Discovery {
     pub(crate) client: Client,
     pub(crate) shared: watch::Sender<Option<Shared>>,
     pub(crate) changed: Notify,
+    /// Heard of after each update and each certificate.
+    pub(crate) news: Arc<News>,
 }
 
 impl Discovery {
@@ -149,6 +152,7 @@ impl Discovery {
                 if held.as_ref().is_none_or(|held| !Arc::ptr_eq(held, &current)) {
                     self.facts.lock().set_credential(current);
                     self.publish();
+                    self.news.tell();
                     if held.is_some() {
                         self.client.reconnect();
                     }
@@ -225,6 +229,7 @@ impl Handler for Receiver {
         }
         self.discovery.publish();
         self.discovery.changed.notify_one();
+        self.discovery.news.tell();
         outcome
     }
 }

@@ -11,6 +11,7 @@ use maille_core::TrustDomain;
 use maille_pki::{CertificateDer, TrustBundles};
 use maille_policy::authentication::{Authentication, RequestAuthentication};
 use maille_policy::{Authorization, PolicySet, TrustContext};
+use maille_proto::facts as wire;
 use maille_telemetry::Registry;
 use maille_tls::{TlsContext, Trust};
 use maille_xds::{Rejection, Update, type_urls};
@@ -122,6 +123,18 @@ impl FactsInForce {
     /// The mesh's trust domain, once it is known.
     pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
         self.settings.as_ref().map(|settings| &settings.trust_domain)
+    }
+
+    /// What handshakes use, once there is a certificate.
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsContext>> {
+        self.tls.as_ref()
+    }
+
+    /// `Revocations.version` in force; empty: none.
+    pub(crate) fn revocations_version(&self) -> String {
+        let key = (type_urls::REVOCATIONS.to_owned(), MESH.to_owned());
+        let in_force = self.raw.get(&key).and_then(|r| wire::Revocations::decode(r.body.as_slice()).ok());
+        in_force.map(|revocations| revocations.version).unwrap_or_default()
     }
 
     /// The certificate in use.

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::channel::{connect, read_bounded};
 use super::facts_in_force::FactsInForce;
+use super::in_use::News;
 use super::options::ProxyOptions;
 use super::state::{Credential, StateStore};
 
@@ -82,6 +83,7 @@ pub(crate) async fn run(
     store: Option<Arc<StateStore>>,
     telemetry: Arc<Registry>,
     facts: Arc<Mutex<FactsInForce>>,
+    news: Arc<News>,
     sender: watch::Sender<Option<Arc<Credential>>>,
 ) {
     let mut wait = Duration::from_secs(1);
@@ -110,9 +112,11 @@ pub(crate) async fn run(
                     warn!(%error, "the certificate is not kept for a restart");
                 }
                 sender.send_replace(Some(Arc::new(credential)));
+                news.renewal_ended(String::new());
             }
             Err(error) => {
                 telemetry.gauges().certificate_failed();
+                news.renewal_ended(error.to_string());
                 let left =
                     held.as_ref().and_then(|c| c.svid.not_after().duration_since(SystemTime::now()).ok());
                 match left {
@@ -167,7 +171,7 @@ pub(crate) fn is_same_account(one: &Identity, other: &Identity) -> bool {
 }
 
 /// One attempt with its retries. Each builds its connection anew, so that a changed root file is seen.
-async fn obtain(options: &ProxyOptions, held: Option<&Svid>) -> Result<Credential, IssueError> {
+pub(crate) async fn obtain(options: &ProxyOptions, held: Option<&Svid>) -> Result<Credential, IssueError> {
     let mut wait = FIRST_WAIT;
     let mut tried = 1;
     loop {

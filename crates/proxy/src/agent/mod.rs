@@ -14,6 +14,7 @@ mod discovery;
 mod facts_in_force;
 mod flows;
 mod identity;
+mod in_use;
 mod options;
 mod peer_user;
 mod probes;
@@ -28,6 +29,7 @@ mod status_pages;
 mod succession;
 #[cfg(test)]
 mod tests;
+mod workload_api;
 
 pub use app_metrics::AppMetrics;
 pub use ask::{begin_drain, wait_until_ready};

@@ -18,12 +18,14 @@ use super::caller_names::CallerNames;
 use super::destinations::Destinations;
 use super::discovery::Discovery;
 use super::facts_in_force::FactsInForce;
+use super::in_use::{InUse, News};
 use super::options::ProxyOptions;
 use super::server::Pages;
 use super::servers::{Server, StatusServers};
 use super::state::{Credential, StateStore};
 use super::status::Readiness;
 use super::status_pages::{MetricsPages, Order, ReadinessPages, StatusPages};
+use super::workload_api::{Given, WorkloadApi};
 use super::{flows, identity};
 use crate::dns::{Dns, DnsOptions};
 use crate::snapshot::Shared;
@@ -41,6 +43,8 @@ pub(crate) struct Agent {
     pub(crate) servers: StatusServers,
     /// Those that do not run yet.
     waiting: Vec<Server>,
+    /// Does not listen yet.
+    workload_api: Option<WorkloadApi>,
     /// What is kept for the next process of this Pod.
     pub(crate) store: Option<Arc<StateStore>>,
     /// For tests and explanations.
@@ -63,6 +67,9 @@ impl Agent {
     pub(crate) fn listen(&mut self, inherited: &mut Vec<Handed>) -> anyhow::Result<()> {
         for server in std::mem::take(&mut self.waiting) {
             self.servers.start(server, inherited)?;
+        }
+        if let Some(workload_api) = self.workload_api.take() {
+            workload_api.start(&mut self.tasks);
         }
         Ok(())
     }
@@ -92,6 +99,7 @@ impl Agent {
             readiness.clone(),
             destinations.clone(),
         )));
+        let news = Arc::new(News::default());
         let (shared_sender, shared) = watch::channel(None);
         let discovery = Arc::new(Discovery {
             options: options.clone(),
@@ -101,6 +109,7 @@ impl Agent {
             client: client.clone(),
             shared: shared_sender,
             changed: Notify::new(),
+            news: news.clone(),
         });
 
         let mut tasks = JoinSet::new();
@@ -162,15 +171,24 @@ impl Agent {
         }
         let (credential_sender, credential) = watch::channel(kept);
         let (channel_sender, channel) = watch::channel(None);
+        let in_use = InUse::new(facts.clone(), news.clone(), options.root_file.clone());
+        let given = Given {
+            credential: credential.clone(),
+            facts: facts.clone(),
+            news: news.subscribe(),
+            channel: channel.clone(),
+        };
+        let workload_api = WorkloadApi::new(&options, given);
         tasks.spawn(identity::run(
             options,
             store.clone(),
             telemetry.clone(),
             facts.clone(),
+            news.clone(),
             credential_sender,
         ));
         tasks.spawn(discovery.clone().follow_credential(credential.clone()));
-        tasks.spawn(flows::run(telemetry, channel, client.connection()));
+        tasks.spawn(flows::run(telemetry, in_use, news, channel, client.connection()));
         tasks.spawn(discovery.clone().sweep());
         tasks.spawn(upkeep.run());
         if let Some(store) = &store {
@@ -178,7 +196,7 @@ impl Agent {
         }
         tasks.spawn(discovery.run(driver, client_options, credential, channel_sender));
         let servers = StatusServers::default();
-        Ok(Self { shared, readiness, orders, servers, waiting, store, facts, tasks })
+        Ok(Self { shared, readiness, orders, servers, waiting, workload_api, store, facts, tasks })
     }
 }
 

@@ -4,6 +4,7 @@ mod control;
 mod credentials;
 mod dns;
 mod process;
+mod renewal;
 mod servers;
 
 use std::future::Future;

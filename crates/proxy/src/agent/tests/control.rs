@@ -19,7 +19,7 @@ use maille_proto::discovery::aggregated_discovery_service_server::{
 };
 use maille_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use maille_proto::flows::flows_server::{Flows, FlowsServer};
-use maille_proto::flows::{Flow, FlowReport, FlowReportSummary};
+use maille_proto::flows::{Flow, FlowReport, FlowReportSummary, ProxyState};
 use maille_tls::control::{Credential, discovery_server};
 use maille_tls::{Trust, peer_of_server};
 use maille_xds::{Dirty, Resource, ServerState, View, serve_stream, type_urls};
@@ -54,6 +54,7 @@ pub(super) struct Script {
     pub(super) issued: Mutex<Vec<String>>,
     pub(super) nacks: Mutex<Vec<String>>,
     pub(super) flows: Mutex<Vec<Flow>>,
+    pub(super) states: Mutex<Vec<ProxyState>>,
     resources: watch::Sender<Resources>,
 }
 
@@ -75,6 +76,7 @@ impl Script {
             issued: Mutex::default(),
             nacks: Mutex::default(),
             flows: Mutex::default(),
+            states: Mutex::default(),
             resources: watch::Sender::default(),
         })
     }
@@ -223,6 +225,7 @@ impl Flows for Services {
         let mut reports = request.into_inner();
         while let Some(report) = reports.message().await? {
             self.script.flows.lock().extend(report.flows);
+            self.script.states.lock().extend(report.state);
         }
         Ok(Response::new(FlowReportSummary::default()))
     }
