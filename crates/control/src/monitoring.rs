@@ -30,6 +30,7 @@ use crate::intent::FactsQuery;
 use crate::metrics::Looked;
 use crate::places::{Place, Places};
 use crate::proxies::millis;
+use crate::revocation_status;
 use crate::server::ControlPlane;
 use crate::world::{Keys, World};
 
@@ -60,7 +61,8 @@ struct Shared {
     ready: Readiness,
 }
 
-/// Serves `/metrics`, `/healthz`, `/ready`, `/flows`, `/proxies`, `/facts` and `/sd/prometheus` until `stop` resolves.
+/// Serves `/metrics`, `/healthz`, `/ready`, `/flows`, `/proxies`, `/facts`, `/ca/revocations` and `/sd/prometheus` until
+/// `stop` resolves.
 pub async fn serve_monitoring(
     listener: TcpListener,
     control: ControlPlane,
@@ -73,7 +75,9 @@ pub async fn serve_monitoring(
         .route("/ready", get(readiness))
         .route("/flows", get(flows))
         .route("/proxies", get(proxies))
+        .route("/ca", get(authority))
         .route("/facts", get(facts))
+        .route("/ca/revocations", get(revocations))
         .route("/sd/prometheus", get(scrape_targets))
         .with_state(Shared { control, ready });
     let service = router.into_make_service_with_connect_info::<Caller>();
@@ -110,7 +114,12 @@ async fn metrics(
         let roots = authority.as_ref()?.roots();
         roots.iter().filter_map(|root| Some(maille_pki::leaf_facts(root).ok()?.not_after)).min()
     };
+    let rotation = control.authority_status();
     let looked = Looked {
+        rotation: rotation.map(|status| {
+            let waiting = status.rotation.map_or(0, |rotation| rotation.waiting_count);
+            (status.phase, count(waiting), count(status.problems.len()))
+        }),
         proxies: control.proxies.by_version(),
         modes: is_trusted(world, caller).then(|| namespace_modes(world)),
         root_ends: first_root(),
@@ -168,6 +177,16 @@ async fn flows(
     }
 }
 
+async fn authority(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
+    if let Some(refusal) = refuse_workloads(&shared, caller) {
+        return refusal;
+    }
+    match shared.control.authority_status() {
+        Some(status) => Json(status).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "there is no authority yet").into_response(),
+    }
+}
+
 async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
     match refuse_workloads(&shared, caller) {
         Some(refusal) => refusal,
@@ -193,6 +212,16 @@ async fn facts(
     match query.run(&shared.control.hub.snapshot()) {
         Ok(dump) => Json(dump).into_response(),
         Err(reason) => (StatusCode::NOT_FOUND, reason).into_response(),
+    }
+}
+
+async fn revocations(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
+    match refuse_workloads(&shared, caller) {
+        Some(refusal) => refusal,
+        None => {
+            let control = &shared.control;
+            Json(revocation_status::of(&control.hub.snapshot().world, &control.proxies)).into_response()
+        }
     }
 }
 
