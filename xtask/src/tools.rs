@@ -56,6 +56,15 @@ const LIBRARIES: [&str; 6] = [
     "protobuf==7.36.2",
     "typing-extensions==4.16.0",
     "websockets==16.0",
+    "spiffe==0.3.2",
+    // What that one needs.
+    "cryptography==50.0.2",
+    "cffi==2.1.1",
+    "pycparser==3.12",
+    "pem==23.1.0",
+    "pyasn1==0.6.5",
+    "pyasn1-modules==0.4.2",
+    "PyJWT==2.15.1",
 ];
 
 /// Installs what is missing and says what that is; nothing is done where nothing is missing.
