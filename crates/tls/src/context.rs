@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use maille_core::Identity;
 use maille_pki::{CertificateDer, KeyPair, Svid};
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -15,7 +16,7 @@ use rustls_pki_types::UnixTime;
 
 use crate::alpn::{ClientAlpn, ServerAlpn, owned};
 use crate::error::SetupError;
-use crate::provider::provider;
+use crate::parameters::Parameters;
 use crate::refusal::{Presenter, Reason, Refusal};
 use crate::trust::{Anchors, Trust};
 use crate::verifier::{MeshClientVerifier, MeshServerVerifier};
@@ -34,7 +35,7 @@ pub struct TlsContext {
 impl TlsContext {
     /// A context with a first SVID and trust.
     pub fn new(svid: Svid, trust: Trust) -> Result<Self, SetupError> {
-        let current = ArcSwap::from_pointee(Current::new(1, svid, trust)?);
+        let current = ArcSwap::from_pointee(Current::new(1, svid, trust, Parameters::default())?);
         Ok(Self { current, replacing: Mutex::new(()) })
     }
 
@@ -51,19 +52,27 @@ impl TlsContext {
 
     /// Uses a renewed SVID for every handshake from now on. On error the old one stays.
     pub fn replace_svid(&self, svid: Svid) -> Result<(), SetupError> {
-        self.replace(|old| (svid, old.trust.clone()))
+        self.replace(|old| (svid, old.trust.clone(), old.parameters.clone()))
     }
 
     /// Uses changed roots and trust domains for every handshake from now on. On error the old ones stay.
     pub fn replace_trust(&self, trust: Trust) -> Result<(), SetupError> {
-        self.replace(|old| (old.svid.clone(), trust))
+        self.replace(|old| (old.svid.clone(), trust, old.parameters.clone()))
     }
 
-    fn replace(&self, successor: impl FnOnce(&Current) -> (Svid, Trust)) -> Result<(), SetupError> {
+    /// Negotiates by these from now on. On error the old ones stay.
+    pub fn replace_parameters(&self, parameters: Parameters) -> Result<(), SetupError> {
+        self.replace(|old| (old.svid.clone(), old.trust.clone(), parameters))
+    }
+
+    fn replace(
+        &self,
+        successor: impl FnOnce(&Current) -> (Svid, Trust, Parameters),
+    ) -> Result<(), SetupError> {
         let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.current.load_full();
-        let (svid, trust) = successor(&old);
-        self.current.store(Arc::new(Current::new(old.generation + 1, svid, trust)?));
+        let (svid, trust, parameters) = successor(&old);
+        self.current.store(Arc::new(Current::new(old.generation + 1, svid, trust, parameters)?));
         Ok(())
     }
 }
@@ -79,6 +88,8 @@ pub struct Current {
     generation: u64,
     svid: Svid,
     trust: Trust,
+    parameters: Parameters,
+    provider: Arc<CryptoProvider>,
     anchors: Arc<Anchors>,
     own: Arc<SingleCertAndKey>,
     server_http: Arc<ServerConfig>,
@@ -94,13 +105,14 @@ type ClientKey = (ClientAlpn, Arc<[String]>);
 const CLIENT_CONFIGS: usize = 1024;
 
 impl Current {
-    fn new(generation: u64, svid: Svid, trust: Trust) -> Result<Self, SetupError> {
+    fn new(generation: u64, svid: Svid, trust: Trust, parameters: Parameters) -> Result<Self, SetupError> {
         let anchors = Arc::new(Anchors::new(&trust)?);
         let own = certified(svid.chain().to_vec(), svid.key())?;
+        let provider = parameters.provider();
         let server = |alpn: ServerAlpn| -> Result<_, SetupError> {
             let verifier = MeshClientVerifier { anchors: anchors.clone(), optional: false };
-            let mut config = ServerConfig::builder_with_provider(provider())
-                .with_protocol_versions(VERSIONS)?
+            let mut config = ServerConfig::builder_with_provider(provider.clone())
+                .with_protocol_versions(parameters.versions())?
                 .with_client_cert_verifier(Arc::new(verifier))
                 .with_cert_resolver(own.clone());
             config.alpn_protocols = owned(alpn.protocols());
@@ -115,6 +127,8 @@ impl Current {
             generation,
             svid,
             trust,
+            parameters,
+            provider,
             anchors,
             own,
         })
@@ -149,8 +163,8 @@ impl Current {
             own: self.svid.identity().trust_domain().clone(),
             expected: expected.clone(),
         };
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(VERSIONS)?
+        let mut config = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(self.parameters.versions())?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(self.own.clone());
@@ -192,6 +206,11 @@ impl Current {
     /// Whom this state believes.
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// What this state negotiates.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
     }
 
     /// The number of this state; see [`TlsContext::generation`].

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use crate::alpn::{H2, HTTP_11, owned};
 use crate::context::{VERSIONS, certified, without_resumption};
 use crate::error::SetupError;
+use crate::parameters::Parameters;
 use crate::provider::provider;
 use crate::trust::{Anchors, Trust};
 use crate::verifier::MeshClientVerifier;
@@ -45,9 +46,18 @@ impl Credential {
 /// After the handshake, [`crate::peer_of_server`] says who the client is; it answers
 /// `NoCertificate` for one without.
 pub fn discovery_server(own: &Credential, trust: &Trust) -> Result<Arc<ServerConfig>, SetupError> {
+    discovery_server_by(own, trust, &Parameters::default())
+}
+
+/// The same, negotiating by `parameters`.
+pub fn discovery_server_by(
+    own: &Credential,
+    trust: &Trust,
+    parameters: &Parameters,
+) -> Result<Arc<ServerConfig>, SetupError> {
     let anchors = Arc::new(Anchors::new(trust)?);
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)?
+    let mut config = ServerConfig::builder_with_provider(parameters.provider())
+        .with_protocol_versions(parameters.versions())?
         .with_client_cert_verifier(Arc::new(MeshClientVerifier { anchors, optional: true }))
         .with_cert_resolver(own.0.clone());
     config.alpn_protocols = owned(&[H2]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use maille_core::TrustDomain;
 use maille_pki::Moment;
-use rustls::{AlertDescription as Alert, CertificateError};
+use rustls::{AlertDescription as Alert, CertificateError, PeerIncompatible};
 use rustls_pki_types::UnixTime;
 
 use crate::refusal::Refusal;
@@ -26,6 +26,9 @@ pub enum SetupError {
         /// What is wrong.
         reason: String,
     },
+    /// Revocations that cannot be put in force.
+    #[error("revocations: {0}")]
+    Revocations(String),
     /// Refused by the TLS library.
     #[error("TLS configuration refused: {0}")]
     Tls(#[from] rustls::Error),
@@ -81,7 +84,7 @@ impl HandshakeError {
             Tls::InvalidCertificate(why) => Self::Certificate(explain(why)),
             Tls::NoCertificatesPresented => Self::NoCertificate,
             Tls::AlertReceived(alert) => Self::RefusedByPeer(*alert),
-            Tls::PeerIncompatible(why) => Self::Incompatible(format!("{why:?}")),
+            Tls::PeerIncompatible(why) => Self::Incompatible(incompatible(why)),
             Tls::NoApplicationProtocol => Self::Incompatible("no application protocol in common".to_owned()),
             other => Self::Protocol(other.to_string()),
         }
@@ -93,6 +96,27 @@ impl HandshakeError {
             Self::Refused(refusal) => Some(refusal),
             _ => None,
         }
+    }
+}
+
+/// What the two sides do not have in common, with the setting that is behind it most often.
+fn incompatible(why: &PeerIncompatible) -> String {
+    match why {
+        PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired => {
+            "none of the key exchanges that the peer offers is allowed here; where meshMTLS.ecdhCurves demands \
+             X25519MLKEM768, a peer without it is refused"
+                .to_owned()
+        }
+        PeerIncompatible::SupportedVersionsExtensionRequired
+        | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+        | PeerIncompatible::ServerDoesNotSupportTls12Or13
+        | PeerIncompatible::Tls13RequiredForQuic
+        | PeerIncompatible::Tls12NotOfferedOrEnabled
+        | PeerIncompatible::Tls12NotOffered => format!(
+            "the peer's TLS version is not allowed here ({why:?}); meshMTLS.minProtocolVersion TLSV1_3 and the key \
+             exchange X25519MLKEM768 need TLS 1.3"
+        ),
+        other => format!("{other:?}"),
     }
 }
 
@@ -169,7 +193,8 @@ impl fmt::Display for HandshakeError {
                     Alert::NoApplicationProtocol => f.write_str(": no application protocol in common"),
                     Alert::ProtocolVersion | Alert::HandshakeFailure | Alert::InsufficientSecurity => f
                         .write_str(
-                            ": no TLS version or cipher suite in common, or it requires a certificate",
+                            ": no TLS version, key exchange (it may demand X25519MLKEM768) or cipher suite in common, or it \
+                             requires a certificate",
                         ),
                     _ => Ok(()),
                 }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use maille_core::TrustDomain;
+use maille_core::{Identity, TrustDomain};
 use maille_pki::{LeafRule, Moment};
 
 /// Who showed a certificate.
@@ -95,9 +95,52 @@ pub enum Reason {
     /// Its extended key usage does not allow the role.
     #[error("its extended key usage lacks {0}")]
     Purpose(&'static str),
+    /// Its serial number is on the mesh's list.
+    #[error(
+        "its serial number is revoked (ConfigMap istio-ca-revocations); its owner gets another certificate by its token"
+    )]
+    RevokedSerial,
+    /// Its identity is on the mesh's list.
+    #[error("identity {} is revoked{} (ConfigMap istio-ca-revocations)", .identity.uri(), until_when(.until))]
+    RevokedIdentity {
+        /// Whose.
+        identity: Identity,
+        /// Certificates that start later are good.
+        until: Option<SystemTime>,
+    },
+    /// It is on a list of its authority.
+    #[error("{} (serial {serial}) is revoked by the authority above it (ca-crl.pem)", match .intermediate { true => "an intermediate of its chain", false => "it" })]
+    RevokedByAuthority {
+        /// Not the certificate itself, but one above it.
+        intermediate: bool,
+        /// What is on the list.
+        serial: String,
+    },
+    /// One authority of its chain has a list of revoked certificates, and another has none.
+    #[error(
+        "an authority of its chain has a revocation list and another has none, so that nobody can say whether it is revoked; ca-crl.pem must hold a list of every authority of a chain, or of none"
+    )]
+    NoRevocationList,
     /// Another rule of path validation (RFC 5280 section 6).
     #[error("its chain does not verify: {0}")]
     Path(String),
+}
+
+fn until_when(until: &Option<SystemTime>) -> String {
+    until.map(|until| format!(" by certificates that start before {}", Moment(until))).unwrap_or_default()
+}
+
+impl Reason {
+    /// Whether somebody revoked it, or may have.
+    pub fn is_revocation(&self) -> bool {
+        matches!(
+            self,
+            Self::RevokedSerial
+                | Self::RevokedIdentity { .. }
+                | Self::RevokedByAuthority { .. }
+                | Self::NoRevocationList
+        )
+    }
 }
 
 /// At most this many names are written into a message, and so many characters of each: a stranger

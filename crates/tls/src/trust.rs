@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,6 +9,7 @@ use rustls_pki_types::{TrustAnchor, UnixTime};
 
 use crate::error::SetupError;
 use crate::refusal::{Presenter, Reason, Refusal};
+use crate::revoked::{Lists, Revoked};
 
 /// Whom a proxy believes: the roots of each trust domain, and the trust domains from which it
 /// accepts clients.
@@ -17,6 +19,8 @@ pub struct Trust {
     pub bundles: TrustBundles,
     /// Trust domains whose clients may connect (SN-9); one without a bundle admits nobody.
     pub accepted_domains: BTreeSet<TrustDomain>,
+    /// Who has lost its right before its certificate ends.
+    pub revoked: Arc<Revoked>,
 }
 
 impl Trust {
@@ -38,7 +42,12 @@ impl Trust {
             }
         }
         let accepted_domains = bundles.iter().map(|(domain, _)| domain.clone()).collect();
-        Ok(Self { bundles, accepted_domains })
+        Ok(Self { bundles, accepted_domains, revoked: Arc::default() })
+    }
+
+    /// The same, but for those who are revoked.
+    pub fn without(self, revoked: Arc<Revoked>) -> Self {
+        Self { revoked, ..self }
     }
 }
 
@@ -47,6 +56,8 @@ impl Trust {
 pub(crate) struct Anchors {
     by_domain: BTreeMap<TrustDomain, Vec<TrustAnchor<'static>>>,
     accepted: BTreeSet<TrustDomain>,
+    revoked: Arc<Revoked>,
+    lists: Option<Lists>,
 }
 
 impl Anchors {
@@ -60,7 +71,9 @@ impl Anchors {
                 .map_err(|e| SetupError::Root { trust_domain: domain.clone(), reason: e.to_string() })?;
             by_domain.insert(domain.clone(), anchors);
         }
-        Ok(Self { by_domain, accepted: trust.accepted_domains.clone() })
+        let lists = Lists::new(&trust.revoked, &trust.bundles);
+        let (accepted, revoked) = (trust.accepted_domains.clone(), trust.revoked.clone());
+        Ok(Self { by_domain, accepted, revoked, lists })
     }
 
     /// Verifies a client: chain to the bundle of its trust domain, which must be accepted, and the
@@ -79,8 +92,8 @@ impl Anchors {
                 let accepted = self.accepted.iter().cloned().collect();
                 return Err(Reason::TrustDomain { found: domain.clone(), accepted });
             }
-            self.verify_path(domain, leaf, intermediates, now, Presenter::Client)?;
-            Ok(identity)
+            self.verify_path(domain, leaf, &facts, intermediates, now, Presenter::Client)?;
+            self.revoked.refuses(&facts, Some(&identity)).map_or(Ok(identity), Err)
         })();
         judged.map_err(|reason| refuse(Presenter::Client, &facts, reason))
     }
@@ -102,7 +115,10 @@ impl Anchors {
             // A server may carry DNS names only (SN-5); one URI makes it an SVID, two are refused.
             let identity = if facts.uris.is_empty() { None } else { Some(facts.identity()?) };
             let domain = identity.as_ref().map_or(own, Identity::trust_domain);
-            self.verify_path(domain, leaf, intermediates, now, Presenter::Server)?;
+            self.verify_path(domain, leaf, &facts, intermediates, now, Presenter::Server)?;
+            if let Some(reason) = self.revoked.refuses(&facts, identity.as_ref()) {
+                return Err(reason);
+            }
             if !expected.is_empty() && !expected.iter().any(|name| facts.is_named(name)) {
                 return Err(Reason::Name { expected: expected.clone() });
             }
@@ -115,6 +131,7 @@ impl Anchors {
         &self,
         domain: &TrustDomain,
         leaf: &CertificateDer<'_>,
+        facts: &LeafFacts,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         presenter: Presenter,
@@ -124,26 +141,43 @@ impl Anchors {
             Presenter::Client => (webpki::KeyUsage::client_auth(), "clientAuth"),
             Presenter::Server => (webpki::KeyUsage::server_auth(), "serverAuth"),
         };
+        // Of several paths one may be good, so this is asked of each; what it says of the last one is told.
+        let revoked = RefCell::new(None);
+        let judge = |path: &webpki::VerifiedPath<'_>| match &self.lists {
+            Some(lists) => lists.judge(facts, path).map_err(|reason| {
+                revoked.replace(Some(reason));
+                webpki::Error::CertRevoked
+            }),
+            None => Ok(()),
+        };
         webpki::EndEntityCert::try_from(leaf)
             .and_then(|parsed| {
                 let algorithms = webpki::ALL_VERIFICATION_ALGS;
-                parsed.verify_for_usage(algorithms, anchors, intermediates, now, usage, None, None).map(drop)
+                let each = Some(&judge as &dyn Fn(&webpki::VerifiedPath<'_>) -> Result<(), webpki::Error>);
+                parsed.verify_for_usage(algorithms, anchors, intermediates, now, usage, None, each).map(drop)
             })
-            .map_err(|e| match e {
-                webpki::Error::CertExpired { time, not_after } => {
-                    Reason::Expired { not_after: system_time(not_after), now: system_time(time) }
-                }
-                webpki::Error::CertNotValidYet { time, not_before } => {
-                    Reason::NotYetValid { not_before: system_time(not_before), now: system_time(time) }
-                }
-                // The roots of two meshes, or of one before and after a rotation, have the same
-                // name: then a root is found, and the signature is not its own.
-                webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
-                    Reason::UnknownIssuer { trust_domain: domain.clone(), roots: anchors.len() }
-                }
-                webpki::Error::RequiredEkuNotFoundContext(_) => Reason::Purpose(purpose),
-                other => Reason::Path(other.to_string()),
+            .map_err(|e| match revoked.take() {
+                Some(reason) => reason,
+                None => Self::explain(e, domain, anchors.len(), purpose),
             })
+    }
+
+    fn explain(error: webpki::Error, domain: &TrustDomain, roots: usize, purpose: &'static str) -> Reason {
+        match error {
+            webpki::Error::CertExpired { time, not_after } => {
+                Reason::Expired { not_after: system_time(not_after), now: system_time(time) }
+            }
+            webpki::Error::CertNotValidYet { time, not_before } => {
+                Reason::NotYetValid { not_before: system_time(not_before), now: system_time(time) }
+            }
+            // The roots of two meshes, or of one before and after a rotation, have the same
+            // name: then a root is found, and the signature is not its own.
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+                Reason::UnknownIssuer { trust_domain: domain.clone(), roots }
+            }
+            webpki::Error::RequiredEkuNotFoundContext(_) => Reason::Purpose(purpose),
+            other => Reason::Path(other.to_string()),
+        }
     }
 }
 
