@@ -64,6 +64,12 @@ pub enum Error {
     /// A list of revoked certificates that cannot be read, or that nobody of ours signed.
     #[error("revocation list (ca-crl.pem) refused: {0}")]
     RevocationList(String),
+    /// A trust bundle document that cannot be used.
+    #[error("trust bundle document refused: {0}")]
+    Bundle(String),
+    /// A JWT-SVID for nobody, or for too many.
+    #[error("JWT-SVID cannot be made: {0}")]
+    Audience(String),
     /// The signing certificate does not verify against its own roots.
     #[error("signing certificate does not chain to the root bundle: {0}")]
     Unanchored(String),
