@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
+use crate::authority::Phase;
 use crate::exposition::{Kind, family, sample};
 use crate::process;
 
@@ -126,6 +127,8 @@ pub(crate) struct Looked {
     /// When the first root ends, and when the certificate that signs does.
     pub(crate) root_ends: Option<SystemTime>,
     pub(crate) chain_ends: Option<SystemTime>,
+    /// How far a rotation of the authority is, how many proxies it waits for, and how many problems there are.
+    pub(crate) rotation: Option<(Phase, u64, u64)>,
 }
 
 impl Metrics {
@@ -161,6 +164,29 @@ impl Metrics {
             family(&mut text, &name, Kind::Gauge, &help);
             sample(&mut text, &name, &[], at(ends).saturating_sub(at(now)));
         }
+        if let Some((phase, waiting, problems)) = looked.rotation {
+            let name = "maille_ca_rotation_phase";
+            family(
+                &mut text,
+                name,
+                Kind::Gauge,
+                "Phase of the authority's rotation: 1 for the one it is at.",
+            );
+            for of in [Phase::Idle, Phase::Distributing, Phase::Signing, Phase::Withdrawing] {
+                sample(&mut text, name, &[("phase", of.name())], u8::from(of == phase));
+            }
+            let name = "maille_ca_rotation_waiting_proxies";
+            family(
+                &mut text,
+                name,
+                Kind::Gauge,
+                "Live proxies that the rotation of the authority waits for.",
+            );
+            sample(&mut text, name, &[], waiting);
+            let name = "maille_ca_problems";
+            family(&mut text, name, Kind::Gauge, "Problems of the authority that GET /ca names.");
+            sample(&mut text, name, &[], problems);
+        }
         if let Some(modes) = &looked.modes {
             // Labelled as proxies label what they count, so that the two can be joined.
             let name = "maille_namespace_mtls_mode";
@@ -194,6 +220,7 @@ mod tests {
             modes: Some(vec![("production".to_owned(), "STRICT")]),
             root_ends: Some(now - std::time::Duration::from_secs(10)),
             chain_ends: None,
+            rotation: Some((Phase::Signing, 2, 0)),
         };
         let text = metrics.render(&looked, now);
         for expected in [
@@ -202,6 +229,9 @@ mod tests {
             "pilot_xds_pushes{type=\"Inbound\"} 1\npilot_xds_pushes{type=\"other\"} 1\n",
             "citadel_server_root_cert_expiry_seconds -10\n",
             "maille_namespace_mtls_mode{destination_workload_namespace=\"production\",mode=\"STRICT\"} 1\n",
+            "maille_ca_rotation_phase{phase=\"signing\"} 1\n",
+            "maille_ca_rotation_phase{phase=\"idle\"} 0\n",
+            "maille_ca_rotation_waiting_proxies 2\n",
             "# TYPE process_cpu_seconds_total counter\n",
         ] {
             assert!(text.contains(expected), "{expected} in {text}");

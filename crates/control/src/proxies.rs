@@ -15,6 +15,10 @@
 //!       "sentMs": 1700000001000, "ackedMs": 1700000001002, "rejected": "why", "rejectedMs": 1700000000500
 //!     },
 //!     "Destination": {…}, "Inbound": {…}, "MeshSettings": {…}, "TrustBundle": {…}
+//!   },
+//!   "svid": {
+//!     "serial": "5f…", "signer": "9c…", "notBeforeMs": 1700000000000, "notAfterMs": 1700086400000, "roots": ["9c…"],
+//!     "controlRoots": ["9c…"], "revocations": "", "renewalError": "", "clockAheadMs": 3, "reportedMs": 1700000002000
 //!   }
 //! }
 //! ```
@@ -24,21 +28,29 @@
 //! stays until a later response is accepted. `node` and `version` are what the proxy says of itself (empty before its
 //! first request); all else is attested.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use maille_core::Clock;
+use maille_proto::flows::ProxyState;
 use maille_xds::{Request, ServerState};
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::attest::Peer;
+use crate::authority::{LiveProxy, Seen};
+use crate::world::World;
 
 /// Streams one pod may have at a time: a restarted proxy's old stream may linger until its pings fail.
 const MAX_STREAMS_PER_POD: usize = 4;
 
-/// The proxies connected now.
+/// Roots of which a proxy may say that it uses them: a few times what a rotation distributes at most.
+const MAX_ROOTS: usize = 128;
+/// Longest text that a proxy may say of itself.
+const MAX_TEXT: usize = 512;
+
+/// The proxies connected now, and what each last said that it uses.
 #[derive(Debug, Default)]
 pub struct Proxies(Mutex<Connected>);
 
@@ -46,6 +58,34 @@ pub struct Proxies(Mutex<Connected>);
 struct Connected {
     last_id: u64,
     streams: BTreeMap<u64, ProxyStatus>,
+    /// By uid of the Pod. Stays when the proxy is not connected, until the Pod is gone.
+    svids: BTreeMap<String, SvidStatus>,
+}
+
+/// What a proxy says that it uses of its identity and the mesh's trust.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SvidStatus {
+    /// Serial number of its certificate, lower-case hexadecimal.
+    pub serial: String,
+    /// Fingerprint of the certificate that signed it.
+    pub signer: String,
+    /// Start of its validity, Unix milliseconds.
+    pub not_before_ms: u64,
+    /// End of its validity, Unix milliseconds; 0: it has none.
+    pub not_after_ms: u64,
+    /// Fingerprints of the roots of its trust domain that it verifies peers by.
+    pub roots: BTreeSet<String>,
+    /// Fingerprints of the roots that it verifies the control plane by.
+    pub control_roots: BTreeSet<String>,
+    /// Version of the revocations in force; empty: none.
+    pub revocations: String,
+    /// Why its last renewal failed; empty after one that did not.
+    pub renewal_error: String,
+    /// Its clock less the control plane's when this arrived, milliseconds.
+    pub clock_ahead_ms: i64,
+    /// When it said so, Unix milliseconds.
+    pub reported_ms: u64,
 }
 
 /// One connected proxy.
@@ -72,6 +112,12 @@ pub struct ProxyStatus {
     pub connected_since_ms: u64,
     /// By type name (`Inbound`, …).
     pub types: BTreeMap<String, TypeSummary>,
+    /// What it says that it uses; absent before it has said anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub svid: Option<SvidStatus>,
+    /// Uid of its Pod.
+    #[serde(skip)]
+    pod_uid: String,
 }
 
 /// What a proxy has of one type.
@@ -137,6 +183,8 @@ impl Proxies {
             address: peer.address().to_string(),
             connected_since_ms: millis(clock.now()),
             types: BTreeMap::new(),
+            svid: None,
+            pod_uid: peer.pod().uid.clone(),
         };
         connected.streams.insert(id, status);
         drop(connected);
@@ -145,7 +193,53 @@ impl Proxies {
 
     /// All of them, in the order of their connecting.
     pub fn list(&self) -> Vec<ProxyStatus> {
-        self.0.lock().streams.values().cloned().collect()
+        let connected = self.0.lock();
+        let with_svid = |status: &ProxyStatus| {
+            let svid = connected.svids.get(&status.pod_uid).cloned();
+            ProxyStatus { svid, ..status.clone() }
+        };
+        connected.streams.values().map(with_svid).collect()
+    }
+
+    /// Notes what a proxy says that it uses. What is known of Pods that are gone goes when a new one reports.
+    pub(crate) fn note(&self, peer: &Peer, state: ProxyState, now: SystemTime, world: &World) {
+        let now_ms = millis(now);
+        let svid = SvidStatus {
+            serial: bounded(state.serial),
+            signer: bounded(state.signer),
+            not_before_ms: state.not_before_ms,
+            not_after_ms: state.not_after_ms,
+            roots: state.roots.into_iter().take(MAX_ROOTS).map(bounded).collect(),
+            control_roots: state.control_roots.into_iter().take(MAX_ROOTS).map(bounded).collect(),
+            revocations: bounded(state.revocations),
+            renewal_error: bounded(state.renewal_error),
+            clock_ahead_ms: signed(state.clock_ms).saturating_sub(signed(now_ms)),
+            reported_ms: now_ms,
+        };
+        let mut connected = self.0.lock();
+        let uid = &peer.pod().uid;
+        if !connected.svids.contains_key(uid) {
+            let living: BTreeSet<&str> = world.pods().map(|pod| pod.uid.as_str()).collect();
+            connected.svids.retain(|uid, _| living.contains(uid.as_str()));
+        }
+        connected.svids.insert(uid.clone(), svid);
+    }
+
+    /// These Pods, by name and uid, with what their proxies last said.
+    pub(crate) fn live(&self, pods: impl Iterator<Item = (String, String)>) -> Vec<LiveProxy> {
+        let connected = self.0.lock();
+        let seen = |uid: &str| {
+            let svid = connected.svids.get(uid)?;
+            Some(Seen {
+                at_ms: svid.reported_ms,
+                signer: svid.signer.clone(),
+                not_after_ms: svid.not_after_ms,
+                roots: svid.roots.clone(),
+                control_roots: svid.control_roots.clone(),
+                renewal_error: svid.renewal_error.clone(),
+            })
+        };
+        pods.map(|(name, uid)| LiveProxy { seen: seen(&uid), name, uid }).collect()
     }
 
     /// How many there are of each version, as they say. A proxy may say anything: only a few are told apart.
@@ -227,6 +321,15 @@ impl Drop for ProxyHandle {
     fn drop(&mut self) {
         self.proxies.0.lock().streams.remove(&self.id);
     }
+}
+
+/// No longer than anything that a proxy has to say, and nothing that moves a terminal's cursor.
+fn bounded(text: String) -> String {
+    text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 pub(crate) fn millis(time: SystemTime) -> u64 {

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::attest::TokenReviewer;
+use crate::authority::Shown;
 use crate::ca::{CertificateService, IssueRules, MAX_CSR_REQUEST_BYTES};
 use crate::connection::{PeerCertificate, PeerInfo, PeerStream};
 use crate::discovery::DiscoveryService;
@@ -31,7 +32,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::places::{Place, Places};
 use crate::proxies::Proxies;
-use crate::world::Key;
+use crate::world::{Event, Key};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,6 +82,8 @@ pub struct ControlPlane {
     pub clock: Arc<dyn Clock>,
     /// How certificates are issued.
     pub rules: IssueRules,
+    /// What is known of the rotation of the authority.
+    pub(crate) rotation: Arc<ArcSwapOption<Shown>>,
     /// What keeps the stored mesh configuration from being in force, if anything does.
     pub(crate) mesh_problem: Arc<ArcSwapOption<String>>,
     /// Becomes true when streams are to end.
@@ -99,6 +102,7 @@ impl ControlPlane {
             reviewer,
             clock,
             rules: IssueRules::default(),
+            rotation: Arc::default(),
             mesh_problem: Arc::default(),
             stopping: Arc::new(watch::Sender::new(false)),
         }
@@ -113,11 +117,19 @@ impl ControlPlane {
         self.mesh_problem.store(problem.map(Arc::new));
     }
 
-    /// Makes this the authority, and its roots the mesh's.
+    /// Makes this the authority, and its roots the mesh's. The port serves with a certificate of its at once.
     pub fn set_authority(&self, authority: Authority) {
-        let roots = authority.roots().iter().map(|root| root.to_vec()).collect();
+        let signer = authority.signer().to_owned();
+        self.set_authority_as(authority, signer);
+    }
+
+    /// The same; proxies whose certificate another than `signer` has signed renew it soon, unless it is empty.
+    pub(crate) fn set_authority_as(&self, authority: Authority, signer: String) {
+        let mut roots: Vec<Vec<u8>> = authority.roots().iter().map(|root| root.to_vec()).collect();
+        // In one order, whoever signs: a change of the signer alone is not one of the roots.
+        roots.sort();
         self.authority.store(Some(Arc::new(authority)));
-        self.hub.apply([crate::world::Event::OwnRoots(roots)]);
+        self.hub.apply([Event::OwnRoots(roots), Event::OwnSigner(signer)]);
     }
 
     /// Serves the discovery port until `stop` resolves; then new connections are refused and streams end.
@@ -128,7 +140,8 @@ impl ControlPlane {
     ) -> Result<(), ServeError> {
         let mut trust = self.hub.subscribe();
         trust.watch(Key::Settings);
-        let mut domains = self.domains();
+        trust.watch(Key::Trust);
+        let mut made_for = self.serves_for();
         let (config, renewal) = self.serving_config()?;
         let mut due = Instant::now() + renewal;
         let config = Arc::new(ArcSwap::new(config));
@@ -138,9 +151,9 @@ impl ControlPlane {
                 loop {
                     tokio::select! {
                         () = sleep_until(due) => {}
-                        _ = trust.changed() => if domains == this.domains() { continue },
+                        _ = trust.changed() => if made_for == this.serves_for() { continue },
                     }
-                    domains = this.domains();
+                    made_for = this.serves_for();
                     let renewal = match this.serving_config() {
                         Ok((renewed, next)) => {
                             config.store(renewed);
@@ -215,6 +228,7 @@ impl ControlPlane {
             clock: Arc::clone(&self.clock),
             stopping: self.stopping.subscribe(),
             metrics: Arc::clone(&self.metrics),
+            proxies: Arc::clone(&self.proxies),
         };
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -235,6 +249,15 @@ impl ControlPlane {
         let snapshot = self.hub.snapshot();
         let config = snapshot.world.config();
         std::iter::once(&config.trust_domain).chain(&config.trust_domain_aliases).cloned().collect()
+    }
+
+    /// What the serving configuration is made of, beside names: whose certificates are accepted, by which roots, and who
+    /// signs.
+    fn serves_for(&self) -> (Vec<TrustDomain>, Option<(String, String)>) {
+        let authority = self.authority.load();
+        let authority =
+            authority.as_ref().map(|authority| (authority.signer().to_owned(), authority.roots_pem()));
+        (self.domains(), authority)
     }
 
     /// A serving configuration with a new certificate, and when to make the next.

@@ -4,8 +4,19 @@
 //! none is taken before every live proxy has confirmed the one before it; a rollback walks the same way with old and new
 //! exchanged. `GET /ca` of the monitoring port shows it as [`Status`]; people ask for something with a [`Request`].
 
+mod driver;
+mod gate;
+mod machine;
+mod show;
+mod state;
+mod store;
 mod wire;
 
+pub use driver::{Keeper, StartError};
+pub(crate) use show::Shown;
+pub use state::Source;
+pub(crate) use state::{LiveProxy, Seen};
+pub use store::{Entries, Object, Store, StoreError, Stored};
 pub use wire::{
     Action, Answer, CaStatus, CertificateStatus, Ended, Kind, Offer, Outcome, Phase, Plan, Request,
     RotationStatus, Status, Waiting,

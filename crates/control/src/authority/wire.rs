@@ -18,6 +18,18 @@ pub enum Phase {
     Withdrawing,
 }
 
+impl Phase {
+    /// As it is shown and written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Distributing => "distributing",
+            Self::Signing => "signing",
+            Self::Withdrawing => "withdrawing",
+        }
+    }
+}
+
 /// What somebody asks for: the annotation [`REQUEST_ANNOTATION`](super::REQUEST_ANNOTATION) as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -101,9 +101,11 @@ pub fn provider_problem(world: &World, provider: &ExtensionProvider) -> Option<S
 /// The roots of one trust domain; `None` if it is not trusted.
 pub fn trust_bundle(world: &World, trust_domain: &str) -> Option<wire::TrustBundle> {
     let roots = world.roots().get(trust_domain)?;
+    let is_own = trust_domain == world.config().trust_domain.as_str();
     Some(wire::TrustBundle {
         trust_domain: trust_domain.to_owned(),
         roots: roots.iter().map(|der| der.clone().into()).collect(),
+        signer: if is_own { world.signer().to_owned() } else { String::new() },
         ..Default::default()
     })
 }

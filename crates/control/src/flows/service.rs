@@ -15,7 +15,7 @@ use crate::attest::{Peer, TokenReviewer};
 use crate::discovery::{StreamEnd, attest_stream};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::proxies::millis;
+use crate::proxies::{Proxies, millis};
 use crate::world::{Pod, World};
 
 /// Largest report.
@@ -31,6 +31,7 @@ pub(crate) struct FlowService {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refusals: Arc<RefusalLog>,
     pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) proxies: Arc<Proxies>,
 }
 
 #[tonic::async_trait]
@@ -55,7 +56,11 @@ impl Flows for FlowService {
                 return Err(Status::permission_denied("the pod of this proxy is gone"));
             }
             self.metrics.flow_reports.inc();
-            let now_ms = millis(self.clock.now());
+            let now = self.clock.now();
+            let now_ms = millis(now);
+            if let Some(state) = report.state {
+                self.proxies.note(&peer, state, now, &snapshot.world);
+            }
             let flows = report.flows.into_iter().take(MAX_FLOWS_PER_REPORT);
             let flows: Vec<Flow> =
                 flows.filter_map(|flow| complete(flow, &peer, &snapshot.world)).map(bounded).collect();

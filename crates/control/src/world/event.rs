@@ -55,6 +55,8 @@ pub enum Event {
     Roots(String, Vec<Vec<u8>>),
     /// The roots of the mesh's own trust domain, whatever its name is now.
     OwnRoots(Vec<Vec<u8>>),
+    /// Fingerprint of what signs certificates of the mesh's own trust domain; empty: whoever signed is fine.
+    OwnSigner(String),
     /// To the mesh's configuration.
     MeshConfig(maille_config::mesh::MeshConfig),
     /// What fetching a key set came to: the set as JSON, public keys only, or why there is none.
@@ -138,6 +140,12 @@ impl World {
             Event::Credential(source, data) => self.set_credential(&source, data, changes),
             Event::Roots(domain, roots) => self.set_roots(domain, roots, changes),
             Event::OwnRoots(roots) => self.set_roots(self.config.trust_domain.to_string(), roots, changes),
+            Event::OwnSigner(signer) => {
+                if *self.signer != *signer {
+                    self.signer = signer.into();
+                    changes.add(Key::Trust);
+                }
+            }
             Event::MeshConfig(mesh) => self.set_config(mesh, changes),
             Event::Keys(source, fetched) => self.set_keys(&source, fetched, changes),
             Event::Revocations(listing) => self.set_revocations(self.revocations.listed(&listing), changes),

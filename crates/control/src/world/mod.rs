@@ -55,6 +55,8 @@ pub struct World {
     config: Arc<MeshConfig>,
     /// Roots per trust domain, DER.
     roots: Arc<BTreeMap<String, Vec<Vec<u8>>>>,
+    /// Who signs certificates of the own trust domain: a fingerprint, or empty.
+    signer: Arc<str>,
     pods: Named<Pod>,
     pods_by_address: Arc<BTreeMap<IpAddr, BTreeSet<NamespacedName>>>,
     services: Named<Service>,
@@ -110,6 +112,7 @@ impl World {
         Self {
             config: Arc::new(config),
             roots: Arc::default(),
+            signer: Arc::default(),
             pods: Arc::default(),
             pods_by_address: Arc::default(),
             services: Arc::default(),
@@ -159,6 +162,11 @@ impl World {
     /// Who has lost its right before its certificate ends.
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// Fingerprint of what signs certificates of the own trust domain; empty: whoever signed is fine.
+    pub fn signer(&self) -> &str {
+        &self.signer
     }
 
     /// A pod by name.

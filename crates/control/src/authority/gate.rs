@@ -1,0 +1,154 @@
+//! Who has confirmed a phase, and who is waited for.
+
+use std::collections::BTreeSet;
+
+use super::state::{Ca, LiveProxy, Rotation};
+use super::wire::{Phase, Waiting};
+
+/// Reports come every two seconds; after this silence something is wrong with whoever sends them.
+const SILENCE_MS: u64 = 10_000;
+
+/// Who has confirmed a phase.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Live proxies.
+    pub(crate) live: usize,
+    /// Those that have confirmed.
+    pub(crate) confirmed: usize,
+    /// Those that are waited for.
+    pub(crate) waiting: Vec<Waiting>,
+    /// Those that have not confirmed but are not waited for.
+    pub(crate) waived: Vec<String>,
+}
+
+impl Tally {
+    pub(crate) fn is_passed(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// What every live proxy must have in use before a phase is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing: the phase changes nothing for them.
+    Nothing,
+    /// These roots, for peers and for the control plane.
+    Roots(BTreeSet<String>),
+    /// A certificate by this signer.
+    Signer(String),
+    /// None of these roots for peers.
+    NoRoots(BTreeSet<String>),
+}
+
+impl Need {
+    pub(crate) fn of(phase: Phase, from: &Ca, to: &Ca) -> Self {
+        let beyond = |one: &Ca, other: &Ca| -> BTreeSet<String> {
+            one.roots_beyond(other).into_iter().map(|root| root.fingerprint).collect()
+        };
+        match phase {
+            Phase::Idle => Self::Nothing,
+            Phase::Distributing => match beyond(to, from) {
+                added if added.is_empty() => Self::Nothing,
+                added => Self::Roots(added),
+            },
+            // What a key has signed verifies under every certificate of that key (CA-16).
+            Phase::Signing if from.key == to.key => Self::Nothing,
+            Phase::Signing => Self::Signer(to.signer.fingerprint.clone()),
+            Phase::Withdrawing => match beyond(from, to) {
+                removed if removed.is_empty() => Self::Nothing,
+                removed => Self::NoRoots(removed),
+            },
+        }
+    }
+
+    /// What a proxy lacks; `None`: it has confirmed.
+    fn lack(&self, proxy: &LiveProxy) -> Option<String> {
+        if *self == Self::Nothing {
+            return None;
+        }
+        let Some(seen) = &proxy.seen else {
+            return Some("it has not said what it uses since this control plane began to watch".to_owned());
+        };
+        let short = |name: &str| name.chars().take(12).collect::<String>();
+        match self {
+            Self::Nothing => None,
+            Self::Roots(roots) => {
+                let lacks = |held: &BTreeSet<String>| roots.iter().find(|root| !held.contains(*root));
+                if let Some(root) = lacks(&seen.roots) {
+                    return Some(format!("it does not verify peers by root {} yet", short(root)));
+                }
+                lacks(&seen.control_roots).map(|root| {
+                    let file =
+                        "its copy of ConfigMap istio-ca-root-cert, by which it verifies the control plane,";
+                    format!("{file} has no root {} yet", short(root))
+                })
+            }
+            Self::Signer(signer) => (seen.signer != *signer).then(|| match seen.signer.as_str() {
+                "" => "it has no certificate yet".to_owned(),
+                old => format!("its certificate is still signed by {}", short(old)),
+            }),
+            Self::NoRoots(roots) => {
+                let held = roots.iter().find(|root| seen.roots.contains(*root))?;
+                Some(format!("it still verifies peers by root {}", short(held)))
+            }
+        }
+    }
+}
+
+/// Whether a proxy counts: one whose certificate has ended can neither call nor be called, and gets another by its token
+/// only.
+fn is_live(proxy: &LiveProxy, now_ms: u64) -> bool {
+    proxy.seen.as_ref().is_none_or(|seen| seen.not_after_ms == 0 || seen.not_after_ms > now_ms)
+}
+
+/// Counts who has confirmed.
+pub(crate) fn tally(need: &Need, rotation: Option<&Rotation>, proxies: &[LiveProxy], now_ms: u64) -> Tally {
+    let mut tally = Tally::default();
+    for proxy in proxies.iter().filter(|proxy| is_live(proxy, now_ms)) {
+        tally.live += 1;
+        match need.lack(proxy) {
+            None => tally.confirmed += 1,
+            Some(_) if rotation.is_some_and(|rotation| rotation.waived.contains(&proxy.name)) => {
+                tally.waived.push(proxy.name.clone());
+            }
+            Some(lack) => tally.waiting.push(Waiting {
+                name: proxy.name.clone(),
+                uid: proxy.uid.clone(),
+                why: format!("{lack}{}", circumstance(proxy, now_ms)),
+                not_after_ms: proxy.seen.as_ref().map(|seen| seen.not_after_ms).filter(|ends| *ends > 0),
+            }),
+        }
+    }
+    tally
+}
+
+/// Proxies that would keep a rotation waiting as they are.
+pub(crate) fn silent(proxies: &[LiveProxy], now_ms: u64) -> Vec<Waiting> {
+    let live = proxies.iter().filter(|proxy| is_live(proxy, now_ms));
+    let silent = live.filter_map(|proxy| {
+        let why = match &proxy.seen {
+            None => "it has not said what it uses since this control plane began to watch".to_owned(),
+            Some(_) => circumstance(proxy, now_ms).trim_start_matches("; ").to_owned(),
+        };
+        let not_after_ms = proxy.seen.as_ref().map(|seen| seen.not_after_ms).filter(|ends| *ends > 0);
+        let waiting = Waiting { name: proxy.name.clone(), uid: proxy.uid.clone(), why, not_after_ms };
+        (!waiting.why.is_empty()).then_some(waiting)
+    });
+    silent.collect()
+}
+
+/// What may be the reason.
+fn circumstance(proxy: &LiveProxy, now_ms: u64) -> String {
+    let Some(seen) = &proxy.seen else { return String::new() };
+    let silence = now_ms.saturating_sub(seen.at_ms);
+    if silence > SILENCE_MS {
+        return format!(
+            "; nothing was heard of it for {} s: it may be stopped, overloaded, or cut off from the control plane",
+            silence / 1000
+        );
+    }
+    match seen.renewal_error.as_str() {
+        "" => String::new(),
+        error => format!("; its last renewal failed: {error}"),
+    }
+}
