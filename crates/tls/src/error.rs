@@ -7,7 +7,8 @@ use maille_pki::Moment;
 use rustls::{AlertDescription as Alert, CertificateError, PeerIncompatible};
 use rustls_pki_types::UnixTime;
 
-use crate::refusal::Refusal;
+use crate::refusal::{NOT_RENEWED, NOT_YET, Refusal};
+use crate::skew::Cause;
 
 /// Why a TLS configuration could not be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -128,14 +129,16 @@ pub(crate) fn explain(why: &CertificateError) -> String {
                 .to_owned()
         }
         CertificateError::ExpiredContext { time, not_after } => format!(
-            "it expired at {}, and it is {} here; it was not renewed in time, or a clock is wrong",
+            "it expired at {}, and it is {} here; {}",
             moment(not_after),
-            moment(time)
+            moment(time),
+            Cause(NOT_RENEWED)
         ),
         CertificateError::NotValidYetContext { time, not_before } => format!(
-            "it is not valid before {}, and it is {} here; the clock of this machine may be late",
+            "it is not valid before {}, and it is {} here; {}",
             moment(not_before),
-            moment(time)
+            moment(time),
+            Cause(NOT_YET)
         ),
         CertificateError::Revoked => "its authority has revoked it (caCrl)".to_owned(),
         CertificateError::UnknownRevocationStatus => {

@@ -28,6 +28,7 @@ mod provider;
 mod refusal;
 mod renewal;
 mod revoked;
+mod skew;
 mod trust;
 mod verifier;
 
@@ -42,4 +43,5 @@ pub use provider::provider;
 pub use refusal::{Presenter, Reason, Refusal};
 pub use renewal::{Binding, MAX_RENEWAL, RenewalError};
 pub use revoked::{MAX_REVOKED, Revoked};
+pub use skew::Skew;
 pub use trust::Trust;

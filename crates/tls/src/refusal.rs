@@ -5,6 +5,13 @@ use std::time::SystemTime;
 use maille_core::{Identity, TrustDomain};
 use maille_pki::{LeafRule, Moment};
 
+use crate::skew::Cause;
+
+/// Why a certificate may be past its end.
+pub(crate) const NOT_RENEWED: &str = "it was not renewed in time, or a clock is wrong";
+/// Why one may be before its start.
+pub(crate) const NOT_YET: &str = "the clock of this machine may be late";
+
 /// Who showed a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presenter {
@@ -77,7 +84,7 @@ pub enum Reason {
         expected: Arc<[String]>,
     },
     /// Past its end.
-    #[error("it expired at {}, and it is {} here; it was not renewed in time, or a clock is wrong", Moment(*.not_after), Moment(*.now))]
+    #[error("it expired at {}, and it is {} here; {}", Moment(*.not_after), Moment(*.now), Cause(NOT_RENEWED))]
     Expired {
         /// End of its validity.
         not_after: SystemTime,
@@ -85,7 +92,7 @@ pub enum Reason {
         now: SystemTime,
     },
     /// Before its start.
-    #[error("it is not valid before {}, and it is {} here; the clock of this machine may be late", Moment(*.not_before), Moment(*.now))]
+    #[error("it is not valid before {}, and it is {} here; {}", Moment(*.not_before), Moment(*.now), Cause(NOT_YET))]
     NotYetValid {
         /// Start of its validity.
         not_before: SystemTime,
