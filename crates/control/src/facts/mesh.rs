@@ -106,6 +106,6 @@ pub fn trust_bundle(world: &World, trust_domain: &str) -> Option<wire::TrustBund
         trust_domain: trust_domain.to_owned(),
         roots: roots.iter().map(|der| der.clone().into()).collect(),
         signer: if is_own { world.signer().to_owned() } else { String::new() },
-        ..Default::default()
+        jwks: if is_own { world.own_jwks().to_vec().into() } else { Default::default() },
     })
 }

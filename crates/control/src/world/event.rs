@@ -57,6 +57,8 @@ pub enum Event {
     OwnRoots(Vec<Vec<u8>>),
     /// Fingerprint of what signs certificates of the mesh's own trust domain; empty: whoever signed is fine.
     OwnSigner(String),
+    /// The keys of JWT-SVIDs of the mesh's own trust domain: a JWK Set, public halves only; empty: none.
+    OwnJwtKeys(Vec<u8>),
     /// To the mesh's configuration.
     MeshConfig(maille_config::mesh::MeshConfig),
     /// What fetching a key set came to: the set as JSON, public keys only, or why there is none.
@@ -143,6 +145,12 @@ impl World {
             Event::OwnSigner(signer) => {
                 if *self.signer != *signer {
                     self.signer = signer.into();
+                    changes.add(Key::Trust);
+                }
+            }
+            Event::OwnJwtKeys(jwks) => {
+                if *self.own_jwks != *jwks {
+                    self.own_jwks = jwks.into();
                     changes.add(Key::Trust);
                 }
             }

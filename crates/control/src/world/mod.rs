@@ -57,6 +57,8 @@ pub struct World {
     roots: Arc<BTreeMap<String, Vec<Vec<u8>>>>,
     /// Who signs certificates of the own trust domain: a fingerprint, or empty.
     signer: Arc<str>,
+    /// Keys of JWT-SVIDs of the own trust domain: a JWK Set, or empty.
+    own_jwks: Arc<[u8]>,
     pods: Named<Pod>,
     pods_by_address: Arc<BTreeMap<IpAddr, BTreeSet<NamespacedName>>>,
     services: Named<Service>,
@@ -113,6 +115,7 @@ impl World {
             config: Arc::new(config),
             roots: Arc::default(),
             signer: Arc::default(),
+            own_jwks: Arc::default(),
             pods: Arc::default(),
             pods_by_address: Arc::default(),
             services: Arc::default(),
@@ -167,6 +170,11 @@ impl World {
     /// Fingerprint of what signs certificates of the own trust domain; empty: whoever signed is fine.
     pub fn signer(&self) -> &str {
         &self.signer
+    }
+
+    /// Keys of JWT-SVIDs of the own trust domain: a JWK Set, or empty.
+    pub fn own_jwks(&self) -> &[u8] {
+        &self.own_jwks
     }
 
     /// A pod by name.
