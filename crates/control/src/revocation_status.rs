@@ -104,6 +104,6 @@ fn without(proxy: &ProxyStatus, version: &str) -> Option<ProxyWithout> {
 }
 
 /// The version that a proxy says it has in force.
-fn in_force_of(_proxy: &ProxyStatus) -> Option<&str> {
-    None
+fn in_force_of(proxy: &ProxyStatus) -> Option<&str> {
+    Some(proxy.svid.as_ref()?.revocations.as_str())
 }
