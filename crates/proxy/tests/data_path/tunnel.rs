@@ -12,7 +12,7 @@ use crate::lab::{
 };
 
 /// An outbound proxy that knows of its peer that it multiplexes.
-fn client(lab: &Lab, account: &str, endpoint: SocketAddr, protocol: &str) -> StaticProxy {
+pub(crate) fn client(lab: &Lab, account: &str, endpoint: SocketAddr, protocol: &str) -> StaticProxy {
     let mut text = lab.header(account);
     let _ = write!(
         text,
