@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use maille_config::istio;
 use maille_core::{EndpointTls, Hostname, Identity, MtlsMode, PortProtocol, TrustDomain};
@@ -15,6 +15,7 @@ use maille_policy::authentication::{ClaimToHeader, JwtHeader, JwtRule, RequestAu
 use maille_policy::path::Normalization as PathNormalization;
 use maille_proto::facts as wire;
 use maille_telemetry::access_log::{Coverage, Format};
+use maille_tls::{KeyExchange, Parameters, Revoked};
 use rustls::pki_types::CertificateDer;
 
 use crate::balance::Terms;
@@ -81,7 +82,34 @@ pub fn mesh_settings(message: &wire::MeshSettings) -> Checked<MeshSettings> {
         },
         explain_in_response: message.explain_in_response,
         deliver_to_localhost: message.deliver_to_localhost,
+        tls: tls_parameters(message)?,
     })
+}
+
+/// What mutual TLS of the mesh may negotiate. What is not known here cannot be kept to, so that it is refused.
+fn tls_parameters(message: &wire::MeshSettings) -> Checked<Parameters> {
+    if message.post_quantum_only {
+        return Ok(Parameters::post_quantum_only());
+    }
+    let known = |name: &String| {
+        KeyExchange::named(name).ok_or_else(|| wrong("key_exchanges", format!("'{name}' is not known")))
+    };
+    let key_exchanges = message.key_exchanges.iter().map(known).collect::<Checked<_>>()?;
+    Ok(Parameters { key_exchanges, tls13_only: message.tls13_only })
+}
+
+/// Checks who is revoked. What cannot be read would spare somebody, so that it is refused as a whole.
+pub fn revocations(message: &wire::Revocations) -> Checked<Revoked> {
+    let identities = message.identities.iter().map(|revoked| {
+        let identity = Identity::parse_uri(&revoked.id).map_err(|e| wrong("identities", e.to_string()))?;
+        let until = Duration::from_millis(revoked.not_after_ms);
+        let until = (!until.is_zero()).then(|| SystemTime::UNIX_EPOCH.checked_add(until)).flatten();
+        Ok((identity, until))
+    });
+    let identities: Vec<_> = identities.collect::<Checked<_>>()?;
+    let crls = message.crls.iter().map(|der| der.to_vec()).collect();
+    Revoked::new(message.version.clone(), message.serials.iter().cloned(), identities, crls)
+        .map_err(|e| wrong("revocations", e.to_string()))
 }
 
 /// Checks what a proxy enforces for its own workload.

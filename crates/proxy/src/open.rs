@@ -22,7 +22,7 @@ use maille_tls::{Current, Refusal, TlsContext};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::authorizer::{self, AskedFor};
-use crate::record::Refused;
+use crate::record::{self, Refused};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 
@@ -215,8 +215,7 @@ impl Open {
             return Some(expired());
         }
         let current = tls.current();
-        let refusal = proof.recheck(&current).err()?;
-        Some(Refused::new(RefusalKind::CertificateExpired, refusal.to_string()))
+        Some(record::peer_lost(&proof.recheck(&current).err()?))
     }
 
     /// Whom a CUSTOM rule wants asked about a stream, unless they have been with the same rule and settings.
@@ -414,7 +413,7 @@ impl OpenConnections {
         for open in all.values() {
             let Some(proof) = &open.facts.proof else { continue };
             if let Err(refusal) = proof.recheck(&current) {
-                open.bar(Refused::new(RefusalKind::CertificateExpired, refusal.to_string()));
+                open.bar(record::peer_lost(&refusal));
             }
         }
     }

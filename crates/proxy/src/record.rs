@@ -96,11 +96,10 @@ pub(crate) fn tls_reason(error: &HandshakeError) -> TlsReason {
             Reason::UnknownIssuer { .. } | Reason::NoBundle(_) => TlsReason::UntrustedCa,
             Reason::TrustDomain { .. } => TlsReason::TrustDomain,
             Reason::Expired { .. } => TlsReason::Expired,
+            reason if reason.is_revocation() => TlsReason::Revoked,
             Reason::NotYetValid { .. } => TlsReason::NotYetValid,
             Reason::Name { .. } => TlsReason::SanMismatch,
-            Reason::Unreadable(_) | Reason::Leaf(_) | Reason::Purpose(_) | Reason::Path(_) => {
-                TlsReason::BadCertificate
-            }
+            _ => TlsReason::BadCertificate,
         },
         HandshakeError::NoCertificate => TlsReason::NoClientCertificate,
         HandshakeError::BadSignature => TlsReason::BadSignature,
@@ -110,6 +109,15 @@ pub(crate) fn tls_reason(error: &HandshakeError) -> TlsReason {
         HandshakeError::Protocol(_) => TlsReason::Protocol,
         HandshakeError::Io(_) => TlsReason::Broken,
     }
+}
+
+/// What an open connection is ended for whose peer is believed no more.
+pub(crate) fn peer_lost(refusal: &maille_tls::Refusal) -> Refused {
+    let kind = match &refusal.reason {
+        Reason::Expired { .. } => RefusalKind::CertificateExpired,
+        _ => RefusalKind::CertificateRevoked,
+    };
+    Refused::new(kind, refusal.to_string())
 }
 
 /// A rule as telemetry names it.
@@ -188,6 +196,7 @@ pub(crate) fn inbound_labels(
         protocol,
         security: if identity.is_some() { Security::MutualTls } else { Security::None },
         mtls: identity.is_some(),
+        key_exchange: "",
     }
 }
 
@@ -232,5 +241,6 @@ pub(crate) fn outbound_labels(
         protocol,
         security: Security::Unknown,
         mtls: proven != Proven::Nothing,
+        key_exchange: "",
     }
 }

@@ -18,6 +18,7 @@ use maille_policy::authentication::Authentication;
 use maille_policy::path::Normalization as PathNormalization;
 use maille_proto::facts::ExtensionProvider;
 use maille_telemetry::access_log::Coverage;
+use maille_tls::Parameters;
 use tokio::sync::watch;
 
 use crate::balance::Terms;
@@ -142,6 +143,8 @@ pub struct MeshSettings {
     pub explain_in_response: bool,
     /// Declared ports of the own workload are reached at loopback (`inboundTrafficPolicy: LOCALHOST`).
     pub deliver_to_localhost: bool,
+    /// What mutual TLS of the mesh may negotiate (`meshMTLS`).
+    pub tls: Parameters,
 }
 
 /// What is known of a workload; for telemetry and explanations only.

@@ -183,14 +183,21 @@ impl Worker {
         self.recorder.cover(next.settings.access_log);
         self.snapshot.replace(next);
         self.open.judge(self);
+        // Trust is swapped before the snapshot that comes with it, so that whoever is revoked is gone at once.
+        self.judge_peers();
+    }
+
+    /// Ends what stands on certificates that are trusted no more.
+    fn judge_peers(&self) {
+        self.open.recheck(&self.shared.tls);
+        self.servers.judge(&self.shared.tls);
     }
 
     fn keep_house(&self) {
         self.open.expire(SystemTime::now());
-        self.open.recheck(&self.shared.tls);
+        self.judge_peers();
         self.pools.sweep(self.config.limits.idle, self.shared.tls.generation());
         self.callers.sweep(self.config.limits.idle, &self.shared.tls);
-        self.servers.judge(&self.shared.tls);
         self.destinations.sweep();
     }
 

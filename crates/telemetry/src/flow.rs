@@ -183,6 +183,7 @@ pub(crate) fn message(
         first_seen_ms: unix_ms(first_seen),
         last_seen_ms: unix_ms(last_seen),
         would_refuse: Vec::new(),
+        key_exchange: labels.key_exchange.to_owned(),
     }
 }
 

@@ -203,4 +203,6 @@ pub struct ConnectionLabels {
     pub security: Security,
     /// Whether it was mutual TLS, for flows: a client's proxy knows that too.
     pub mtls: bool,
+    /// Of mutual TLS: the key exchange, as far as this reporter knows it; empty otherwise.
+    pub key_exchange: &'static str,
 }

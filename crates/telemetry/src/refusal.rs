@@ -48,6 +48,8 @@ pub enum RefusalKind {
     PolicyChanged,
     /// The peer's certificate expired while the connection was open.
     CertificateExpired,
+    /// The peer's certificate or identity was revoked, or its root withdrawn, while the connection was open.
+    CertificateRevoked,
     /// The proxy is out of some resource, or not ready.
     Overload,
 }
@@ -71,6 +73,7 @@ impl RefusalKind {
             Self::UpstreamFailed => "upstream_failed",
             Self::PolicyChanged => "policy_changed",
             Self::CertificateExpired => "certificate_expired",
+            Self::CertificateRevoked => "certificate_revoked",
             Self::Overload => "overload",
         }
     }
@@ -88,7 +91,9 @@ impl RefusalKind {
             Self::TlsHandshake | Self::ServerIdentity => ResponseFlags::TlsFailure,
             Self::UnknownDestination | Self::ControlPlaneUnreachable => ResponseFlags::NoCluster,
             Self::UpstreamFailed => ResponseFlags::UpstreamConnectFailure,
-            Self::PolicyChanged | Self::CertificateExpired => ResponseFlags::LocalReset,
+            Self::PolicyChanged | Self::CertificateExpired | Self::CertificateRevoked => {
+                ResponseFlags::LocalReset
+            }
             Self::Overload => ResponseFlags::Overload,
         }
     }
@@ -100,6 +105,7 @@ impl RefusalKind {
             Self::TlsHandshake => Some(TlsReason::Protocol),
             Self::ServerIdentity => Some(TlsReason::BadCertificate),
             Self::CertificateExpired => Some(TlsReason::Expired),
+            Self::CertificateRevoked => Some(TlsReason::Revoked),
             _ => None,
         }
     }
@@ -115,9 +121,11 @@ impl RefusalKind {
             | Self::AuthorizerUnusable
             | Self::PolicyChanged
             | Self::UnknownDestination => Decision::Denied,
-            Self::Plaintext | Self::TlsHandshake | Self::ServerIdentity | Self::CertificateExpired => {
-                Decision::RefusedTls
-            }
+            Self::Plaintext
+            | Self::TlsHandshake
+            | Self::ServerIdentity
+            | Self::CertificateExpired
+            | Self::CertificateRevoked => Decision::RefusedTls,
             Self::BadRequest | Self::UpstreamFailed | Self::ControlPlaneUnreachable | Self::Overload => {
                 Decision::Failed
             }
@@ -136,6 +144,8 @@ pub enum TlsReason {
     TrustDomain,
     /// The certificate has expired.
     Expired,
+    /// The certificate is revoked, or its identity.
+    Revoked,
     /// The certificate is not valid yet.
     NotYetValid,
     /// The certificate names somebody else than was expected.
@@ -166,6 +176,7 @@ impl TlsReason {
             Self::UntrustedCa => "untrusted_ca",
             Self::TrustDomain => "trust_domain",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::NotYetValid => "not_yet_valid",
             Self::SanMismatch => "san_mismatch",
             Self::NoClientCertificate => "no_client_cert",

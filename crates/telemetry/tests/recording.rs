@@ -49,6 +49,7 @@ fn labels(source: Peer) -> ConnectionLabels {
         protocol: Protocol::Http,
         security: if secure { Security::MutualTls } else { Security::None },
         mtls: secure,
+        key_exchange: "",
     }
 }
 

@@ -13,6 +13,7 @@ use http::{Method, StatusCode};
 use maille_pki::{Moment, certificate_pem};
 use maille_proto::facts as wire;
 use maille_telemetry::Registry;
+use maille_tls::Current;
 use maille_xds::type_urls;
 use parking_lot::Mutex;
 use prost::Message;
@@ -126,6 +127,7 @@ fn facts_in_force<'a>(
                 facts.request_authentications.extend(rules);
             }
             type_urls::TRUST_BUNDLE => facts.trust_bundles.extend(wire::TrustBundle::decode(body)),
+            type_urls::REVOCATIONS => facts.revocations = wire::Revocations::decode(body).ok(),
             type_urls::DESTINATION => {
                 let held = destinations.lookup(name).map(|cell| cell.load().clone());
                 let mut named = wire::NamedDestination {
@@ -200,7 +202,18 @@ fn certificates(facts: &FactsInForce) -> wire::Certificates {
         trust_domain: domain.to_string(),
         certificates: roots.iter().map(certificate_pem).collect(),
     });
-    wire::Certificates { workload: own, roots: roots.collect() }
+    let tls = facts.tls().map(|tls| tls_in_use(&tls.current()));
+    wire::Certificates { workload: own, roots: roots.collect(), tls }
+}
+
+fn tls_in_use(current: &Current) -> wire::TlsInUse {
+    let parameters = current.parameters();
+    wire::TlsInUse {
+        key_exchanges: parameters.offered().into_iter().map(str::to_owned).collect(),
+        oldest_version: parameters.oldest_version().to_owned(),
+        revocations: current.trust().revoked.version().to_owned(),
+        ..Default::default()
+    }
 }
 
 fn bootstrap(options: &ProxyOptions) -> wire::Bootstrap {

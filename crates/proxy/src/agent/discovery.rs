@@ -95,6 +95,7 @@ impl Discovery {
         for wildcard in [
             type_urls::MESH_SETTINGS,
             type_urls::TRUST_BUNDLE,
+            type_urls::REVOCATIONS,
             type_urls::AUTHORIZATION,
             type_urls::REQUEST_AUTHENTICATION,
         ] {

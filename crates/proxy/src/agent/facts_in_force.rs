@@ -11,11 +11,11 @@ use maille_core::TrustDomain;
 use maille_pki::{CertificateDer, TrustBundles};
 use maille_policy::authentication::{Authentication, RequestAuthentication};
 use maille_policy::{Authorization, PolicySet, TrustContext};
-use maille_proto::facts as wire;
 use maille_telemetry::Registry;
-use maille_tls::{TlsContext, Trust};
+use maille_tls::{Revoked, TlsContext, Trust};
 use maille_xds::{Rejection, Update, type_urls};
 use prost::Message;
+use rustls::pki_types::UnixTime;
 use tracing::{error, warn};
 
 use super::destinations::Destinations;
@@ -49,6 +49,7 @@ pub(crate) struct FactsInForce {
     /// As with policies: without all rules about tokens, headers that only a token may set could be forged.
     authentication_is_complete: bool,
     bundles: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
+    revoked: Arc<Revoked>,
     policy: Option<Arc<PolicySet>>,
     authentication: Option<Arc<Authentication>>,
     snapshot: Option<Arc<SnapshotCell>>,
@@ -94,6 +95,7 @@ impl FactsInForce {
             authentications: BTreeMap::new(),
             authentication_is_complete: false,
             bundles: BTreeMap::new(),
+            revoked: Arc::default(),
             policy: None,
             authentication: None,
             snapshot: None,
@@ -130,11 +132,16 @@ impl FactsInForce {
         self.tls.as_ref()
     }
 
-    /// `Revocations.version` in force; empty: none.
+    /// `Revocations.version` that handshakes are judged by; empty: none.
     pub(crate) fn revocations_version(&self) -> String {
-        let key = (type_urls::REVOCATIONS.to_owned(), MESH.to_owned());
-        let in_force = self.raw.get(&key).and_then(|r| wire::Revocations::decode(r.body.as_slice()).ok());
-        in_force.map(|revocations| revocations.version).unwrap_or_default()
+        self.tls.as_ref().map(|tls| tls.current().trust().revoked.version().to_owned()).unwrap_or_default()
+    }
+
+    /// Why the own certificate is believed by nobody any more, if it is revoked: another one is needed at once.
+    pub(crate) fn own_revocation(&self) -> Option<String> {
+        let current = self.tls.as_ref()?.current();
+        let reason = current.recheck_client(current.svid().chain(), UnixTime::now()).err()?.reason;
+        reason.is_revocation().then(|| reason.to_string())
     }
 
     /// The certificate in use.
@@ -264,6 +271,14 @@ impl FactsInForce {
                 self.bundles.insert(domain, roots);
                 touched.trust = true;
             }
+            type_urls::REVOCATIONS => {
+                if name != MESH {
+                    return Err(format!("revocations are named '{MESH}'"));
+                }
+                let revoked = facts::revocations(&decode(body)?).map_err(|e| e.to_string())?;
+                self.revoked = Arc::new(revoked);
+                *touched = Touched { snapshot: true, trust: true, ..*touched };
+            }
             type_urls::DESTINATION => {
                 let checked = decode(body).and_then(|m| facts::destination(&m).map_err(|e| e.to_string()));
                 match checked {
@@ -302,6 +317,10 @@ impl FactsInForce {
                     touched.trust = true;
                 }
             }
+            type_urls::REVOCATIONS => {
+                self.revoked = Arc::default();
+                *touched = Touched { snapshot: true, trust: true, ..*touched };
+            }
             type_urls::DESTINATION => self.destinations.remove(name),
             type_urls::CREDENTIAL => self.destinations.credentials().remove(name),
             // Serving on with the last good facts is right when the control plane loses sight of the Pod for a
@@ -338,14 +357,25 @@ impl FactsInForce {
             }
         }
         let aliases = self.settings.as_ref().map(|s| s.trust_domain_aliases.as_slice()).unwrap_or_default();
-        let outcome = Trust::of_mesh(bundles, own, aliases).and_then(|trust| match &self.tls {
-            None => TlsContext::new(credential.svid.clone(), trust).map(|tls| Some(Arc::new(tls))),
-            Some(tls) => {
-                if tls.current().trust() != &trust {
-                    tls.replace_trust(trust)?;
+        let parameters = self.settings.as_ref().map(|s| s.tls.clone()).unwrap_or_default();
+        let trust = Trust::of_mesh(bundles, own, aliases).map(|trust| trust.without(self.revoked.clone()));
+        let outcome = trust.and_then(|trust| {
+            let (tls, first) = match &self.tls {
+                None => {
+                    let first = Arc::new(TlsContext::new(credential.svid.clone(), trust)?);
+                    (first.clone(), Some(first))
                 }
-                Ok(None)
+                Some(tls) => {
+                    if tls.current().trust() != &trust {
+                        tls.replace_trust(trust)?;
+                    }
+                    (tls.clone(), None)
+                }
+            };
+            if tls.current().parameters() != &parameters {
+                tls.replace_parameters(parameters)?;
             }
+            Ok(first)
         });
         match outcome {
             Ok(Some(first)) => {

@@ -54,6 +54,7 @@ fn shared() -> Shared {
             extension_providers: [].into(),
             access_log: maille_telemetry::access_log::Coverage::Refusals,
             deliver_to_localhost: false,
+            tls: Default::default(),
             explain_in_response: false,
         },
         inbound: Arc::new(Inbound {

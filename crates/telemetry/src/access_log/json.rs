@@ -2,7 +2,7 @@
 //!
 //! Istio's keys (reference cli-and-telemetry 4.1), numbers as numbers, what is missing `null`. Added: `event` (`refused`,
 //! `audited`, `request`, `connection`), `pod`, `direction`, `refusal` (the `reason` label of `maille_refusals_total`), `policy`
-//! (`namespace/name`), `rule`, `reason` (for people), `mtls`, `port`, `service`, and for `source` and `destination`:
+//! (`namespace/name`), `rule`, `reason` (for people), `mtls`, `tls_key_exchange`, `port`, `service`, and for `source` and `destination`:
 //! `…_identity`, `…_workload`, `…_namespace`, `…_address`; `audit_policy` and `istio_dry_run_…` where there is such a policy.
 
 use serde_json::{Map, Value, json};
@@ -44,6 +44,7 @@ impl Entry<'_> {
             "rule": policy.map(|policy| policy.rule),
             "reason": self.refusal.map_or(Value::Null, |refusal| text(refusal.reason)),
             "mtls": labels.mtls,
+            "tls_key_exchange": text(labels.key_exchange),
             "port": labels.port,
             "service": text(&labels.service.host),
         });

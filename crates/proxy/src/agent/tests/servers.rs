@@ -139,6 +139,7 @@ async fn flows_reach_the_control_plane() {
         protocol: Protocol::Tcp,
         security: Security::MutualTls,
         mtls: true,
+        key_exchange: "",
     };
     let refusal = Refusal::new(RefusalKind::NoAllowRule, None, "no ALLOW rule matched");
     let (marks, way) = (maille_telemetry::Marks::default(), maille_telemetry::Way::default());
