@@ -11,6 +11,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::objects::{ConfigMap, Namespace};
 use crate::watch::{Retry, config};
@@ -26,13 +27,13 @@ const WITHOUT: [&str; 2] = ["kube-public", "kube-node-lease"];
 /// How long to wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keeps the bundle in every namespace, for ever.
-pub(crate) async fn distribute(client: Client, roots_pem: String) {
+/// Keeps the bundle in every namespace, for as long as there is somebody who says what it is.
+pub(crate) async fn distribute(client: Client, mut roots: watch::Receiver<String>) {
     let of_name = config().fields(&format!("metadata.name={NAME}"));
     let namespaces = watcher(Api::<Namespace>::all(client.clone()), config()).backoff(Retry::default());
     let config_maps = watcher(Api::<ConfigMap>::all(client.clone()), of_name).backoff(Retry::default());
     let (mut namespaces, mut config_maps) = (std::pin::pin!(namespaces), std::pin::pin!(config_maps));
-    let mut state = State { roots_pem, ..State::default() };
+    let mut state = State { roots_pem: roots.borrow_and_update().clone(), ..State::default() };
     let mut retry = tokio::time::interval(RETRY);
     loop {
         let due = tokio::select! {
@@ -43,6 +44,10 @@ pub(crate) async fn distribute(client: Client, roots_pem: String) {
             Some(event) = config_maps.next() => match event {
                 Ok(event) => state.config_map(event),
                 Err(error) => { tracing::warn!(%error, "watch of root bundles failed; trying again"); continue }
+            },
+            changed = roots.changed() => match changed {
+                Ok(()) => state.renew(roots.borrow_and_update().clone()),
+                Err(_) => return,
             },
             _ = retry.tick(), if !state.owed.is_empty() => std::mem::take(&mut state.owed),
             else => return,
@@ -108,6 +113,15 @@ struct State {
 }
 
 impl State {
+    /// Takes in another bundle; gives the namespaces to look at.
+    fn renew(&mut self, roots_pem: String) -> BTreeSet<String> {
+        self.roots_pem = roots_pem;
+        // None of what was seen or listed so far is right any more.
+        self.good.clear();
+        self.listed.clear();
+        self.all()
+    }
+
     fn lacks(&self, namespace: &str) -> bool {
         self.namespaces.contains(namespace) && !self.good.contains(namespace)
     }

@@ -1,92 +1,175 @@
-//! The authority's key material, kept in a Secret of the root namespace (reference mtls 5.5).
+//! Where the authority and its rotation are kept: three Secrets of the root namespace (reference mtls 5.5).
+//!
+//! Every write says which version it replaces, so that of several control planes one acts and the others follow.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
-use maille_core::{Clock, TrustDomain};
-use maille_pki::{Authority, ROOT_TTL};
+use maille_control::authority::{
+    Entries, Object, REQUEST_ANNOTATION, SECRET, SECRET_TYPE, Source, Store, StoreError, Stored,
+};
+use tokio::sync::Notify;
 
-/// The Secret that the control plane makes for itself.
-pub(crate) const SELF_SIGNED: &str = "istio-ca-secret";
+use crate::watch::{Retry, config};
+
 /// The Secret with which an operator plugs in a CA; it comes first.
 pub(crate) const PLUGGED_IN: &str = "cacerts";
 
-/// Why there is no authority.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RootError {
-    /// The API server cannot be asked; trying again may help.
-    #[error("cannot read or write Secret {namespace}/{name}: {}", crate::brief(.source))]
-    Api {
-        namespace: String,
-        name: &'static str,
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// What is stored cannot be used; a person must look.
-    #[error("Secret {namespace}/{name} holds no usable authority: {source}")]
-    Unusable {
-        namespace: String,
-        name: &'static str,
-        #[source]
-        source: maille_pki::Error,
-    },
-    /// A new root cannot be made.
-    #[error("cannot make a root: {0}")]
-    Make(#[source] maille_pki::Error),
+/// The Secrets of one namespace.
+pub(crate) struct Secrets {
+    api: Api<Secret>,
+    namespace: String,
+    changed: Arc<Notify>,
 }
 
-impl RootError {
-    pub(crate) fn is_temporary(&self) -> bool {
-        matches!(self, Self::Api { .. })
+impl Secrets {
+    pub(crate) fn new(client: Client, namespace: &str) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            changed: Arc::default(),
+        }
+    }
+
+    /// Watches them, for ever. What they hold is read when it is needed: the watches only say when.
+    pub(crate) fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
+        let one = |name: &str| {
+            let of_name = config().fields(&format!("metadata.name={name}"));
+            watcher(self.api.clone(), of_name).backoff(Retry::default()).boxed()
+        };
+        let names = [SECRET, Source::SelfSigned.secret(), Source::PluggedIn.secret()];
+        let mut seen = stream::select_all(names.map(one));
+        let changed = Arc::clone(&self.changed);
+        async move {
+            while let Some(event) = seen.next().await {
+                match event {
+                    Ok(_) => changed.notify_one(),
+                    Err(error) => {
+                        tracing::warn!(%error, "watch of the authority's Secrets failed; trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Object>, StoreError> {
+        let secret = self.api.get_opt(name).await.map_err(|error| self.failed("read", name, &error))?;
+        Ok(secret.map(|secret| {
+            let annotations = secret.metadata.annotations.unwrap_or_default();
+            let data = secret.data.unwrap_or_default().into_iter();
+            Object {
+                version: secret.metadata.resource_version.unwrap_or_default(),
+                entries: data.map(|(name, value)| (name, value.0.into())).collect(),
+                request: annotations.get(REQUEST_ANNOTATION).cloned(),
+            }
+        }))
+    }
+
+    /// Writes entries in place of those of this version; labels and annotations that others put there stay.
+    async fn put(
+        &self,
+        name: &str,
+        kind: &str,
+        entries: &Entries,
+        replaces: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let failed = |error: kube::Error| self.failed("write", name, &error);
+        let data: BTreeMap<String, ByteString> =
+            entries.iter().map(|(name, value)| (name.clone(), ByteString(value.to_vec()))).collect();
+        let Some(version) = replaces else {
+            let secret = Secret {
+                metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+                type_: Some(kind.to_owned()),
+                data: Some(data),
+                ..Secret::default()
+            };
+            return self.api.create(&PostParams::default(), &secret).await.map(drop).map_err(failed);
+        };
+        let mut secret = self.api.get(name).await.map_err(failed)?;
+        if secret.metadata.resource_version.as_deref() != Some(version) {
+            return Err(StoreError::Conflict(format!("Secret {}/{name}", self.namespace)));
+        }
+        secret.data = Some(data);
+        secret.metadata.managed_fields = None;
+        if let Some(annotations) = &mut secret.metadata.annotations {
+            annotations.remove(REQUEST_ANNOTATION);
+        }
+        // With the version in it, the API server takes it only in place of that one.
+        self.api.replace(name, &PostParams::default(), &secret).await.map(drop).map_err(failed)
+    }
+
+    fn failed(&self, verb: &str, name: &str, error: &kube::Error) -> StoreError {
+        let namespace = &self.namespace;
+        match error {
+            kube::Error::Api(status) if status.code == 409 => {
+                StoreError::Conflict(format!("Secret {namespace}/{name}"))
+            }
+            _ => StoreError::Failed(format!(
+                "cannot {verb} Secret {namespace}/{name}: {}",
+                crate::brief(error)
+            )),
+        }
     }
 }
 
-/// Loads the authority: the plugged-in one if there is one, else the self-signed one, which is made if
-/// missing. Replicas that start together agree: whoever comes second loads what the first has stored.
-pub(crate) async fn load_or_create(
-    client: &Client,
-    namespace: &str,
-    trust_domain: &TrustDomain,
-    clock: &dyn Clock,
-) -> Result<Authority, RootError> {
-    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
-    let api_error =
-        |name, source| RootError::Api { namespace: namespace.to_owned(), name, source: Box::new(source) };
-    for name in [PLUGGED_IN, SELF_SIGNED] {
-        match secrets.get(name).await {
-            Ok(secret) => return read(&secret, namespace, name),
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(api_error(name, error)),
+impl Store for Secrets {
+    fn read(&self) -> BoxFuture<'_, Result<Stored, StoreError>> {
+        async {
+            Ok(Stored {
+                rotation: self.get(SECRET).await?,
+                self_signed: self.get(Source::SelfSigned.secret()).await?,
+                plugged_in: self.get(Source::PluggedIn.secret()).await?,
+            })
         }
+        .boxed()
     }
-    let authority = Authority::self_signed(trust_domain, clock.now(), ROOT_TTL).map_err(RootError::Make)?;
-    let data = authority.to_secret().into_iter();
-    let secret = Secret {
-        metadata: ObjectMeta { name: Some(SELF_SIGNED.to_owned()), ..ObjectMeta::default() },
-        type_: Some("istio.io/ca-root".to_owned()),
-        data: Some(data.map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec()))).collect()),
-        ..Secret::default()
-    };
-    match secrets.create(&PostParams::default(), &secret).await {
-        Ok(_) => {
-            tracing::info!(namespace, name = SELF_SIGNED, "made a new root");
-            Ok(authority)
-        }
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            let stored = secrets.get(SELF_SIGNED).await.map_err(|e| api_error(SELF_SIGNED, e))?;
-            read(&stored, namespace, SELF_SIGNED)
-        }
-        Err(error) => Err(api_error(SELF_SIGNED, error)),
-    }
-}
 
-fn read(secret: &Secret, namespace: &str, name: &'static str) -> Result<Authority, RootError> {
-    let none = BTreeMap::new();
-    let data = secret.data.as_ref().unwrap_or(&none);
-    Authority::from_secret(|key| data.get(key).map(|bytes| bytes.0.as_slice()))
-        .map_err(|source| RootError::Unusable { namespace: namespace.to_owned(), name, source })
+    fn write_rotation<'a>(
+        &'a self,
+        entries: &'a Entries,
+        replaces: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.put(SECRET, SECRET_TYPE, entries, replaces).boxed()
+    }
+
+    fn write_home<'a>(
+        &'a self,
+        source: Source,
+        entries: &'a Entries,
+        replaces: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let kind = match source {
+            Source::SelfSigned => "istio.io/ca-root",
+            Source::PluggedIn => "Opaque",
+        };
+        self.put(source.secret(), kind, entries, replaces).boxed()
+    }
+
+    fn delete_home<'a>(&'a self, source: Source, replaces: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let name = source.secret();
+            let version = Some(replaces.to_owned());
+            let preconditions = Some(Preconditions { resource_version: version, uid: None });
+            let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+            match self.api.delete(name, &parameters).await {
+                Ok(_) => Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                Err(error) => Err(self.failed("delete", name, &error)),
+            }
+        }
+        .boxed()
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        self.changed.notified().boxed()
+    }
 }

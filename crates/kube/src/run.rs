@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use kube::Client;
+use maille_control::authority::Keeper;
 use maille_control::keys::{Fetcher, KeyStore, Pace};
 use maille_control::world::{MeshConfig, World};
 use maille_control::{ControlPlane, Hub, IssueRules, Readiness, serve_monitoring};
@@ -16,10 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::root::Secrets;
 use crate::status::Book;
 use crate::token_review::ApiTokenReviewer;
 use crate::watch::feed_world;
-use crate::{addresses, bundle, credentials, revocation_lists, root, status};
+use crate::{addresses, bundle, credentials, revocation_lists, status};
 
 /// How the control plane runs.
 #[derive(Debug, Clone)]
@@ -135,9 +137,10 @@ pub(crate) async fn run_with(
         Err(anyhow!("the world is fed no more"))
     });
     let serving = async {
-        let authority = authority(&client, &options.mesh, clock.as_ref()).await?;
-        let roots_pem = authority.roots_pem();
-        control.set_authority(authority);
+        let secrets = Secrets::new(client.clone(), &options.mesh.root_namespace);
+        let watching = secrets.watch();
+        let keeper = Keeper::start(control.clone(), Arc::new(secrets)).await?;
+        let roots = keeper.roots();
         let serve = async {
             hub.complete().await;
             // Proxies that have keys from before a restart must not be told that there are none while they are fetched
@@ -166,7 +169,9 @@ pub(crate) async fn run_with(
             served = serve => Ok(served?),
             () = addresses => Err(anyhow!("the keeper of addresses has ended")),
             () = statuses => Err(anyhow!("the writer of statuses has ended")),
-            () = bundle::distribute(client.clone(), roots_pem) => Err(anyhow!("the bundle's watches have ended")),
+            () = watching => Err(anyhow!("the watches of the authority's Secrets have ended")),
+            () = keeper.run() => Err(anyhow!("the keeper of the authority has ended")),
+            () = bundle::distribute(client.clone(), roots) => Err(anyhow!("the bundle's watches have ended")),
         }
     };
     tokio::select! {
@@ -196,27 +201,6 @@ async fn first_failure(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Error
         }
     }
     std::future::pending().await
-}
-
-/// Loads or makes the authority, however long it takes to reach the API server.
-async fn authority(
-    client: &Client,
-    mesh: &MeshConfig,
-    clock: &dyn Clock,
-) -> anyhow::Result<maille_pki::Authority> {
-    let mut wait = Duration::from_millis(200);
-    loop {
-        let loaded = root::load_or_create(client, &mesh.root_namespace, &mesh.trust_domain, clock).await;
-        match loaded {
-            Ok(authority) => return Ok(authority),
-            Err(error) if error.is_temporary() => {
-                tracing::warn!(%error, "no authority yet; trying again");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(5));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Each proxy is a file descriptor or two; the usual soft limit of 1024 is meant for programs that use `select`.

@@ -150,6 +150,30 @@ impl FakeApi {
                 self.put(plural, object.clone());
                 reply(StatusCode::OK, &object)
             }
+            (Method::PUT, Some(name)) => {
+                let object: Value = serde_json::from_slice(&body).expect("JSON");
+                let Some(known) = self.get(plural, namespace, name) else {
+                    return status(StatusCode::NOT_FOUND, "not found");
+                };
+                let wanted = &object["metadata"]["resourceVersion"];
+                if !wanted.is_null() && *wanted != known["metadata"]["resourceVersion"] {
+                    return status(StatusCode::CONFLICT, "the object has been modified");
+                }
+                self.put(plural, object.clone());
+                reply(StatusCode::OK, &object)
+            }
+            (Method::DELETE, Some(name)) => {
+                let Some(known) = self.get(plural, namespace, name) else {
+                    return status(StatusCode::NOT_FOUND, "not found");
+                };
+                let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+                let wanted = &asked["preconditions"]["resourceVersion"];
+                if !wanted.is_null() && *wanted != known["metadata"]["resourceVersion"] {
+                    return status(StatusCode::CONFLICT, "the object has been modified");
+                }
+                self.delete(plural, namespace, name);
+                reply(StatusCode::OK, &known)
+            }
             (method, _) => status(StatusCode::METHOD_NOT_ALLOWED, method.as_str()),
         }
     }

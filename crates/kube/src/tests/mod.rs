@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fake_api::FakeApi;
-use maille_control::{ReviewError, TokenReviewer};
+use maille_control::authority::Keeper;
+use maille_control::world::{MeshConfig, World};
+use maille_control::{ControlPlane, Hub, ReviewError, TokenReviewer};
 use maille_core::{SystemClock, TrustDomain};
 use maille_pki::Authority;
 use serde_json::{Value, json};
@@ -17,9 +19,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::root::{PLUGGED_IN, Secrets};
 use crate::run::run_with;
 use crate::token_review::ApiTokenReviewer;
-use crate::{ControlPlaneOptions, bundle, root};
+use crate::{ControlPlaneOptions, bundle};
+
+const SELF_SIGNED: &str = "istio-ca-secret";
 
 struct Running {
     api: FakeApi,
@@ -161,30 +166,40 @@ async fn every_namespace_but_two_has_the_bundle_and_an_edit_is_undone() {
 async fn the_root_is_made_once_and_found_again() {
     let api = FakeApi::new();
     let domain = TrustDomain::parse("cluster.local").expect("valid");
-    let load = async || root::load_or_create(&api.client(), "istio-system", &domain, &SystemClock).await;
+    let load = async || {
+        let hub = Hub::new(World::new(MeshConfig::new(domain.clone())));
+        let reviewer = Arc::new(ApiTokenReviewer(api.client()));
+        let control = ControlPlane::new(hub, reviewer, Arc::new(SystemClock));
+        let secrets = Arc::new(Secrets::new(api.client(), "istio-system"));
+        Keeper::start(control, secrets).await.map(|keeper| keeper.roots().borrow().clone())
+    };
     let first = load().await.expect("made");
-    let secret = api.get("secrets", "istio-system", root::SELF_SIGNED).expect("stored");
+    let secret = api.get("secrets", "istio-system", SELF_SIGNED).expect("stored");
     assert_eq!(secret["type"], "istio.io/ca-root");
-    assert_eq!(load().await.expect("found").roots_pem(), first.roots_pem());
+    for key in ["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem", "key.pem"] {
+        assert!(secret["data"][key].is_string(), "Istio's form has {key}");
+    }
+    assert_eq!(load().await.expect("found"), first);
     // A replica that is slower takes the faster one's.
-    api.delete("secrets", "istio-system", root::SELF_SIGNED);
+    api.delete("secrets", "istio-system", SELF_SIGNED);
     api.lose_race_against(secret.clone());
-    assert_eq!(load().await.expect("the other's").roots_pem(), first.roots_pem());
+    assert_eq!(load().await.expect("the other's"), first);
     // What an operator plugs in comes first.
     let own = Authority::self_signed(&domain, std::time::SystemTime::now(), Duration::from_secs(3600))
         .expect("root");
     let mut plugged = secret;
-    plugged["metadata"]["name"] = json!(root::PLUGGED_IN);
+    plugged["metadata"]["name"] = json!(PLUGGED_IN);
     for (key, text) in own.to_secret() {
         plugged["data"][key] = json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
     }
     api.put("secrets", plugged.clone());
-    assert_eq!(load().await.expect("plugged in").roots_pem(), own.roots_pem());
-    plugged["data"]["ca-key.pem"] = json!("");
+    assert_eq!(load().await.expect("plugged in"), own.roots_pem());
+    // CA-20: what is incomplete is not taken, and nothing else in its place.
+    plugged["data"].as_object_mut().expect("entries").remove("root-cert.pem");
     api.put("secrets", plugged);
     let error = load().await.expect_err("unusable");
-    assert!(!error.is_temporary(), "{error}");
-    assert!(error.to_string().contains("istio-system/cacerts"), "{error}");
+    assert!(error.to_string().contains("Secret cacerts"), "{error}");
+    assert!(error.to_string().contains("root-cert.pem"), "{error}");
 }
 
 #[tokio::test]
