@@ -38,6 +38,9 @@ pub struct ProxyConfig {
     pub minimum_drain_duration: Option<Duration>,
     /// `proxyMetadata.SECRET_TTL`: the life that the proxy asks for its certificates (reference mtls 5.6); default 24 h.
     pub secret_ttl: Option<Duration>,
+    /// `proxyMetadata.MAILLE_WORKLOAD_API`: whether the application gets certificates of its own by the SPIFFE Workload
+    /// API (reference mtls 6.3); default true.
+    pub workload_api: Option<bool>,
 }
 
 impl ProxyConfig {
@@ -58,6 +61,7 @@ impl ProxyConfig {
                 .or(mesh.exit_on_zero_active_connections),
             minimum_drain_duration: self.minimum_drain_duration.or(mesh.minimum_drain_duration),
             secret_ttl: self.secret_ttl.or(mesh.secret_ttl),
+            workload_api: self.workload_api.or(mesh.workload_api),
         }
     }
 }

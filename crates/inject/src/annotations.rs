@@ -106,6 +106,11 @@ pub fn without_effect(pod: &Pod) -> Vec<String> {
 }
 
 impl Wishes {
+    /// Whether applications get certificates of their own from the sidecar.
+    pub(crate) fn has_workload_api(&self) -> bool {
+        self.proxy.workload_api != Some(false)
+    }
+
     pub(crate) fn parse(pod: &Pod, settings: &InjectSettings) -> Result<Self, InjectError> {
         let none = BTreeMap::new();
         let all = Annotations(pod.metadata.annotations.as_ref().unwrap_or(&none));

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::annotations::Wishes;
 use crate::decision::REVISION;
-use crate::sidecar::{self, INIT_CONTAINER, SIDECAR_CONTAINER, VOLUMES};
+use crate::sidecar::{self, INIT_CONTAINER, SIDECAR_CONTAINER};
 use crate::{InjectError, probes};
 
 const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -95,6 +95,13 @@ pub fn inject(
 fn add_containers(spec: &mut PodSpec, settings: &InjectSettings, wishes: &Wishes, env: Vec<EnvVar>) {
     let proxy = sidecar::proxy_container(settings, wishes, env);
     let redirection = wishes.intercept.as_ref().map(|args| sidecar::init_container(settings, args));
+    if wishes.has_workload_api() {
+        spec.containers.iter_mut().for_each(sidecar::show_workload_api);
+        if wishes.is_native {
+            // It runs before them.
+            spec.init_containers.iter_mut().flatten().for_each(sidecar::show_workload_api);
+        }
+    }
     if wishes.is_native {
         // Both before all others, which are of the mesh then.
         let own = redirection.into_iter().chain([proxy]);
@@ -107,7 +114,7 @@ fn add_containers(spec: &mut PodSpec, settings: &InjectSettings, wishes: &Wishes
         }
     }
     let volumes = spec.volumes.get_or_insert_default();
-    volumes.extend(sidecar::volumes());
+    volumes.extend(sidecar::volumes(wishes));
     volumes.extend(wishes.volumes.iter().cloned());
 }
 
@@ -156,7 +163,7 @@ fn add_metadata(
     let status = json!({
         "initContainers": (!init.is_empty()).then_some(init),
         "containers": (!wishes.is_native).then_some([SIDECAR_CONTAINER]),
-        "volumes": VOLUMES,
+        "volumes": sidecar::volumes(wishes).into_iter().map(|volume| volume.name).collect::<Vec<_>>(),
         "imagePullSecrets": null,
         "revision": settings.revision,
     });

@@ -24,14 +24,20 @@ pub const INIT_CONTAINER: &str = "istio-init";
 const TOKEN_VOLUME: &str = "istio-token";
 const ROOT_VOLUME: &str = "istiod-ca-cert";
 const STATE_VOLUME: &str = "workload-state";
-/// Names of the volumes that injection adds.
-pub(crate) const VOLUMES: [&str; 3] = [STATE_VOLUME, TOKEN_VOLUME, ROOT_VOLUME];
+/// Istio's name.
+const SOCKET_VOLUME: &str = "workload-socket";
+/// Names of the volumes that injection adds; the last one where applications get certificates.
+pub(crate) const VOLUMES: [&str; 4] = [STATE_VOLUME, TOKEN_VOLUME, ROOT_VOLUME, SOCKET_VOLUME];
 
 const TOKEN_MOUNT: &str = "/var/run/secrets/tokens";
 const ROOT_MOUNT: &str = "/var/run/secrets/istio";
 const STATE_MOUNT: &str = "/var/lib/maille";
+/// Where Istio has the socket of the Workload API (reference mtls 6.5).
+const SOCKET_MOUNT: &str = "/var/run/secrets/workload-spiffe-uds";
 /// Where the sidecar keeps its files.
-pub(crate) const RESERVED_MOUNTS: [&str; 3] = [STATE_MOUNT, TOKEN_MOUNT, ROOT_MOUNT];
+pub(crate) const RESERVED_MOUNTS: [&str; 4] = [STATE_MOUNT, TOKEN_MOUNT, ROOT_MOUNT, SOCKET_MOUNT];
+/// By this, clients of the Workload API find the socket (SPIFFE Workload Endpoint section 4).
+const ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 /// ConfigMap with the roots, in every namespace (reference mtls 5.6).
 const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
@@ -81,12 +87,18 @@ pub(crate) fn proxy_container(
         value("MIMALLOC_ALLOW_THP", "0"),
     ];
     env.extend(config_env(&wishes.proxy));
+    if wishes.has_workload_api() {
+        env.push(value("MAILLE_WORKLOAD_SOCKET", &format!("{SOCKET_MOUNT}/socket")));
+    }
     env.extend(extra_env);
     let mut mounts = vec![
         mount(STATE_VOLUME, STATE_MOUNT, false),
         mount(ROOT_VOLUME, ROOT_MOUNT, true),
         mount(TOKEN_VOLUME, TOKEN_MOUNT, true),
     ];
+    if wishes.has_workload_api() {
+        mounts.push(mount(SOCKET_VOLUME, SOCKET_MOUNT, false));
+    }
     mounts.extend(wishes.mounts.iter().cloned());
     Container {
         name: SIDECAR_CONTAINER.to_owned(),
@@ -117,6 +129,22 @@ pub(crate) fn proxy_container(
         }),
         volume_mounts: Some(mounts),
         ..Default::default()
+    }
+}
+
+/// Shows the Workload API to a container of the application: the socket's directory, in which nothing can be put in the
+/// socket's place from there, and where it is. A container that has something else there keeps it, and one that says
+/// itself where its Workload API is is believed.
+pub(crate) fn show_workload_api(container: &mut Container) {
+    let mounts = container.volume_mounts.get_or_insert_default();
+    let theirs = |mount: &VolumeMount| mount.mount_path.trim_end_matches('/').starts_with(SOCKET_MOUNT);
+    if mounts.iter().any(theirs) {
+        return;
+    }
+    mounts.push(mount(SOCKET_VOLUME, SOCKET_MOUNT, true));
+    let env = container.env.get_or_insert_default();
+    if !env.iter().any(|variable| variable.name == ENDPOINT_SOCKET) {
+        env.push(value(ENDPOINT_SOCKET, &format!("unix://{SOCKET_MOUNT}/socket")));
     }
 }
 
@@ -164,14 +192,16 @@ fn lifecycle(settings: &InjectSettings, wishes: &Wishes) -> Option<Lifecycle> {
     (lifecycle.post_start.is_some() || lifecycle.pre_stop.is_some()).then_some(lifecycle)
 }
 
-/// The volumes of the proxy: its state in memory, the roots, and a token for the authority alone.
-pub(crate) fn volumes() -> Vec<Volume> {
-    vec![
-        Volume {
-            name: STATE_VOLUME.to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), ..Default::default() }),
-            ..Default::default()
-        },
+/// The volumes of the proxy: its state in memory, the roots, a token for the authority alone, and the directory that it
+/// shares with the application.
+pub(crate) fn volumes(wishes: &Wishes) -> Vec<Volume> {
+    let in_memory = |name: &str| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), ..Default::default() }),
+        ..Default::default()
+    };
+    let mut volumes = vec![
+        in_memory(STATE_VOLUME),
         Volume {
             name: TOKEN_VOLUME.to_owned(),
             projected: Some(ProjectedVolumeSource {
@@ -196,7 +226,11 @@ pub(crate) fn volumes() -> Vec<Volume> {
             }),
             ..Default::default()
         },
-    ]
+    ];
+    if wishes.has_workload_api() {
+        volumes.push(in_memory(SOCKET_VOLUME));
+    }
+    volumes
 }
 
 /// Whether the proxy is ready: asked every second while it starts, every 15 s later on (reference mtls 10).

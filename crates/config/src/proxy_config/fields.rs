@@ -23,13 +23,14 @@ const READ: &[&str] = &[
     "proxyMetadata",
 ];
 
-/// Metadata that means something here: what Istio's agent takes from its environment.
+/// Metadata that means something here: what Istio's agent takes from its environment, and what is this mesh's own.
 const METADATA: &[&str] = &[
     "ISTIO_META_DNS_CAPTURE",
     "ISTIO_META_DNS_AUTO_ALLOCATE",
     "EXIT_ON_ZERO_ACTIVE_CONNECTIONS",
     "MINIMUM_DRAIN_DURATION",
     "SECRET_TTL",
+    "MAILLE_WORKLOAD_API",
 ];
 
 /// Fields that mean something to Istio only, with the values (JSON) that describe this mesh too; `{}`, `[]` and `""` go
@@ -107,6 +108,7 @@ pub(super) fn read(config: &View<'_>, errors: &mut Vec<FieldError>) -> ProxyConf
         ),
         minimum_drain_duration: duration(&metadata.get_exactly("MINIMUM_DRAIN_DURATION"), false, errors),
         secret_ttl: duration(&metadata.get_exactly("SECRET_TTL"), true, errors),
+        workload_api: flag(&metadata.get_exactly("MAILLE_WORKLOAD_API"), errors),
     }
 }
 

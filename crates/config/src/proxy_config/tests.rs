@@ -17,6 +17,7 @@ proxyMetadata:
   EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"True\"
   MINIMUM_DRAIN_DURATION: 2s
   SECRET_TTL: 1h30m0s
+  MAILLE_WORKLOAD_API: \"false\"
 ";
     let expected = ProxyConfig {
         hold_application_until_proxy_starts: Some(true),
@@ -28,6 +29,7 @@ proxyMetadata:
         exit_on_zero_active_connections: Some(true),
         minimum_drain_duration: Some(Duration::from_secs(2)),
         secret_ttl: Some(Duration::from_secs(5400)),
+        workload_api: Some(false),
     };
     assert_eq!(read(text), expected);
     // As people write it in one line.

@@ -238,3 +238,56 @@ fn an_application_is_held_by_a_hook_and_the_proxy_is_told_how_to_end() {
     }
     assert_eq!(of("MAILLE_WORKERS"), None);
 }
+
+/// Reference mtls 6.3.
+#[test]
+fn applications_see_the_socket_of_the_workload_api_and_nothing_can_take_its_place() {
+    const DIRECTORY: &str = "/var/run/secrets/workload-spiffe-uds";
+    let mounted = |container: &Value| -> Option<Value> {
+        let mounts = container["volumeMounts"].as_array()?;
+        mounts.iter().find(|mount| mount["name"] == "workload-socket").cloned()
+    };
+    let told = |container: &Value, name: &str| -> Option<Value> {
+        let env = container["env"].as_array()?;
+        env.iter().find(|variable| variable["name"] == name).map(|found| found["value"].clone())
+    };
+    let mut pod = submitted();
+    pod["spec"]["containers"][1]["env"] =
+        json!([{"name": "SPIFFE_ENDPOINT_SOCKET", "value": "unix:///elsewhere"}]);
+    let own = json!({"name": "own", "volumeMounts": [{"name": "tmp", "mountPath": format!("{DIRECTORY}/")}]});
+    pod["spec"]["containers"].as_array_mut().expect("containers").push(own);
+    let with = injected(pod.clone());
+    let containers = &with["spec"]["containers"];
+    assert_eq!(mounted(&containers[0]), Some(json!({"name": "workload-socket", "mountPath": DIRECTORY})));
+    let socket = json!(format!("{DIRECTORY}/socket"));
+    assert_eq!(told(&containers[0], "MAILLE_WORKLOAD_SOCKET"), Some(socket));
+    let read_only = json!({"name": "workload-socket", "mountPath": DIRECTORY, "readOnly": true});
+    assert_eq!(mounted(&containers[1]), Some(read_only.clone()));
+    let endpoint = json!(format!("unix://{DIRECTORY}/socket"));
+    assert_eq!(told(&containers[1], "SPIFFE_ENDPOINT_SOCKET"), Some(endpoint.clone()));
+    assert_eq!(mounted(&containers[2]), Some(read_only.clone()));
+    assert_eq!(told(&containers[2], "SPIFFE_ENDPOINT_SOCKET"), Some(json!("unix:///elsewhere")));
+    assert_eq!((mounted(&containers[3]), told(&containers[3], "SPIFFE_ENDPOINT_SOCKET")), (None, None));
+    let volumes = with["spec"]["volumes"].as_array().expect("volumes");
+    let volume = volumes.iter().find(|volume| volume["name"] == "workload-socket");
+    assert_eq!(volume, Some(&json!({"name": "workload-socket", "emptyDir": {"medium": "Memory"}})));
+    // Init containers have ended before an ordinary sidecar starts.
+    assert_eq!(mounted(&with["spec"]["initContainers"][0]), None);
+    let mut native = pod.clone();
+    native["metadata"]["annotations"]["sidecar.istio.io/nativeSidecar"] = json!("true");
+    let native = injected(native);
+    let init = native["spec"]["initContainers"].as_array().expect("containers");
+    let of = |name: &str| init.iter().find(|container| container["name"] == name).expect("there").clone();
+    assert_eq!(mounted(&of("migrate")), Some(read_only));
+    assert_eq!(told(&of("migrate"), "SPIFFE_ENDPOINT_SOCKET"), Some(endpoint));
+    assert_eq!(mounted(&of("istio-init")), None);
+
+    // Off.
+    pod["metadata"]["annotations"]["proxy.istio.io/config"] =
+        json!("proxyMetadata: {MAILLE_WORKLOAD_API: \"false\"}");
+    let without = injected(pod);
+    assert!(!without["spec"].to_string().contains("workload-socket"), "{without}");
+    assert_eq!(told(&without["spec"]["containers"][0], "MAILLE_WORKLOAD_SOCKET"), None);
+    let status = without["metadata"]["annotations"]["sidecar.istio.io/status"].as_str().expect("a status");
+    assert!(!status.contains("workload-socket"), "{status}");
+}
