@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod attest;
+mod audit;
 pub mod authority;
 mod ca;
 pub mod conditions;
@@ -17,6 +18,7 @@ mod exposition;
 pub mod facts;
 pub mod flows;
 mod hub;
+mod identity;
 mod intent;
 pub mod keys;
 mod metrics;
@@ -35,7 +37,8 @@ pub mod world;
 pub use attest::{
     AttestError, Peer, Proof, ReviewError, Reviewed, Shown, TOKEN_AUDIENCE, TokenReviewer, attest,
 };
-pub use ca::IssueRules;
+pub use audit::{AuditEntry, AuditLog, AuditOptions, AuditState};
+pub use ca::{AccountError, IssueRules, TrustedNodeAccounts};
 pub use connection::{PeerCertificate, PeerInfo};
 pub use hub::{Hub, Snapshot, Subscription};
 pub use metrics::Metrics;

@@ -103,6 +103,7 @@ metrics! {
     csr_errors, Counter, "citadel_server_csr_parsing_err_count", "Certificate requests that could not be read.";
     sign_errors, Counter, "citadel_server_csr_sign_err_count", "Certificates that could not be signed.";
     rate_limited, Counter, "maille_ca_rate_limited_total", "Certificate requests refused as too many.";
+    jwt_svids, Counter, "maille_ca_jwt_svids_issued_total", "JWT-SVIDs issued.";
     services, Gauge, "pilot_services", "Services known.";
     workloads, Gauge, "maille_workloads", "Pods known.";
     meshed, Gauge, "maille_meshed_workloads", "Pods known that have a sidecar.";

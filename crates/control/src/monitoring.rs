@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::audit::AuditQuery;
 use crate::flows::FlowQuery;
 use crate::intent::FactsQuery;
 use crate::metrics::Looked;
@@ -77,6 +78,7 @@ pub async fn serve_monitoring(
         .route("/proxies", get(proxies))
         .route("/ca", get(authority))
         .route("/facts", get(facts))
+        .route("/ca/issued", get(issued))
         .route("/ca/revocations", get(revocations))
         .route("/sd/prometheus", get(scrape_targets))
         .with_state(Shared { control, ready });
@@ -222,6 +224,20 @@ async fn revocations(State(shared): State<Shared>, ConnectInfo(caller): ConnectI
             let control = &shared.control;
             Json(revocation_status::of(&control.hub.snapshot().world, &control.proxies)).into_response()
         }
+    }
+}
+
+async fn issued(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Query(query): Query<AuditQuery>,
+) -> Response {
+    if let Some(refusal) = refuse_workloads(&shared, caller) {
+        return refusal;
+    }
+    match query.run(&shared.control.audit) {
+        Ok(answer) => Json(answer).into_response(),
+        Err(reason) => (StatusCode::BAD_REQUEST, reason).into_response(),
     }
 }
 

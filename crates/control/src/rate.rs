@@ -1,6 +1,7 @@
-//! How often one address may ask.
+//! How often one address may ask, and all together.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -20,6 +21,40 @@ struct Bucket {
     filled: Instant,
 }
 
+/// One token bucket for everybody.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    burst: f64,
+    per_second: f64,
+    bucket: Mutex<Option<Bucket>>,
+}
+
+impl Rate {
+    /// `burst` at once, `per_second` in the long run.
+    pub(crate) fn new(burst: u32, per_second: f64) -> Self {
+        Self { burst: burst.into(), per_second, bucket: Mutex::default() }
+    }
+
+    /// Whether anybody may ask once more now.
+    pub(crate) fn admits(&self, now: Instant) -> bool {
+        let mut bucket = self.bucket.lock();
+        let bucket = bucket.get_or_insert(Bucket { tokens: self.burst, filled: now });
+        bucket.take(now, self.burst, self.per_second)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at once and {} per second", self.burst, self.per_second)
+    }
+}
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at once and {} per second", self.burst, self.per_second)
+    }
+}
+
 /// Addresses remembered before those that have been quiet are forgotten.
 const SWEEP_AT: usize = 4096;
 
@@ -37,17 +72,21 @@ impl RateLimit {
             buckets.retain(|_, b| b.level(now, burst, rate) < burst);
         }
         let bucket = buckets.entry(address).or_insert(Bucket { tokens: self.burst, filled: now });
-        bucket.tokens = bucket.level(now, self.burst, self.per_second);
-        bucket.filled = now;
-        let admitted = bucket.tokens >= 1.0;
-        if admitted {
-            bucket.tokens -= 1.0;
-        }
-        admitted
+        bucket.take(now, self.burst, self.per_second)
     }
 }
 
 impl Bucket {
+    fn take(&mut self, now: Instant, burst: f64, per_second: f64) -> bool {
+        self.tokens = self.level(now, burst, per_second);
+        self.filled = now;
+        let admitted = self.tokens >= 1.0;
+        if admitted {
+            self.tokens -= 1.0;
+        }
+        admitted
+    }
+
     fn level(&self, now: Instant, burst: f64, per_second: f64) -> f64 {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         (self.tokens + elapsed * per_second).min(burst)
@@ -68,6 +107,16 @@ mod tests {
         assert!(limit.admits(b, start), "another address is not affected");
         let later = start + Duration::from_secs(1);
         assert_eq!((0..5).filter(|_| limit.admits(a, later)).count(), 2);
+    }
+
+    #[test]
+    fn one_bucket_is_everybodys() {
+        let rate = Rate::new(3, 2.0);
+        let start = Instant::now();
+        assert_eq!((0..5).filter(|_| rate.admits(start)).count(), 3);
+        let later = start + Duration::from_secs(1);
+        assert_eq!((0..5).filter(|_| rate.admits(later)).count(), 2);
+        assert_eq!(rate.to_string(), "3 at once and 2 per second");
     }
 
     #[test]

@@ -8,10 +8,11 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::stream;
 use maille_core::{Clock, TrustDomain};
-use maille_pki::{Authority, TrustBundles, generate_key, leaf_facts, renew_at};
+use maille_pki::{Authority, JwtKeys, TrustBundles, generate_key, leaf_facts, renew_at};
 use maille_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use maille_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use maille_proto::flows::flows_server::FlowsServer;
+use maille_proto::identity::identity_server::IdentityServer;
 use maille_tls::Trust;
 use maille_tls::control::{Credential, discovery_server};
 use maille_xds::limits::MAX_REQUEST_BYTES;
@@ -23,12 +24,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::attest::TokenReviewer;
+use crate::audit::AuditLog;
 use crate::authority::Shown;
 use crate::ca::{CertificateService, IssueRules, MAX_CSR_REQUEST_BYTES};
 use crate::connection::{PeerCertificate, PeerInfo, PeerStream};
 use crate::discovery::DiscoveryService;
 use crate::flows::{FlowService, FlowStore, Limits, RefusalLog};
 use crate::hub::Hub;
+use crate::identity::{IdentityService, MAX_MINT_REQUEST_BYTES};
 use crate::metrics::Metrics;
 use crate::places::{Place, Places};
 use crate::proxies::Proxies;
@@ -82,6 +85,10 @@ pub struct ControlPlane {
     pub clock: Arc<dyn Clock>,
     /// How certificates are issued.
     pub rules: IssueRules,
+    /// What was issued and refused.
+    pub audit: Arc<AuditLog>,
+    /// Sign JWT-SVIDs; none until they are read or made.
+    pub jwt_keys: Arc<ArcSwapOption<JwtKeys>>,
     /// What is known of the rotation of the authority.
     pub(crate) rotation: Arc<ArcSwapOption<Shown>>,
     /// What keeps the stored mesh configuration from being in force, if anything does.
@@ -102,6 +109,8 @@ impl ControlPlane {
             reviewer,
             clock,
             rules: IssueRules::default(),
+            audit: Arc::new(AuditLog::in_memory()),
+            jwt_keys: Arc::default(),
             rotation: Arc::default(),
             mesh_problem: Arc::default(),
             stopping: Arc::new(watch::Sender::new(false)),
@@ -130,6 +139,14 @@ impl ControlPlane {
         roots.sort();
         self.authority.store(Some(Arc::new(authority)));
         self.hub.apply([Event::OwnRoots(roots), Event::OwnSigner(signer)]);
+    }
+
+    /// Makes these the keys of JWT-SVIDs, and tells proxies their public halves.
+    pub fn set_jwt_keys(&self, keys: JwtKeys) {
+        let jwks = keys.jwks();
+        // Whoever verifies learns of a key before it signs (`JWT_KEY_NOTICE`); the first one is told here first.
+        self.hub.apply([Event::OwnJwtKeys(jwks)]);
+        self.jwt_keys.store(Some(Arc::new(keys)));
     }
 
     /// Serves the discovery port until `stop` resolves; then new connections are refused and streams end.
@@ -211,15 +228,6 @@ impl ControlPlane {
             stopping: self.stopping.subscribe(),
             metrics: Arc::clone(&self.metrics),
         };
-        let certificates = CertificateService {
-            hub: Arc::clone(&self.hub),
-            reviewer: Arc::clone(&self.reviewer),
-            authority: Arc::clone(&self.authority),
-            rules: self.rules,
-            clock: Arc::clone(&self.clock),
-            limit: CertificateService::rate_limit(),
-            metrics: Arc::clone(&self.metrics),
-        };
         let flows = FlowService {
             hub: Arc::clone(&self.hub),
             reviewer: Arc::clone(&self.reviewer),
@@ -238,8 +246,12 @@ impl ControlPlane {
                 AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST_BYTES),
             )
             .add_service(
-                IstioCertificateServiceServer::new(certificates)
+                IstioCertificateServiceServer::new(CertificateService::new(self))
                     .max_decoding_message_size(MAX_CSR_REQUEST_BYTES),
+            )
+            .add_service(
+                IdentityServer::new(IdentityService::new(self))
+                    .max_decoding_message_size(MAX_MINT_REQUEST_BYTES),
             )
             .add_service(FlowsServer::new(flows).max_decoding_message_size(crate::flows::MAX_REPORT_BYTES))
     }
