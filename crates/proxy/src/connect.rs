@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use maille_core::Identity;
 use maille_core::ports::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6, is_sidecars};
 use maille_telemetry::{RefusalKind, ResponseFlags, TlsReason};
-use maille_tls::{ClientAlpn, HandshakeError, OriginRequest};
+use maille_tls::{ClientAlpn, HandshakeError, Negotiated, OriginRequest};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -120,6 +120,14 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
+    /// Of mutual TLS that was opened for it; empty otherwise, and for a stream of a shared connection.
+    pub(crate) fn key_exchange(&self) -> &'static str {
+        match &self.stream {
+            Stream::Connected(tls) if self.identity.is_some() => Negotiated::of(tls.get_ref().1).key_exchange,
+            _ => "",
+        }
+    }
+
     /// The own end, if everything is logged.
     pub(crate) fn local(&self, worker: &Worker) -> Option<SocketAddr> {
         if worker.recorder.logs_everything() { self.stream.local_addr() } else { None }
@@ -228,6 +236,8 @@ pub(crate) async fn connect(
     // A server of DNS names only (SN-5) has no identity; that it may serve was verified all the same.
     let identity = maille_tls::peer_of_client(stream.get_ref().1).ok();
     let generation = current.generation();
+    let Negotiated { key_exchange, version } = Negotiated::of(stream.get_ref().1);
+    worker.recorder.handshake("client", key_exchange, version);
     let proof = ServerProof::of_mesh(stream.get_ref().1, expected, generation);
     if let Some(proof) = &proof {
         worker.servers.enter(proof);

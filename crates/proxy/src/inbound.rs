@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use maille_telemetry::{Marks, Protocol, RefusalKind, ResponseFlags, TlsReason, Way};
 use maille_tls::alpn::{Carried, carried};
-use maille_tls::{HandshakeError, ServerAlpn};
+use maille_tls::{HandshakeError, Negotiated, ServerAlpn};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, server};
@@ -137,7 +137,11 @@ impl Arrival<'_> {
         });
         match verified {
             Ok((stream, identity, proof)) => {
-                let facts = Facts { identity: Some(identity), sni, proof: Some(proof), ..self.facts() };
+                let negotiated = Negotiated::of(stream.get_ref().1);
+                let Negotiated { key_exchange, version } = negotiated;
+                self.worker.recorder.handshake("server", key_exchange, version);
+                let (identity, proof) = (Some(identity), Some(proof));
+                let facts = Facts { identity, sni, key_exchange, proof, ..self.facts() };
                 Some((stream, facts))
             }
             Err((reason, tls)) => {
@@ -292,7 +296,14 @@ impl Arrival<'_> {
     }
 
     fn facts(&self) -> Facts {
-        Facts { identity: None, peer: self.peer, destination: self.destination, sni: None, proof: None }
+        Facts {
+            identity: None,
+            peer: self.peer,
+            destination: self.destination,
+            sni: None,
+            key_exchange: "",
+            proof: None,
+        }
     }
 
     /// A caller without an identity, which may have sent a server name all the same.
@@ -326,7 +337,7 @@ impl Arrival<'_> {
         let own = self.worker.shared.tls.current();
         let identity = facts.identity.as_ref();
         let caller = self.worker.destinations.workload_at(self.peer.ip());
-        record::inbound_labels(
+        let labels = record::inbound_labels(
             &snapshot.inbound,
             own.svid().identity(),
             caller.as_deref(),
@@ -334,6 +345,7 @@ impl Arrival<'_> {
             self.destination,
             identity,
             protocol,
-        )
+        );
+        maille_telemetry::ConnectionLabels { key_exchange: facts.key_exchange, ..labels }
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) destination: SocketAddr,
     /// Of the ClientHello.
     pub(crate) sni: Option<String>,
+    /// Of TLS that this proxy accepted; empty without.
+    pub(crate) key_exchange: &'static str,
     /// The certificates that the peer showed.
     pub(crate) proof: Option<Proof>,
 }

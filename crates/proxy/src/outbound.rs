@@ -346,6 +346,8 @@ impl Departure<'_> {
         picked.note(Outcome::Connected);
         let Picked { upstream, called, .. } = &picked;
         let labels = self.labels(called, connected.identity.as_ref(), upstream.security.proven());
+        let key_exchange = connected.key_exchange();
+        let labels = maille_telemetry::ConnectionLabels { key_exchange, ..labels };
         let connection = self.worker.recorder.connection_opened(&labels);
         let _engaged = self.worker.pools.busy.engage(upstream.address);
         let mut stream = stream;

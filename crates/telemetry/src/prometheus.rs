@@ -9,7 +9,7 @@ use crate::histogram::{BOUNDS, HistogramReading};
 use crate::labels::{Reporter, ResponseFlags, Security, WorkloadLabels};
 use crate::registry::{GaugeReading, OwnWorkload};
 use crate::series::{RequestKey, Series};
-use crate::tables::{DecisionKey, Losses, RefusalKey, RejectionKey, SeriesKey};
+use crate::tables::{DecisionKey, HandshakeKey, Losses, RefusalKey, RejectionKey, SeriesKey};
 
 #[derive(Default, Clone)]
 struct Requests {
@@ -35,6 +35,7 @@ pub(crate) struct Page {
     /// By what is shown of their key.
     rejections: BTreeMap<String, u64>,
     decisions: BTreeMap<DecisionKey, u64>,
+    handshakes: BTreeMap<HandshakeKey, u64>,
 }
 
 impl Page {
@@ -58,6 +59,12 @@ impl Page {
     pub(crate) fn add_decisions(&mut self, decisions: impl IntoIterator<Item = (DecisionKey, u64)>) {
         for (key, count) in decisions {
             *self.decisions.entry(key).or_default() += count;
+        }
+    }
+
+    pub(crate) fn add_handshakes(&mut self, handshakes: impl IntoIterator<Item = (HandshakeKey, u64)>) {
+        for (key, count) in handshakes {
+            *self.handshakes.entry(key).or_default() += count;
         }
     }
 
@@ -101,6 +108,7 @@ impl Page {
         self.refusals_family(&mut out);
         self.rejections_family(&mut out);
         self.decisions_family(&mut out);
+        self.handshakes_family(&mut out);
         own_families(&mut out, own, gauges, losses, lines_dropped);
         out
     }
@@ -204,6 +212,21 @@ impl Page {
         }
     }
 
+    fn handshakes_family(&self, out: &mut String) {
+        if self.handshakes.is_empty() {
+            return;
+        }
+        let name = "maille_tls_handshakes_total";
+        head(out, name, "counter", "Handshakes of mutual TLS, by key exchange, version and the proxy's side.");
+        for ((side, key_exchange, version), count) in &self.handshakes {
+            let mut labels = String::new();
+            label(&mut labels, "group", key_exchange);
+            label(&mut labels, "version", version);
+            label(&mut labels, "side", side);
+            line(out, name, &labels, *count);
+        }
+    }
+
     fn refusals_family(&self, out: &mut String) {
         if self.refusals.is_empty() {
             return;
@@ -259,6 +282,21 @@ fn own_families(
             line(out, name, &labels, end.saturating_sub(gauges.now));
         }
     }
+    if gauges.certificate_renewed_at != 0 {
+        let (name, at) = ("maille_cert_rotation_timestamp_seconds", gauges.certificate_renewed_at);
+        head(out, name, "gauge", "When the workload certificate was obtained last.");
+        line(out, name, "", at);
+        let name = "maille_cert_rotation_age_seconds";
+        head(out, name, "gauge", "Seconds since the workload certificate was obtained last.");
+        line(out, name, "", gauges.now.saturating_sub(at));
+    }
+    if let Some(skew) = gauges.clock_skew {
+        let name = "maille_clock_skew_seconds";
+        head(out, name, "gauge", "By how much the own clock is ahead of the control plane's; negative if behind.");
+        let mut labels = String::new();
+        label(&mut labels, "peer", "control_plane");
+        line(out, name, &labels, skew);
+    }
     if gauges.xds_last_update != 0 {
         let name = "maille_xds_last_update_timestamp_seconds";
         head(out, name, "gauge", "When the control plane last sent something.");
@@ -308,6 +346,12 @@ fn own_families(
             "counter",
             "Failed attempts to obtain a workload certificate.",
             gauges.certificate_failures,
+        ),
+        (
+            "maille_tcp_connections_expiring",
+            "gauge",
+            "Open TCP connections of peers whose certificate ends soon, and the connection with it.",
+            gauges.expiring_connections,
         ),
         ("maille_xds_rejections_total", "counter", "Resources rejected (nack).", gauges.xds_rejections),
         (

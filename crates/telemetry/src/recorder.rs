@@ -141,6 +141,12 @@ impl WorkerRecorder {
         Connection { edge, flags: ResponseFlags::None }
     }
 
+    /// A handshake of mutual TLS that succeeded. `side` is this proxy's: `client` or `server`; each is one of a few names
+    /// that the proxy itself has.
+    pub fn handshake(&self, side: &'static str, key_exchange: &'static str, version: &'static str) {
+        *self.tables.lock().handshakes.entry((side, key_exchange, version)).or_default() += 1;
+    }
+
     /// A connection that was refused: counted as opened and closed, in flows, and logged. `reporter`
     /// destination and no TLS means `connection_security_policy="none"`: set it so in the labels.
     pub fn refused_connection(

@@ -1,5 +1,6 @@
 //! The place where everything recorded comes together.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,6 +31,10 @@ pub struct ProxyGauges {
     root_expiry: AtomicI64,
     certificate_rotations: AtomicU64,
     certificate_failures: AtomicU64,
+    certificate_renewed_at: AtomicI64,
+    clock_skew_ms: AtomicI64,
+    clock_skew_is_known: AtomicBool,
+    expiring_connections: AtomicU64,
     xds_connected: AtomicBool,
     xds_last_update: AtomicI64,
     xds_rejections: AtomicU64,
@@ -48,9 +53,10 @@ struct DnsCounters {
 }
 
 impl ProxyGauges {
-    /// A certificate was obtained that is valid until `not_after`.
-    pub fn certificate_renewed(&self, not_after: SystemTime) {
+    /// A certificate was obtained at `now` that is valid until `not_after`.
+    pub fn certificate_renewed(&self, not_after: SystemTime, now: SystemTime) {
         self.certificate_loaded(not_after);
+        self.certificate_renewed_at.store(unix_seconds(now), Ordering::Relaxed);
         self.certificate_rotations.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -72,6 +78,18 @@ impl ProxyGauges {
     /// An attempt to obtain a certificate failed.
     pub fn certificate_failed(&self) {
         self.certificate_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The own clock is ahead of the authority's by so many seconds; negative if it is behind.
+    pub fn clock_skew(&self, seconds: f64) {
+        self.clock_skew_ms.store((seconds * 1000.0) as i64, Ordering::Relaxed);
+        self.clock_skew_is_known.store(true, Ordering::Release);
+    }
+
+    /// The count of open TCP connections on certificates that end soon, and with them, has changed.
+    pub fn expiring_connections(&self, before: u64, now: u64) {
+        // Differences of several workers add up; each adds what it has taken away.
+        self.expiring_connections.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
     }
 
     /// The stream to the control plane is up or down.
@@ -127,6 +145,12 @@ impl ProxyGauges {
             certificate_expiry: self.certificate_expiry.load(Ordering::Relaxed),
             certificate_rotations: self.certificate_rotations.load(Ordering::Relaxed),
             certificate_failures: self.certificate_failures.load(Ordering::Relaxed),
+            certificate_renewed_at: self.certificate_renewed_at.load(Ordering::Relaxed),
+            clock_skew: self
+                .clock_skew_is_known
+                .load(Ordering::Acquire)
+                .then(|| self.clock_skew_ms.load(Ordering::Relaxed) as f64 / 1000.0),
+            expiring_connections: self.expiring_connections.load(Ordering::Relaxed),
             xds_connected: self.xds_connected.load(Ordering::Relaxed),
             xds_last_update: self.xds_last_update.load(Ordering::Relaxed),
             xds_rejections: self.xds_rejections.load(Ordering::Relaxed),
@@ -149,6 +173,10 @@ pub(crate) struct GaugeReading {
     pub(crate) certificate_expiry: i64,
     pub(crate) certificate_rotations: u64,
     pub(crate) certificate_failures: u64,
+    /// 0: none was obtained in this life.
+    pub(crate) certificate_renewed_at: i64,
+    pub(crate) clock_skew: Option<f64>,
+    pub(crate) expiring_connections: u64,
     pub(crate) xds_connected: bool,
     pub(crate) xds_last_update: i64,
     pub(crate) xds_rejections: u64,
@@ -221,20 +249,38 @@ impl Registry {
         &self.gauges
     }
 
+    /// Handshakes of mutual TLS so far: side, key exchange, version, and how many; sorted.
+    pub fn handshakes(&self) -> Vec<(&'static str, &'static str, &'static str, u64)> {
+        let mut sums = BTreeMap::<_, u64>::new();
+        for worker in self.workers() {
+            for (key, count) in &worker.lock().handshakes {
+                *sums.entry(*key).or_default() += count;
+            }
+        }
+        sums.into_iter().map(|((side, key_exchange, version), n)| (side, key_exchange, version, n)).collect()
+    }
+
     /// The page for Prometheus, in text format 0.0.4.
     pub fn render_prometheus(&self) -> String {
         self.name_callers();
         let mut page = prometheus::Page::default();
         for worker in self.workers() {
             // Handles are copied and summed afterwards: the worker may wait for this lock.
-            let (series, refusals, rejections, decisions) = {
+            let (series, refusals, rejections, decisions, handshakes) = {
                 let tables = worker.lock();
                 let all = tables.series.iter().chain(tables.unnamed.iter());
                 let series: Vec<_> = all.map(|(k, s)| (k.clone(), s.clone())).collect();
-                (series, tables.refusals.clone(), tables.rejections.clone(), tables.decisions.clone())
+                (
+                    series,
+                    tables.refusals.clone(),
+                    tables.rejections.clone(),
+                    tables.decisions.clone(),
+                    tables.handshakes.clone(),
+                )
             };
             page.add_worker(&series, refusals, rejections);
             page.add_decisions(decisions);
+            page.add_handshakes(handshakes);
         }
         page.render(&self.own, &self.gauges.reading(), &self.losses, self.access_log.dropped())
     }

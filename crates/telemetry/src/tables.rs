@@ -115,6 +115,9 @@ pub(crate) struct RejectionKey {
     pub(crate) unnamed: Option<IpAddr>,
 }
 
+/// What `maille_tls_handshakes_total` is kept by: side, key exchange, version; names that the proxy chooses.
+pub(crate) type HandshakeKey = (&'static str, &'static str, &'static str);
+
 #[derive(Debug)]
 struct FlowCell {
     counters: Arc<FlowCounters>,
@@ -136,6 +139,7 @@ pub(crate) struct Tables {
     pub(crate) refusals: Map<RefusalKey, u64>,
     pub(crate) rejections: Map<RejectionKey, u64>,
     pub(crate) decisions: Map<DecisionKey, u64>,
+    pub(crate) handshakes: Map<HandshakeKey, u64>,
     pub(crate) unnamed: Unnamed,
 }
 

@@ -46,7 +46,7 @@ impl Pages for AdminPages {
             }
             match (&asked.method, asked.path.as_str()) {
                 (&Method::GET, "/config_dump") => page(&self.config()),
-                (&Method::GET, "/certs") => page(&certificates(&self.facts.lock())),
+                (&Method::GET, "/certs") => page(&certificates(&self.facts.lock(), &self.telemetry)),
                 (&Method::GET, "/stats" | "/stats/prometheus") => metrics(self.telemetry.render_prometheus()),
                 (&Method::GET, "/ready") => match self.readiness.missing(SystemTime::now()) {
                     None => text(StatusCode::OK, "LIVE\n"),
@@ -80,7 +80,7 @@ impl AdminPages {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: u32::try_from(generation).unwrap_or(u32::MAX),
             facts: Some(facts_in_force(in_force(), &self.destinations)),
-            certificates: Some(certificates(&facts)),
+            certificates: Some(certificates(&facts, &self.telemetry)),
             bootstrap: Some(bootstrap(&self.options)),
             held: in_force().map(|(type_url, name, received)| held(type_url, name, received)).collect(),
         }
@@ -189,7 +189,7 @@ fn held(type_url: &str, name: &str, received: &Received) -> wire::HeldResource {
     }
 }
 
-fn certificates(facts: &FactsInForce) -> wire::Certificates {
+fn certificates(facts: &FactsInForce, telemetry: &Registry) -> wire::Certificates {
     let own = facts.credential().map(|credential| wire::Certificate {
         identity: credential.svid.identity().uri(),
         serial: credential.svid.serial().to_owned(),
@@ -202,17 +202,24 @@ fn certificates(facts: &FactsInForce) -> wire::Certificates {
         trust_domain: domain.to_string(),
         certificates: roots.iter().map(certificate_pem).collect(),
     });
-    let tls = facts.tls().map(|tls| tls_in_use(&tls.current()));
+    let tls = facts.tls().map(|tls| tls_in_use(&tls.current(), telemetry));
     wire::Certificates { workload: own, roots: roots.collect(), tls }
 }
 
-fn tls_in_use(current: &Current) -> wire::TlsInUse {
+fn tls_in_use(current: &Current, telemetry: &Registry) -> wire::TlsInUse {
     let parameters = current.parameters();
+    let handshakes = telemetry.handshakes().into_iter();
+    let handshakes = handshakes.map(|(side, key_exchange, version, count)| wire::Handshakes {
+        side: side.to_owned(),
+        key_exchange: key_exchange.to_owned(),
+        version: version.to_owned(),
+        count,
+    });
     wire::TlsInUse {
         key_exchanges: parameters.offered().into_iter().map(str::to_owned).collect(),
         oldest_version: parameters.oldest_version().to_owned(),
         revocations: current.trust().revoked.version().to_owned(),
-        ..Default::default()
+        handshakes: handshakes.collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use maille_config::istio::AuthorizationPolicySpec;
@@ -10,7 +11,9 @@ use maille_core::TrustDomain;
 use maille_pki::{KeyPair, Svid, TrustBundles};
 use maille_policy::authentication::RequestAuthentication;
 use maille_proto::facts as wire;
-use maille_tls::Trust;
+use maille_tls::{Revoked, Trust};
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize;
 
 use super::destination::{DestinationFacts, Protocol};
@@ -65,6 +68,9 @@ pub(super) struct File {
     identity: IdentityFiles,
     /// Trust domain to PEM file of its roots.
     trust: BTreeMap<String, PathBuf>,
+    /// Who is trusted no more although a root stands behind him.
+    #[serde(default)]
+    revocations: Revocations,
     #[serde(default)]
     settings: Settings,
     inbound: InboundFacts,
@@ -102,6 +108,23 @@ struct IdentityFiles {
     key: PathBuf,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Revocations {
+    serials: Vec<String>,
+    identities: Vec<RevokedIdentity>,
+    /// PEM file of the authorities' lists.
+    crls: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RevokedIdentity {
+    id: String,
+    #[serde(default)]
+    not_after_ms: u64,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Settings {
@@ -116,6 +139,8 @@ struct Settings {
     access_log: Option<AccessLogName>,
     explain_in_response: bool,
     deliver_to_localhost: bool,
+    key_exchanges: Vec<String>,
+    tls13_only: bool,
 }
 
 impl Default for Settings {
@@ -132,6 +157,8 @@ impl Default for Settings {
             access_log: None,
             explain_in_response: false,
             deliver_to_localhost: false,
+            key_exchanges: Vec::new(),
+            tls13_only: false,
         }
     }
 }
@@ -258,7 +285,25 @@ impl File {
             bundles.insert(domain, roots)?;
         }
         let trust = Trust::of_mesh(bundles, &settings.trust_domain, &settings.trust_domain_aliases)?;
-        Ok((svid, trust))
+        Ok((svid, trust.without(Arc::new(self.revoked()?))))
+    }
+
+    fn revoked(&self) -> anyhow::Result<Revoked> {
+        let Revocations { serials, identities, crls } = &self.revocations;
+        let lists = crls.as_ref().map(|path| self.named(path)).transpose()?;
+        let lists = lists.iter().flat_map(|pem| CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()));
+        let lists = lists.map(|list| list.map(|list| list.to_vec().into())).collect::<Result<_, _>>()?;
+        let identities = identities.iter().map(|one| wire::RevokedIdentity {
+            id: one.id.clone(),
+            not_after_ms: one.not_after_ms,
+        });
+        let message = wire::Revocations {
+            version: String::new(),
+            serials: serials.clone(),
+            identities: identities.collect(),
+            crls: lists,
+        };
+        Ok(facts::revocations(&message)?)
     }
 
     pub(super) fn settings(&self) -> Result<MeshSettings, facts::FactError> {
@@ -275,6 +320,8 @@ impl File {
             access_log: settings.access_log.map_or(0, AccessLogName::proto),
             explain_in_response: settings.explain_in_response,
             deliver_to_localhost: settings.deliver_to_localhost,
+            key_exchanges: settings.key_exchanges.clone(),
+            tls13_only: settings.tls13_only,
             ..Default::default()
         })
     }

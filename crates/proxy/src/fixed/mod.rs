@@ -79,6 +79,7 @@ impl StaticProxy {
         let file = File::read(path)?;
         let (svid, trust) = file.credentials()?;
         let tls = Arc::new(TlsContext::new(svid, trust)?);
+        tls.replace_parameters(file.settings()?.tls)?;
         let snapshot = Arc::new(SnapshotCell::new(snapshot(&file)?));
         let beside = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -134,6 +135,9 @@ impl StaticProxy {
         let current = self.tls.current();
         if current.trust() != &trust {
             self.tls.replace_trust(trust)?;
+        }
+        if current.parameters() != &next.settings.tls {
+            self.tls.replace_parameters(next.settings.tls.clone())?;
         }
         if current.svid().serial() != svid.serial() {
             self.tls.replace_svid(svid)?;

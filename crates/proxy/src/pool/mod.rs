@@ -71,10 +71,15 @@ impl Pool {
     /// Who is called, for telemetry; the identity is known once a connection was opened.
     pub(crate) fn edge(&self, worker: &Worker) -> Option<Rc<Edge>> {
         let known = self.edge.borrow().clone();
-        known.or_else(|| self.make_edge(worker, None))
+        known.or_else(|| self.make_edge(worker, None, ""))
     }
 
-    fn make_edge(&self, worker: &Worker, identity: Option<&maille_core::Identity>) -> Option<Rc<Edge>> {
+    fn make_edge(
+        &self,
+        worker: &Worker,
+        identity: Option<&maille_core::Identity>,
+        key_exchange: &'static str,
+    ) -> Option<Rc<Edge>> {
         let called = self.called.as_ref()?;
         let current = worker.shared.tls.current();
         let labels = record::outbound_labels(
@@ -85,6 +90,7 @@ impl Pool {
             self.upstream.security.proven(),
             maille_telemetry::Protocol::Http,
         );
+        let labels = maille_telemetry::ConnectionLabels { key_exchange, ..labels };
         let edge = Rc::new(worker.recorder.edge(&labels));
         self.edge.replace(Some(edge.clone()));
         Some(edge)
@@ -147,7 +153,7 @@ impl Pool {
         let mut connected = connect(worker, &self.upstream, alpn).await?;
         connected.counted = counted;
         if connected.identity.is_some() {
-            self.make_edge(worker, connected.identity.as_ref());
+            self.make_edge(worker, connected.identity.as_ref(), connected.key_exchange());
         }
         Ok(connected)
     }
