@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use maille_pki::{KeyPair, PublicKey, certificate_pem, certificates_from_pem};
+use maille_pki::{KeyPair, certificate_pem, certificates_from_pem};
 use tonic::Status;
 use zeroize::Zeroizing;
 
@@ -120,11 +120,9 @@ fn pair(
     let certificates = certificates_from_pem("file of certificates", &chain.0)
         .map_err(|e| unusable(chain.1, &e.to_string()))?;
     let parsed = KeyPair::from_pem(&key.0).map_err(|e| unusable(key.1, &e.to_string()))?;
-    let leaf = certificates.first().ok_or_else(|| unusable(chain.1, "it holds no certificate"))?;
-    let certified = maille_pki::leaf_facts(leaf).map_err(|e| unusable(chain.1, &e.to_string()));
-    certified?;
-    let own: Result<PublicKey, _> = parsed.public_key();
-    own.map_err(|e| unusable(key.1, &e.to_string()))?;
+    // Envoy would refuse the pair later, and say less.
+    let text = certificates.iter().map(certificate_pem).collect::<String>();
+    maille_tls::control::Credential::from_pem(&text, &key.0).map_err(|e| unusable(key.1, &e.to_string()))?;
     Ok(FromFiles::Pair { chain: certificates.iter().map(certificate_pem).collect(), key: parsed.to_pem() })
 }
 

@@ -20,8 +20,6 @@ mod sds;
 mod service;
 mod socket;
 mod supply;
-#[cfg(test)]
-mod tests;
 mod tokens;
 mod x509;
 
