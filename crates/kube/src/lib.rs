@@ -9,6 +9,7 @@
 mod addresses;
 mod bundle;
 mod credentials;
+mod jwt;
 mod mesh_config;
 mod objects;
 mod policies;
@@ -22,8 +23,8 @@ mod tests;
 mod token_review;
 mod watch;
 
-pub use maille_control::IssueRules;
 pub use maille_control::world::MeshConfig;
+pub use maille_control::{AuditOptions, IssueRules, TrustedNodeAccounts};
 pub use run::{ControlPlaneOptions, run_control_plane};
 
 /// What went wrong, in a line: the client prints an API server's answer in full.

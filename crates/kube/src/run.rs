@@ -7,7 +7,7 @@ use kube::Client;
 use maille_control::authority::Keeper;
 use maille_control::keys::{Fetcher, KeyStore, Pace};
 use maille_control::world::{MeshConfig, World};
-use maille_control::{ControlPlane, Hub, IssueRules, Readiness, serve_monitoring};
+use maille_control::{AuditLog, AuditOptions, ControlPlane, Hub, IssueRules, Readiness, serve_monitoring};
 use maille_core::{Clock, SystemClock, TrustDomain, ports};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,7 +21,7 @@ use crate::root::Secrets;
 use crate::status::Book;
 use crate::token_review::ApiTokenReviewer;
 use crate::watch::feed_world;
-use crate::{addresses, bundle, credentials, revocation_lists, status};
+use crate::{addresses, bundle, credentials, jwt, revocation_lists, status};
 
 /// How the control plane runs.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct ControlPlaneOptions {
     pub monitoring_port: u16,
     /// How certificates are issued.
     pub issue_rules: IssueRules,
+    /// Where what is issued and refused is written down.
+    pub audit: AuditOptions,
 }
 
 impl ControlPlaneOptions {
@@ -44,6 +46,7 @@ impl ControlPlaneOptions {
             discovery_port: ports::DISCOVERY,
             monitoring_port: ports::CONTROL_MONITORING,
             issue_rules: IssueRules::default(),
+            audit: AuditOptions::default(),
         }
     }
 }
@@ -97,6 +100,7 @@ pub(crate) async fn run_with(
     let reviewer = Arc::new(ApiTokenReviewer(client.clone()));
     let mut control = ControlPlane::new(Arc::clone(&hub), reviewer, Arc::clone(&clock));
     control.rules = options.issue_rules;
+    control.audit = Arc::new(AuditLog::open(options.audit)?);
     let ready = Readiness::default();
     let stop = |mut stopped: watch::Receiver<bool>| async move {
         // An error is a dropped sender: stop as well.
@@ -165,8 +169,11 @@ pub(crate) async fn run_with(
             hub.complete().await;
             addresses::keep(client.clone(), Arc::clone(&hub)).await;
         };
+        let root_namespace = options.mesh.root_namespace.clone();
+        let tokens = jwt::keep(client.clone(), control.clone(), root_namespace, Arc::clone(&clock));
         tokio::select! {
             served = serve => Ok(served?),
+            () = tokens => Err(anyhow!("the keeper of the keys of JWT-SVIDs has ended")),
             () = addresses => Err(anyhow!("the keeper of addresses has ended")),
             () = statuses => Err(anyhow!("the writer of statuses has ended")),
             () = watching => Err(anyhow!("the watches of the authority's Secrets have ended")),
