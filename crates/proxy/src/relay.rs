@@ -10,15 +10,22 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::poll_read_buf;
 
-/// One read. Four TLS records' worth: larger reads do not pay, smaller ones cost calls.
-const SCRATCH: usize = 64 * 1024;
+/// The head of an HTTP/2 frame (RFC 9113 section 4.1).
+const FRAME_HEAD: usize = 9;
+/// One read. Four TLS records' worth, with the head of the frame that it may go in: larger reads do not pay, smaller ones
+/// cost calls, and a byte more would cost a record and a call of its own.
+pub(crate) const READ: usize = 64 * 1024 - FRAME_HEAD;
+/// What is read is copied into a buffer of its own size if it is less: it would else keep a large one from being used.
+const SMALL: usize = READ / 2;
 /// Reads of one direction before others get their turn.
 const TURN: usize = 16;
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BUFFER: RefCell<BytesMut> = RefCell::default();
 }
 
 /// Which way bytes went.
@@ -30,20 +37,39 @@ pub(crate) enum Way {
     Down,
 }
 
+/// One side of a relay.
+pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// Whether bytes come and go in buffers of their own, so that they need not be copied.
+    fn has_buffers(&self) -> bool {
+        false
+    }
+
+    /// The next bytes, none at the end.
+    fn poll_take(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Takes some off the front of `bytes`.
+    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        let taken = ready!(Pin::new(self).poll_write(cx, bytes))?;
+        bytes.advance(taken);
+        Poll::Ready(Ok(taken))
+    }
+}
+
 #[derive(Default)]
 struct Direction {
-    kept: Vec<u8>,
-    written: usize,
+    kept: Bytes,
     is_ended: bool,
     is_done: bool,
 }
 
 /// Runs until both directions have ended, or either side fails; `moved` hears of every read.
-pub(crate) async fn relay<A, B>(a: &mut A, b: &mut B, moved: &dyn Fn(Way, u64)) -> io::Result<()>
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
+pub(crate) async fn relay<A: Side, B: Side>(
+    a: &mut A,
+    b: &mut B,
+    moved: &dyn Fn(Way, u64),
+) -> io::Result<()> {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     poll_fn(|cx| {
         let first = up.poll(cx, a, b, &|bytes| moved(Way::Up, bytes))?;
@@ -57,17 +83,13 @@ where
 }
 
 impl Direction {
-    fn poll<R, W>(
+    fn poll<R: Side, W: Side>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
         count: &dyn Fn(u64),
-    ) -> Poll<io::Result<()>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    ) -> Poll<io::Result<()>> {
         if self.is_done {
             return Poll::Ready(Ok(()));
         }
@@ -90,61 +112,65 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Reads once and writes what the other side takes; keeps the rest.
-    fn poll_move<R, W>(
+    /// Reads once, and writes what the other side takes; keeps the rest.
+    fn poll_move<R: Side, W: Side>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
         count: &dyn Fn(u64),
-    ) -> Poll<io::Result<()>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        BUFFER.with_borrow_mut(|scratch| {
-            scratch.resize(SCRATCH, 0);
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
-            let mut fresh = buffer.filled();
-            if fresh.is_empty() {
-                self.is_ended = true;
+    ) -> Poll<io::Result<()>> {
+        if from.has_buffers() {
+            self.kept = ready!(from.poll_take(cx))?;
+            self.is_ended = self.kept.is_empty();
+            count(self.kept.len() as u64);
+            return Poll::Ready(Ok(()));
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            // What was split off is given back to it as soon as nobody has it any more.
+            buffer.reserve(READ);
+            let read = ready!(poll_read_buf(Pin::new(from), cx, &mut (&mut *buffer).limit(READ)))?;
+            self.is_ended = read == 0;
+            count(read as u64);
+            if to.has_buffers() && read >= SMALL {
+                self.kept = buffer.split().freeze();
                 return Poll::Ready(Ok(()));
             }
-            count(fresh.len() as u64);
-            while !fresh.is_empty() {
-                match Pin::new(&mut *to).poll_write(cx, fresh) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Poll::Ready(Ok(taken)) => fresh = fresh.get(taken..).unwrap_or_default(),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => {
-                        self.kept.extend_from_slice(fresh);
-                        break;
-                    }
-                }
+            let written = if to.has_buffers() { Ok(0) } else { write(cx, to, buffer) };
+            if let Ok(written) = written
+                && let Some(rest) = buffer.get(written..).filter(|rest| !rest.is_empty())
+            {
+                self.kept = Bytes::copy_from_slice(rest);
             }
-            Poll::Ready(Ok(()))
+            buffer.clear();
+            Poll::Ready(written.map(|_| ()))
         })
     }
 
-    fn poll_write_kept<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut W,
-    ) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.kept.get(self.written..).filter(|rest| !rest.is_empty()) {
-            let taken = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
-            if taken == 0 {
+    fn poll_write_kept<W: Side>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+        while !self.kept.is_empty() {
+            if ready!(to.poll_give(cx, &mut self.kept))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.written += taken;
         }
-        if !self.kept.is_empty() {
-            self.kept = Vec::new();
-            self.written = 0;
-        }
+        // Not even the empty end of a large buffer.
+        self.kept = Bytes::new();
         Poll::Ready(Ok(()))
     }
+}
+
+/// Writes as much as is taken now, and says how much that was.
+fn write<W: Side>(cx: &mut Context<'_>, to: &mut W, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match Pin::new(&mut *to).poll_write(cx, rest) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(taken)) => written += taken,
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => break,
+        }
+    }
+    Ok(written)
 }
 
 #[cfg(test)]
@@ -154,6 +180,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+
+    impl Side for tokio::io::DuplexStream {}
 
     #[tokio::test]
     async fn bytes_arrive_both_ways_and_half_close_is_passed_on() {

@@ -14,6 +14,7 @@ use maille_tls::Sniff;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::chain::Inspectors;
+use crate::relay::Side;
 
 /// Longest prefix kept while detecting; what is undecided then is opaque. Two full TLS records hold any ClientHello
 /// that rustls would take, and Envoy's HTTP inspector gives up at the same size.
@@ -244,6 +245,8 @@ impl<S> Prefixed<S> {
         &self.io
     }
 }
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Side for Prefixed<S> {}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(

@@ -3,13 +3,15 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, Bytes};
 use maille_tls::Binding;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
+use crate::relay::Side;
 use crate::sniff::Prefixed;
 use crate::tunnel::ByteStream;
 
@@ -76,6 +78,32 @@ macro_rules! each {
             Stream::Carried($io) => $call,
         }
     };
+}
+
+impl Side for Stream {
+    fn has_buffers(&self) -> bool {
+        matches!(self, Self::Carried(_))
+    }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        match self {
+            Self::Carried(stream) => stream.poll_take(cx),
+            Self::Plain(_) | Self::Accepted(_) | Self::Connected(_) => {
+                Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+            }
+        }
+    }
+
+    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Carried(stream) => stream.poll_give(cx, bytes),
+            Self::Plain(_) | Self::Accepted(_) | Self::Connected(_) => {
+                let taken = ready!(Pin::new(self).poll_write(cx, bytes))?;
+                bytes.advance(taken);
+                Poll::Ready(Ok(taken))
+            }
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -5,12 +5,11 @@ use std::io;
 use std::time::Instant;
 
 use maille_telemetry::{Connection, ResponseFlags, Transfer};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::marks::Marked;
 use crate::open::{Fate, Open};
 use crate::record::Refused;
-use crate::relay::{self, relay};
+use crate::relay::{self, Side, relay};
 use crate::server_proof::{self, ServerProof};
 use crate::worker::Worker;
 
@@ -33,8 +32,8 @@ impl Passage<'_> {
     /// Relays until both ends are done, or until policy forbids it; then both are closed and the refusal is recorded.
     pub(crate) async fn run<A, B>(self, worker: &Worker, downstream: &mut A, upstream: &mut B)
     where
-        A: AsyncRead + AsyncWrite + Unpin,
-        B: AsyncRead + AsyncWrite + Unpin,
+        A: Side,
+        B: Side,
     {
         let Self { connection, open, server, way, marks, explain } = self;
         let started = Instant::now();
@@ -93,8 +92,8 @@ pub(crate) async fn run_upgraded<A, B>(
     open: Option<&Open>,
     server: Option<&ServerProof>,
 ) where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: Side,
+    B: Side,
 {
     let cut = async {
         match open {

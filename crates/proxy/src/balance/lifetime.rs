@@ -5,8 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::relay::Side;
 
 /// A stream that fails with [`io::ErrorKind::TimedOut`] when its time is over. Looks at the clock when bytes pass, and
 /// sets a timer once for each time it fires.
@@ -60,6 +63,22 @@ impl<'s, S> Timed<'s, S> {
                 Err(over) => Poll::Ready(Err(over)),
             },
         }
+    }
+}
+
+impl<S: Side> Side for Timed<'_, S> {
+    fn has_buffers(&self) -> bool {
+        self.stream.has_buffers()
+    }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let polled = self.stream.poll_take(cx);
+        self.moved(cx, polled)
+    }
+
+    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        let polled = self.stream.poll_give(cx, bytes);
+        self.moved(cx, polled)
     }
 }
 

@@ -85,10 +85,13 @@ pub(crate) fn check<B>(
     if !is_http2 && !is_common && !is_known_method(request.method().as_str()) {
         return Err(Malformed::Method);
     }
-    let upgrade = if is_http2 { None } else { wanted_upgrade(request.headers()) };
-    drop_hop_by_hop(request.headers_mut(), upgrade.is_some())?;
-    for name in &PEER_METADATA {
-        request.headers_mut().remove(name);
+    let mut upgrade = None;
+    if has_of_one_hop(request.headers()) {
+        upgrade = if is_http2 { None } else { wanted_upgrade(request.headers()) };
+        drop_hop_by_hop(request.headers_mut(), upgrade.is_some())?;
+        for name in &PEER_METADATA {
+            request.headers_mut().remove(name);
+        }
     }
     settle_authority(request, is_http2)?;
     if request.method() != Method::CONNECT {
@@ -127,8 +130,31 @@ pub(crate) fn head_bytes(headers: &HeaderMap) -> u64 {
     bytes as u64
 }
 
+/// Whether there is anything that concerns one connection alone. Mostly there is not: one look at the names that are there
+/// is less than looking each of these up.
+pub(crate) fn has_of_one_hop(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "upgrade"
+                | "transfer-encoding"
+                | "te"
+                | "expect"
+                | "keep-alive"
+                | "proxy-connection"
+                | "http2-settings"
+                | "x-envoy-peer-metadata"
+                | "x-envoy-peer-metadata-id"
+        )
+    })
+}
+
 /// Removes what concerned only the upstream's connection; `keep_upgrade` for the answer 101.
 pub(crate) fn clean_response(headers: &mut HeaderMap, keep_upgrade: bool) {
+    if !has_of_one_hop(headers) {
+        return;
+    }
     if !keep_upgrade && headers.contains_key(header::CONNECTION) {
         drop_nominated(headers);
     }

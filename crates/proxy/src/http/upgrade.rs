@@ -7,6 +7,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use crate::open::{Carries, Open, Upgraded};
+use crate::relay::Side;
 use crate::server_proof::ServerProof;
 use crate::tcp;
 use crate::worker::Worker;
@@ -20,6 +21,8 @@ pub(crate) struct Switching {
     /// What must live as long as the stream does.
     pub(crate) keep: Rc<dyn Any>,
 }
+
+impl Side for TokioIo<hyper::upgrade::Upgraded> {}
 
 impl Switching {
     /// Relays in the background as soon as both sides have switched.

@@ -6,24 +6,25 @@ use hyper::client::conn::http2;
 use hyper::server::conn as server;
 use hyper_util::rt::TokioTimer;
 
+use crate::relay::READ;
 use crate::snapshot::Limits;
 use crate::worker::LocalExec;
 
 /// Streams of a connection at a time; beyond it another is opened (reference mtls 8.4).
 pub(crate) const STREAMS: usize = 100;
-/// Longest frame of data that is taken. A read of the other side's, so that it goes in one write: with HTTP/2's default,
-/// every frame would be a full TLS record and one of its last nine bytes, each in a write of their own.
-pub(crate) const FRAME: u32 = 64 * 1024;
-/// What a peer may send on a stream before somebody has read it.
-pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+/// Longest frame of data that is taken. A read of the other side's, which fills TLS records and goes in one write: with
+/// HTTP/2's default, every frame would be a full record and one of its last nine bytes, each in a write of their own.
+pub(crate) const FRAME: u32 = READ as u32;
+/// What a peer may send on a stream before somebody has read it: whole frames, or every round would have a short one.
+pub(crate) const STREAM_WINDOW: u32 = 4 * FRAME;
 /// And on a connection. No less than all its streams together: else a few that nobody reads would stop their
 /// neighbours.
 pub(crate) const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 /// Streams that may be taken back in one flight. Applications that end at once take back all of theirs, which must not
 /// cost their neighbours the connection; h2's own bound of 20 would.
 pub(crate) const TAKEN_BACK: usize = STREAMS;
-/// What a stream may have written that the connection has not yet.
-pub(crate) const SEND_BUFFER: usize = 128 * 1024;
+/// What a stream may have written that the connection has not yet; whole frames, too.
+pub(crate) const SEND_BUFFER: usize = 2 * READ;
 /// How long a peer that took no more than one stream a connection is not asked again to take many.
 pub(crate) const SINGLE_FOR: Duration = Duration::from_secs(60);
 /// How often a peer with streams under way is asked whether it is still there, and how long it may take to say so.

@@ -14,6 +14,8 @@ use h2::{Reason, RecvStream, SendStream};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::relay::Side;
+
 /// Both directions of a stream. Dropped before both have ended, it is reset.
 pub(crate) struct ByteStream {
     send: SendStream<Bytes>,
@@ -64,6 +66,29 @@ impl ByteStream {
         self.local
     }
 
+    /// The peer may send as much again once somebody has taken it, not before.
+    fn release(&mut self, count: usize) -> io::Result<()> {
+        match &mut self.receive {
+            Receive::Open(stream) => stream.flow_control().release_capacity(count).map_err(failed),
+            Receive::Asked(_) => Ok(()),
+        }
+    }
+
+    /// How many of `wanted` bytes may be sent now; not none of them.
+    fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        let send = &mut self.send;
+        send.reserve_capacity(wanted);
+        let mut room = send.capacity();
+        while room == 0 {
+            room = match ready!(send.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            };
+        }
+        Poll::Ready(Ok(room.min(wanted)))
+    }
+
     /// More of what was received, empty at the end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         loop {
@@ -86,6 +111,37 @@ impl ByteStream {
                 }
             }
         }
+    }
+}
+
+/// Frames are passed on as they came, and what is sent becomes frames as it is.
+impl Side for ByteStream {
+    fn has_buffers(&self) -> bool {
+        true
+    }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if self.has_been_ended {
+            return Poll::Ready(Ok(Bytes::new()));
+        }
+        if !self.left.is_empty() {
+            let left = std::mem::take(&mut self.left);
+            self.release(left.len())?;
+            return Poll::Ready(Ok(left));
+        }
+        let more = ready!(self.poll_more(cx))?;
+        self.has_been_ended = more.is_empty();
+        self.release(more.len())?;
+        Poll::Ready(Ok(more))
+    }
+
+    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let room = ready!(self.poll_room(cx, bytes.len()))?;
+        self.send.send_data(bytes.split_to(room), false).map_err(failed)?;
+        Poll::Ready(Ok(room))
     }
 }
 
@@ -113,10 +169,7 @@ impl AsyncRead for ByteStream {
             let count = this.left.len().min(out.remaining());
             out.put_slice(this.left.get(..count).unwrap_or_default());
             this.left.advance(count);
-            // The peer may send as much again once somebody has taken it, not before.
-            if let Receive::Open(stream) = &mut this.receive {
-                stream.flow_control().release_capacity(count).map_err(failed)?;
-            }
+            this.release(count)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -127,18 +180,9 @@ impl AsyncWrite for ByteStream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let send = &mut self.send;
-        send.reserve_capacity(bytes.len());
-        let mut room = send.capacity();
-        while room == 0 {
-            room = match ready!(send.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            };
-        }
-        let taken = bytes.get(..room.min(bytes.len())).unwrap_or_default();
-        send.send_data(Bytes::copy_from_slice(taken), false).map_err(failed)?;
+        let room = ready!(self.poll_room(cx, bytes.len()))?;
+        let taken = bytes.get(..room).unwrap_or_default();
+        self.send.send_data(Bytes::copy_from_slice(taken), false).map_err(failed)?;
         Poll::Ready(Ok(taken.len()))
     }
 

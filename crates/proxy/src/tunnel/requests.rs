@@ -69,6 +69,9 @@ fn restore<B: http_body::Body>(request: &mut Request<B>) -> Result<(), StatusCod
 }
 
 fn drop_of_connections(headers: &mut HeaderMap) {
+    if !head::has_of_one_hop(headers) {
+        return;
+    }
     for name in &OF_CONNECTIONS {
         headers.remove(name);
     }
