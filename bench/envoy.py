@@ -152,6 +152,11 @@ def start(binary, folder, processes):
         "e-callee": server(callees, (BACKEND, BACKEND_H2, BACKEND_TCP), ADMIN + 1, certs, "spiffe://cluster.local/", ID + "client"),
         "e-other": client((OTHER, OTHER_H2, OTHER_TCP), callees, ADMIN + 2, certs, ID + "server", name="other"),
     }
+    return start_files(binary, folder, processes, configurations)
+
+
+def start_files(binary, folder, processes, configurations):
+    """One process for each configuration, by its file's name. Without hot restart, which would meet what earlier runs left."""
     started = []
     for file, configuration in configurations.items():
         (folder / f"{file}.json").write_text(json.dumps(configuration))

@@ -87,13 +87,7 @@ def start_envoy(binary, folder, processes, number, policies):
         ),
         f"e-other-{number}": envoy.client(other, callee, admin + 2, certs, ID + "server", name="other"),
     }
-    started = []
-    for index, (file, configuration) in enumerate(configurations.items()):
-        (folder / f"{file}.json").write_text(json.dumps(configuration))
-        started.append(processes.start(
-            binary, "-c", f"{file}.json", "--concurrency", "1", "--log-level", "off", "--base-id",
-            str(950 + 10 * number + index), cwd=folder))
-    return caller, other, callee, started
+    return caller, other, callee, envoy.start_files(binary, folder, processes, configurations)
 
 
 def main():
