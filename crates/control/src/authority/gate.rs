@@ -7,6 +7,14 @@ use super::wire::{Phase, Waiting};
 
 /// Reports come every two seconds; after this silence something is wrong with whoever sends them.
 const SILENCE_MS: u64 = 10_000;
+/// Of who has never reported.
+const UNKNOWN: &str = "it has not said what it uses since this control plane began to watch";
+
+/// What was said before a phase began does not confirm it, nor what was on its way then.
+const SETTLE_MS: u64 = 1000;
+/// A certificate that was asked for before the signer changed may arrive as late as this: a proxy waits ten seconds for one.
+/// On the way forward nobody who has one of the new signer can get one of the old; after a turn it is the other way round.
+const SETTLE_AFTER_TURN_MS: u64 = 15_000;
 
 /// Who has confirmed a phase.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,14 +69,12 @@ impl Need {
         }
     }
 
-    /// What a proxy lacks; `None`: it has confirmed.
-    fn lack(&self, proxy: &LiveProxy) -> Option<String> {
+    /// What a proxy lacks; `None`: it has confirmed. What it said before that time does not count.
+    fn lack(&self, proxy: &LiveProxy, said_after_ms: u64) -> Option<String> {
         if *self == Self::Nothing {
             return None;
         }
-        let Some(seen) = &proxy.seen else {
-            return Some("it has not said what it uses since this control plane began to watch".to_owned());
-        };
+        let Some(seen) = &proxy.seen else { return Some(UNKNOWN.to_owned()) };
         let short = |name: &str| name.chars().take(12).collect::<String>();
         match self {
             Self::Nothing => None,
@@ -88,10 +94,11 @@ impl Need {
                 old => format!("its certificate is still signed by {}", short(old)),
             }),
             Self::NoRoots(roots) => {
-                let held = roots.iter().find(|root| seen.roots.contains(*root))?;
-                Some(format!("it still verifies peers by root {}", short(held)))
+                let held = roots.iter().find(|root| seen.roots.contains(*root));
+                held.map(|held| format!("it still verifies peers by root {}", short(held)))
             }
         }
+        .or_else(|| (seen.at_ms < said_after_ms).then(|| "it has not reported in this phase yet".to_owned()))
     }
 }
 
@@ -101,12 +108,24 @@ fn is_live(proxy: &LiveProxy, now_ms: u64) -> bool {
     proxy.seen.as_ref().is_none_or(|seen| seen.not_after_ms == 0 || seen.not_after_ms > now_ms)
 }
 
-/// Counts who has confirmed.
-pub(crate) fn tally(need: &Need, rotation: Option<&Rotation>, proxies: &[LiveProxy], now_ms: u64) -> Tally {
+/// Counts who has confirmed. `since_ms`: when the phase began.
+pub(crate) fn tally(
+    need: &Need,
+    since_ms: u64,
+    rotation: Option<&Rotation>,
+    proxies: &[LiveProxy],
+    now_ms: u64,
+) -> Tally {
     let mut tally = Tally::default();
+    let turned = rotation.is_some_and(|rotation| rotation.turned);
+    let settle = match need {
+        Need::Signer(_) if turned => SETTLE_AFTER_TURN_MS,
+        _ => SETTLE_MS,
+    };
+    let said_after = since_ms.saturating_add(settle);
     for proxy in proxies.iter().filter(|proxy| is_live(proxy, now_ms)) {
         tally.live += 1;
-        match need.lack(proxy) {
+        match need.lack(proxy, said_after) {
             None => tally.confirmed += 1,
             Some(_) if rotation.is_some_and(|rotation| rotation.waived.contains(&proxy.name)) => {
                 tally.waived.push(proxy.name.clone());
@@ -127,7 +146,7 @@ pub(crate) fn silent(proxies: &[LiveProxy], now_ms: u64) -> Vec<Waiting> {
     let live = proxies.iter().filter(|proxy| is_live(proxy, now_ms));
     let silent = live.filter_map(|proxy| {
         let why = match &proxy.seen {
-            None => "it has not said what it uses since this control plane began to watch".to_owned(),
+            None => UNKNOWN.to_owned(),
             Some(_) => circumstance(proxy, now_ms).trim_start_matches("; ").to_owned(),
         };
         let not_after_ms = proxy.seen.as_ref().map(|seen| seen.not_after_ms).filter(|ends| *ends > 0);

@@ -78,7 +78,8 @@ pub(crate) fn in_force(phase: Phase) -> InForce {
 /// Who has confirmed the phase that the rotation is at; `None` without one, and while the world is not complete.
 pub(crate) fn progress(view: &View<'_>) -> Option<Tally> {
     let need = Need::of(view.state.phase, view.current, view.target?);
-    Some(tally(&need, view.state.rotation.as_ref(), view.proxies?, view.now_ms))
+    let rotation = view.state.rotation.as_ref();
+    Some(tally(&need, view.state.since_ms, rotation, view.proxies?, view.now_ms))
 }
 
 /// The next step that nobody has to ask for; `None`: there is nothing to do but wait.
@@ -97,6 +98,7 @@ fn advance(view: &View<'_>, rotation: &Rotation, target: &Ca) -> Option<Step> {
     state.since_ms = view.now_ms;
     if let Some(rotation) = &mut state.rotation {
         rotation.waived.clear();
+        rotation.turned = false;
     }
     state.phase = match view.state.phase {
         // What cannot sign must not begin to.
@@ -256,6 +258,7 @@ pub(crate) fn begin(
         cause,
         started_ms: view.now_ms,
         backwards: false,
+        turned: false,
         source,
         waived: Default::default(),
         ever_waived: Default::default(),
@@ -378,7 +381,7 @@ fn plan(view: &View<'_>, step: &Step, to: &Ca, source: Source) -> Option<Plan> {
         phases: phases.into_iter().filter(|p| Need::of(*p, view.current, to) != Need::Nothing).collect(),
         added: to.roots_beyond(view.current),
         withdrawn: view.current.roots_beyond(to),
-        live: tally(&Need::Nothing, None, proxies, view.now_ms).live,
+        live: tally(&Need::Nothing, 0, None, proxies, view.now_ms).live,
         waiting,
         problems: soon(to, view.now_ms),
     })
@@ -411,6 +414,7 @@ fn roll_back(view: &View<'_>, request: &Request) -> Step {
     }
     let rotation = Rotation {
         backwards: !rotation.backwards,
+        turned: true,
         source: view.state.source,
         waived: Default::default(),
         ..rotation.clone()

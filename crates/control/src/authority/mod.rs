@@ -10,6 +10,8 @@ mod machine;
 mod show;
 mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use driver::{Keeper, StartError};

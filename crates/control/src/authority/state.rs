@@ -59,6 +59,9 @@ pub(crate) struct Rotation {
     pub(crate) cause: String,
     pub(crate) started_ms: u64,
     pub(crate) backwards: bool,
+    /// This phase was not advanced to but turned round in.
+    #[serde(default)]
+    pub(crate) turned: bool,
     /// Where the material that it leads to belongs.
     pub(crate) source: Source,
     /// Proxies not waited for in this phase, by name.
