@@ -21,7 +21,7 @@ use crate::open::OpenConnections;
 use crate::pool::Pools;
 use crate::server_proof::Servers;
 use crate::snapshot::{DataPathConfig, Direction, ListenerSpec, Shared, Snapshot};
-use crate::tunnel::Callers;
+use crate::tunnel::{Callers, Windows};
 use crate::workers::{Load, Phase};
 use crate::{inbound, outbound};
 
@@ -37,6 +37,8 @@ pub(crate) struct Worker {
     pub(crate) pools: Pools,
     /// Connections to other proxies whose streams are bytes.
     pub(crate) callers: Callers,
+    /// What peers of shared connections may send ahead.
+    pub(crate) windows: Windows,
     /// What the servers of open upstream connections have proved.
     pub(crate) servers: Servers,
     pub(crate) destinations: Destinations,
@@ -59,6 +61,7 @@ impl Worker {
             open: Rc::default(),
             pools: Pools::default(),
             callers: Callers::default(),
+            windows: Windows::default(),
             servers: Servers::default(),
             undetected: Undetected::new(config.limits.undetected),
             tokens: RefCell::new(TokenCache::new()),

@@ -72,10 +72,10 @@ pub(crate) async fn serve_http<H: Handler>(
             .initial_connection_window_size(4 << 20)
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
-        if is_of_many {
-            tunnel::bound_server(&mut builder, limits);
-        } else {
-            builder.enable_connect_protocol();
+        let window = is_of_many.then(|| worker.windows.take());
+        match &window {
+            Some(window) => tunnel::bound_server(&mut builder, limits, window),
+            None => drop(builder.enable_connect_protocol()),
         }
         let connection = builder.serve_connection(TokioIo::new(io), service);
         // A caller that has connected just now gets an answer before it is sent away.

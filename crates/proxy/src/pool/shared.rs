@@ -15,8 +15,8 @@ use super::bounds::{Life, TOO_MANY_WAIT};
 use super::errors::is_refused;
 use super::{Answer, NotSent, Pool, SendError, copy_if_safe};
 use crate::balance::{Counted, Kept, Terms, What};
-use crate::http::body::Body;
 use crate::connect::Connected;
+use crate::http::body::Body;
 use crate::server_proof::{self, ServerProof};
 use crate::tunnel;
 use crate::worker::{LocalExec, Worker};
@@ -169,14 +169,16 @@ impl Pool {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
-        if is_of_many {
-            tunnel::bound_client(&mut builder, limits);
+        let window = is_of_many.then(|| worker.windows.take());
+        if let Some(window) = &window {
+            tunnel::bound_client(&mut builder, limits, window);
         }
         let Connected { stream, generation, proof, counted, identity: _ } = connected;
         let io = TokioIo::new(Kept::new(stream, counted));
         let (sender, connection) = builder.handshake(io).await.map_err(|e| self.failure(&e))?;
         tokio::task::spawn_local(async move {
             let _ = connection.await;
+            drop(window);
         });
         let life = Life::under(self.upstream.terms.as_ref());
         let streams = Rc::new(Streams { local, proof, life, ..Streams::default() });
@@ -193,9 +195,7 @@ impl Pool {
     pub(super) fn sweep_shared(&self, idle: Duration, generation: u64, terms: Option<&Arc<Terms>>) -> bool {
         let mut all = self.shared.borrow_mut();
         // Dropping the last handle of a shared connection lets streams under way finish.
-        all.retain(|c| {
-            c.is_good(generation, terms) && (c.streams.get() > 0 || c.since.elapsed() < idle)
-        });
+        all.retain(|c| c.is_good(generation, terms) && (c.streams.get() > 0 || c.since.elapsed() < idle));
         !all.is_empty()
     }
 }

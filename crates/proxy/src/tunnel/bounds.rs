@@ -1,5 +1,7 @@
 //! How much one end of a shared connection may make the other hold, and how a dead one is noticed.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::client::conn::http2;
@@ -15,11 +17,15 @@ pub(crate) const STREAMS: usize = 100;
 /// Longest frame of data that is taken. A read of the other side's, which fills TLS records and goes in one write: with
 /// HTTP/2's default, every frame would be a full record and one of its last nine bytes, each in a write of their own.
 pub(crate) const FRAME: u32 = READ as u32;
-/// What a peer may send on a stream before somebody has read it: whole frames, or every round would have a short one.
-pub(crate) const STREAM_WINDOW: u32 = 4 * FRAME;
-/// And on a connection. No less than all its streams together: else a few that nobody reads would stop their
-/// neighbours.
-pub(crate) const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+/// What a peer may send on a stream before somebody has read it, where there is room for it: whole frames, or every round
+/// would have a short one.
+const STREAM_WINDOW: u32 = 4 * FRAME;
+/// And where there is none: less than HTTP/2's default, and enough for a stream to go on.
+const SMALL_WINDOW: u32 = 16 * 1024;
+/// What all peers of a worker together may send before somebody has read it, save small windows.
+const WINDOWS: usize = 256 << 20;
+/// A connection gets so much of what is left, so that something is left for those that come.
+const SHARE: usize = 8;
 /// Streams that may be taken back in one flight. Applications that end at once take back all of theirs, which must not
 /// cost their neighbours the connection; h2's own bound of 20 would.
 pub(crate) const TAKEN_BACK: usize = STREAMS;
@@ -31,12 +37,69 @@ pub(crate) const SINGLE_FOR: Duration = Duration::from_secs(60);
 pub(crate) const PING: Duration = Duration::from_secs(10);
 pub(crate) const PONG: Duration = Duration::from_secs(20);
 
+/// What is left of a worker's windows.
+///
+/// Bytes that nobody reads are held where they arrived, so windows are what bounds them. A stream's window cannot be taken
+/// back, so every connection gets windows by what is left when it is opened, and keeps them to its end: the first few 256
+/// KiB a stream, the twentieth about 32, and from then on 16. So a worker holds no more than 256 MiB and 16 KiB for each
+/// stream, whatever its peers send; and no stream ever waits for another one to be read.
+#[derive(Debug, Clone)]
+pub(crate) struct Windows(Rc<Cell<usize>>);
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self(Rc::new(Cell::new(WINDOWS)))
+    }
+}
+
+impl Windows {
+    /// The windows of one connection.
+    pub(crate) fn take(&self) -> Window {
+        let left = self.0.get();
+        let share = u32::try_from(left / SHARE / STREAMS).unwrap_or(STREAM_WINDOW).min(STREAM_WINDOW);
+        let stream = if share > FRAME { share - share % FRAME } else { share };
+        if stream < SMALL_WINDOW {
+            return Window { stream: SMALL_WINDOW, held: 0, of: self.0.clone() };
+        }
+        let held = stream as usize * STREAMS;
+        self.0.set(left.saturating_sub(held));
+        Window { stream, held, of: self.0.clone() }
+    }
+}
+
+/// What the peer of one connection may send before somebody has read it; to be kept as long as the connection.
+#[derive(Debug)]
+pub(crate) struct Window {
+    stream: u32,
+    held: usize,
+    of: Rc<Cell<usize>>,
+}
+
+impl Window {
+    /// Of each stream.
+    pub(super) fn stream(&self) -> u32 {
+        self.stream
+    }
+
+    /// Of the connection. No less than all its streams together: else a few that nobody reads would stop their
+    /// neighbours.
+    pub(super) fn connection(&self) -> u32 {
+        self.stream.saturating_mul(STREAMS as u32)
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.of.set(self.of.get().saturating_add(self.held));
+    }
+}
+
 /// The bounds of a client's connection for HTTP/1.1 requests.
-pub(crate) fn bound_client(builder: &mut http2::Builder<LocalExec>, limits: &Limits) {
+pub(crate) fn bound_client(builder: &mut http2::Builder<LocalExec>, limits: &Limits, window: &Window) {
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(window.stream())
+        .initial_connection_window_size(window.connection())
         .max_frame_size(FRAME)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(head_list(limits))
@@ -45,10 +108,14 @@ pub(crate) fn bound_client(builder: &mut http2::Builder<LocalExec>, limits: &Lim
 }
 
 /// The bounds of a server's connection for HTTP/1.1 requests.
-pub(crate) fn bound_server(builder: &mut server::http2::Builder<LocalExec>, limits: &Limits) {
+pub(crate) fn bound_server(
+    builder: &mut server::http2::Builder<LocalExec>,
+    limits: &Limits,
+    window: &Window,
+) {
     builder
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(window.stream())
+        .initial_connection_window_size(window.connection())
         .max_frame_size(FRAME)
         .max_concurrent_streams(STREAMS as u32)
         .max_pending_accept_reset_streams(TAKEN_BACK)
@@ -60,4 +127,26 @@ pub(crate) fn bound_server(builder: &mut server::http2::Builder<LocalExec>, limi
 /// has no more than 100.
 pub(crate) fn head_list(limits: &Limits) -> u32 {
     u32::try_from(limits.head_bytes).unwrap_or(u32::MAX).saturating_add(128 * 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_connections_share_what_a_worker_may_hold_and_give_it_back() {
+        let windows = Windows::default();
+        let few: Vec<Window> = (0..3).map(|_| windows.take()).collect();
+        assert!(few.iter().all(|window| window.stream() == STREAM_WINDOW));
+        let many: Vec<Window> = (0..500).map(|_| windows.take()).collect();
+        // A stream can always go on, and never has to wait for its neighbours.
+        assert!(many.iter().all(|window| window.stream() >= SMALL_WINDOW));
+        assert!(many.iter().all(|window| window.connection() as usize >= window.stream() as usize * STREAMS));
+        let beyond_small = |window: &Window| (window.stream() - SMALL_WINDOW) as usize * STREAMS;
+        let held: usize = few.iter().chain(&many).map(beyond_small).sum();
+        assert!(held <= WINDOWS, "{held}");
+        assert_eq!(many.last().map(Window::stream), Some(SMALL_WINDOW));
+        drop((few, many));
+        assert_eq!(windows.take().stream(), STREAM_WINDOW, "what was held has not come back");
+    }
 }

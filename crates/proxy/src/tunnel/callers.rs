@@ -16,7 +16,7 @@ use maille_core::Identity;
 use maille_tls::{Binding, ClientAlpn, TlsContext};
 use tokio::time::{sleep, timeout};
 
-use super::bounds::{CONNECTION_WINDOW, FRAME, PING, PONG, SEND_BUFFER, SINGLE_FOR, STREAM_WINDOW, STREAMS};
+use super::bounds::{FRAME, PING, PONG, SEND_BUFFER, SINGLE_FOR, STREAMS};
 use super::bytes::{ByteStream, Counted};
 use super::renewal;
 use crate::connect::{self, ConnectError, Connected, Security, Upstream};
@@ -195,10 +195,11 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
     let binding = connected.stream.binding();
     let Connected { stream, identity, generation, proof, counted: _ } = connected;
     let failed = |error: h2::Error| ConnectError::Tcp { address: to.address, reason: error.to_string() };
+    let window = worker.windows.take();
     let (sender, mut connection) = client::Builder::new()
         .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(window.stream())
+        .initial_connection_window_size(window.connection())
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(1024)
@@ -233,6 +234,7 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
             () = is_there => {}
         }
         is_over.set(true);
+        drop(window);
     });
     Ok(Opened::Many(one))
 }

@@ -9,7 +9,7 @@ use h2::{Reason, server};
 use http::{Method, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::bounds::{CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS, TAKEN_BACK};
+use super::bounds::{FRAME, SEND_BUFFER, STREAMS, TAKEN_BACK};
 use super::bytes::ByteStream;
 use super::renewal::{Renewals, is_renewal};
 use crate::departure::Stage;
@@ -30,9 +30,10 @@ enum Next<T> {
 pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, each: impl Fn(ByteStream)) {
     let local = if worker.recorder.logs_everything() { io.local_addr() } else { None };
     let renewals = Renewals::new(io.binding());
+    let window = worker.windows.take();
     let handshake = server::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(window.stream())
+        .initial_connection_window_size(window.connection())
         .max_concurrent_streams(STREAMS as u32)
         .max_pending_accept_reset_streams(TAKEN_BACK)
         .max_frame_size(FRAME)
