@@ -123,7 +123,9 @@ impl Connected {
     /// Of mutual TLS that was opened for it; empty otherwise, and for a stream of a shared connection.
     pub(crate) fn key_exchange(&self) -> &'static str {
         match &self.stream {
-            Stream::Connected(tls) if self.identity.is_some() => Negotiated::of(tls.get_ref().1).key_exchange,
+            Stream::Connected(io) if self.identity.is_some() => {
+                Negotiated::of(io.get_ref().get_ref().1).key_exchange
+            }
             _ => "",
         }
     }
@@ -242,7 +244,7 @@ pub(crate) async fn connect(
     if let Some(proof) = &proof {
         worker.servers.enter(proof);
     }
-    let stream = Stream::Connected(Box::new(stream));
+    let stream = Stream::Connected(Box::new(Prefixed::new(BytesMut::new(), stream)));
     Ok(Connected { stream, identity, generation, proof, counted: None })
 }
 
@@ -290,7 +292,7 @@ async fn connect_as_ordered(
         Ok(Ok(stream)) => {
             let is_verified = !order.insecure_skip_verify;
             let proof = is_verified.then(|| ServerProof::outside(stream.get_ref().1)).flatten();
-            let stream = Stream::Connected(Box::new(stream));
+            let stream = Stream::Connected(Box::new(Prefixed::new(BytesMut::new(), stream)));
             Ok(Connected { stream, identity: None, generation, proof, counted: None })
         }
         Ok(Err(error)) => Err(ordered_handshake(order, name, address, &HandshakeError::from_io(&error))),

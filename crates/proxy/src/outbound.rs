@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use maille_core::{Hostname, PortProtocol};
 use maille_telemetry::{Marks, Protocol, RefusalKind, Way};
-use maille_tls::ClientAlpn;
 use tokio::net::TcpStream;
 
 use crate::balance::{self, Held, Outcome, Timed, Watched, What, Wish, limits_of_opaque};
-use crate::connect::{Connected, Security, Upstream, connect};
+use crate::connect::{Connected, Security, Upstream};
 use crate::http::outbound::OutboundHttp;
 use crate::http::serve::serve_http;
 use crate::original;
@@ -37,8 +37,12 @@ pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &Listene
     let Some(dialled) = Dialled::of(&socket, spec) else { return };
     let known = worker.destinations.find(&dialled.name).await;
     let departure = Departure { worker, dialled, known };
-    if let First::Server(opened) = departure.first(&socket).await {
-        return departure.tcp(Prefixed::new(BytesMut::new(), socket), None, opened).await;
+    match departure.first(&socket).await {
+        First::Caller => {}
+        First::Server(opened) => {
+            return departure.tcp(Prefixed::new(BytesMut::new(), socket), None, opened).await;
+        }
+        First::Shed => return,
     }
     let Some((protocol, stream)) = departure.sniff(socket).await else { return };
     match protocol {
@@ -141,6 +145,8 @@ enum First {
     Caller,
     /// The server's, as far as the caller knows; opened already where it had to show that.
     Server(Option<Opened>),
+    /// Nobody's: too many wait, and it did longest.
+    Shed,
 }
 
 struct Departure<'a> {
@@ -170,7 +176,7 @@ impl Departure<'_> {
         // Where the address leads nowhere, the name that a late caller gives may still lead somewhere.
         let Ok(picked) = self.pick(None, &[]) else { return First::Caller };
         // Nothing leaves in plaintext, however late the caller speaks.
-        if picked.upstream.security != Security::Plain {
+        if plan.opaque_if_late && picked.upstream.security != Security::Plain {
             return First::Server(None);
         }
         if !plan.server_first {
@@ -178,18 +184,25 @@ impl Departure<'_> {
         }
         let server = async {
             let counted = picked.count().ok()?;
-            let connected = connect(self.worker, &picked.upstream, ClientAlpn::Tcp).await.ok()?;
+            // Given up if the caller does speak: a server that waits for it has seen a connection without a byte.
+            let mut connected = tunnel::connect(self.worker, &picked.upstream).await.ok()?;
             connected.stream.is_spoken_to().await.then_some((connected, counted))
         };
         let mut byte = [0];
-        let opened = tokio::select! {
-            biased;
-            _ = socket.peek(&mut byte) => None,
-            connected = server => connected,
+        let who = async {
+            tokio::select! {
+                biased;
+                _ = socket.peek(&mut byte) => None,
+                connected = server => connected,
+            }
         };
-        match opened {
-            Some((connected, counted)) => First::Server(Some(Box::new((picked, connected, counted)))),
-            None => First::Caller,
+        // As long as it could have been looked at, and on the same budget.
+        let longest = plan.limit.map_or(Duration::MAX, |limit| limit.saturating_sub(patience));
+        let who = self.worker.undetected.wait(Box::pin(tokio::time::timeout(longest, who))).await;
+        match who.map(|who| who.ok().flatten()) {
+            Some(Some((connected, counted))) => First::Server(Some(Box::new((picked, connected, counted)))),
+            Some(None) => First::Caller,
+            None => First::Shed,
         }
     }
 

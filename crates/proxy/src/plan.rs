@@ -29,8 +29,10 @@ pub(crate) struct Plan {
     /// How long a caller is waited for before the server gets a chance to speak first. A caller that speaks late is
     /// looked at all the same: what a name would have chosen must not leave in plaintext because it came late.
     pub(crate) patience: Option<Duration>,
-    /// Whether a server that is sent plaintext may speak first.
+    /// Whether the server may speak first, and is waited for beside the caller.
     pub(crate) server_first: bool,
+    /// A caller that has not spoken by then speaks neither TLS nor HTTP, as far as it is reached over mutual TLS.
+    pub(crate) opaque_if_late: bool,
     /// What is found counts only if it names a service of a ServiceEntry: otherwise the bytes stay opaque.
     pub(crate) only_for_entries: bool,
 }
@@ -47,6 +49,7 @@ impl Plan {
             limit,
             patience: None,
             server_first: !CLIENT_FIRST.contains(&number),
+            opaque_if_late: true,
             only_for_entries: false,
         };
         let patient = Some(UNKNOWN_PATIENCE);
@@ -59,7 +62,16 @@ impl Plan {
             }
             // HTTP's callers speak first.
             (_, PortProtocol::Http | PortProtocol::Http2) => plan(originates, false, None),
-            (_, PortProtocol::Auto) => plan(originates || may_be_outside(behind), true, detection_timeout),
+            (_, PortProtocol::Auto) => {
+                let patience = patient.filter(|_| !CLIENT_FIRST.contains(&number));
+                let patience =
+                    patience.filter(|patience| detection_timeout.is_none_or(|limit| limit > *patience));
+                Self {
+                    patience,
+                    opaque_if_late: false,
+                    ..plan(originates || may_be_outside(behind), true, detection_timeout)
+                }
+            }
             (_, PortProtocol::Tcp) => {
                 let looks = !originates && !SERVER_FIRST.contains(&number) && may_be_outside(behind);
                 let patience = patient.filter(|_| looks);
@@ -116,6 +128,24 @@ mod tests {
             assert_eq!(looks(false, PortProtocol::Tcp, number).0, nothing, "{number}");
         }
         assert_eq!(looks(true, PortProtocol::Http, 80).0, nothing);
+    }
+
+    #[test]
+    fn servers_of_undeclared_protocols_may_speak_first_but_not_where_callers_do() {
+        let patience = |number, limit| {
+            let (workload, port) =
+                (Arc::new(Workload { meshed: true, ..Workload::default() }), headless(PortProtocol::Auto));
+            let plan = Plan::of(&Behind::Headless(&workload, &port), number, limit);
+            assert!(plan.wanted.http && !plan.opaque_if_late, "a late caller may still speak HTTP");
+            plan.patience
+        };
+        assert_eq!(patience(9000, None), Some(UNKNOWN_PATIENCE));
+        for number in CLIENT_FIRST {
+            assert_eq!(patience(number, None), None, "{number}");
+        }
+        // Who detects for a shorter time goes on as opaque bytes after it anyway.
+        assert_eq!(patience(9000, Some(Duration::from_millis(100))), None);
+        assert_eq!(patience(9000, Some(Duration::from_secs(5))), Some(UNKNOWN_PATIENCE));
     }
 
     #[test]

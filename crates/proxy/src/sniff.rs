@@ -248,6 +248,18 @@ impl<S> Prefixed<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Side for Prefixed<S> {}
 
+impl<S: AsyncRead + Unpin> Prefixed<S> {
+    /// Waits until there is something to read, without taking it away; false if the peer closed. Loses nothing when given
+    /// up.
+    pub(crate) async fn is_spoken_to(&mut self) -> bool {
+        if self.prefix.is_empty() {
+            self.prefix.reserve(2048);
+            return self.io.read_buf(&mut self.prefix).await.is_ok_and(|count| count > 0);
+        }
+        true
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -22,7 +22,7 @@ pub(crate) enum Stream {
     /// TLS that this proxy accepted.
     Accepted(Box<server::TlsStream<Prefixed<TcpStream>>>),
     /// TLS that this proxy opened.
-    Connected(Box<client::TlsStream<TcpStream>>),
+    Connected(Box<Prefixed<client::TlsStream<TcpStream>>>),
     /// One of the streams of a connection between two proxies.
     Carried(Box<ByteStream>),
 }
@@ -33,7 +33,7 @@ impl Stream {
         let socket = match self {
             Self::Plain(io) => io.get_ref(),
             Self::Accepted(tls) => tls.get_ref().0.get_ref(),
-            Self::Connected(tls) => tls.get_ref().0,
+            Self::Connected(io) => io.get_ref().get_ref().0,
             Self::Carried(stream) => return stream.local_addr(),
         };
         socket.local_addr().ok()
@@ -44,7 +44,7 @@ impl Stream {
         let chosen = match self {
             Self::Plain(_) | Self::Carried(_) => None,
             Self::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
-            Self::Connected(tls) => tls.get_ref().1.alpn_protocol(),
+            Self::Connected(io) => io.get_ref().get_ref().1.alpn_protocol(),
         };
         chosen == Some(maille_tls::alpn::MAILLE_1)
     }
@@ -54,16 +54,18 @@ impl Stream {
         match self {
             Self::Plain(_) | Self::Carried(_) => None,
             Self::Accepted(tls) => Binding::of_server(tls.get_ref().1),
-            Self::Connected(tls) => Binding::of_client(tls.get_ref().1),
+            Self::Connected(io) => Binding::of_client(io.get_ref().get_ref().1),
         }
     }
 
-    /// Waits until the peer has sent something, without reading it; false if it closed, and under TLS, whose first
-    /// bytes are not the peer's words.
-    pub(crate) async fn is_spoken_to(&self) -> bool {
+    /// Waits until the server at the other end has sent something, which is still to be read then; false if it closed.
+    /// Under TLS, the server's own words count.
+    pub(crate) async fn is_spoken_to(&mut self) -> bool {
         match self {
             Self::Plain(io) => io.get_ref().peek(&mut [0]).await.is_ok_and(|count| count > 0),
-            Self::Accepted(_) | Self::Connected(_) | Self::Carried(_) => false,
+            Self::Connected(io) => io.is_spoken_to().await,
+            Self::Carried(stream) => stream.is_spoken_to().await,
+            Self::Accepted(_) => false,
         }
     }
 }

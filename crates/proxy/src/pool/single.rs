@@ -184,9 +184,7 @@ impl Pool {
     /// Drops connections that were not used for `idle` or belong to an older generation; says whether any are left.
     pub(super) fn sweep_single(&self, idle: Duration, generation: u64, terms: Option<&Arc<Terms>>) -> bool {
         let mut all = self.idle.borrow_mut();
-        all.retain(|c| {
-            c.is_good(generation) && c.since.elapsed() < idle && c.life.goes_on(terms)
-        });
+        all.retain(|c| c.is_good(generation) && c.since.elapsed() < idle && c.life.goes_on(terms));
         !all.is_empty()
     }
 }

@@ -1,6 +1,6 @@
 //! One stream of a shared connection, as the bytes of a connection of its own.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -87,6 +87,20 @@ impl ByteStream {
             };
         }
         Poll::Ready(Ok(room.min(wanted)))
+    }
+
+    /// Waits until something was received, which is still to be read then; false at the end.
+    pub(crate) async fn is_spoken_to(&mut self) -> bool {
+        if self.left.is_empty() && !self.has_been_ended {
+            match poll_fn(|cx| self.poll_more(cx)).await {
+                Ok(more) => {
+                    self.has_been_ended = more.is_empty();
+                    self.left = more;
+                }
+                Err(_) => return false,
+            }
+        }
+        !self.left.is_empty()
     }
 
     /// More of what was received, empty at the end.

@@ -25,6 +25,7 @@ mod protocols;
 mod renewal;
 mod revoked;
 mod ring;
+mod server_first;
 mod server_proof;
 mod settings;
 mod smuggling;
