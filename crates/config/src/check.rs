@@ -35,7 +35,7 @@ use crate::path::FieldPath;
 use crate::{decode, istio, suggest};
 pub(crate) use values::header_name;
 pub(crate) use view::{View, snake_case};
-pub use workloads::parse_indexes;
+pub use workloads::{MAX_INDEXED_COMPLETIONS, parse_indexes};
 
 /// A checked object.
 #[derive(Debug, Clone, PartialEq)]

@@ -29,7 +29,7 @@ pub mod sidecar;
 mod suggest;
 pub mod yaml;
 
-pub use check::{Object, check, parse_indexes, prune_nulls, warnings};
+pub use check::{MAX_INDEXED_COMPLETIONS, Object, check, parse_indexes, prune_nulls, warnings};
 pub use diagnostic::{Diagnostic, Severity};
 pub use export::exported_to;
 pub use field_error::{FieldError, FieldErrorKind};

@@ -20,6 +20,9 @@ const MAX_CRON_JOB_NAME: usize = 52;
 const MAX_JOB_NAME: usize = 63;
 /// kubernetes `maxParallelismForIndexedJob`.
 const MAX_INDEXED_PARALLELISM: i64 = 100_000;
+/// The status of an indexed Job says which of its indices are complete: with each other one, as text of half a megabyte.
+/// Kubernetes has this bound where `backoffLimitPerIndex` is set (`completionsSoftLimit`).
+pub const MAX_INDEXED_COMPLETIONS: i32 = 100_000;
 /// The value of `managedBy` that means this mesh's own controller.
 const OWN_CONTROLLER: &str = "kubernetes.io/job-controller";
 
@@ -200,6 +203,9 @@ fn check_job(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     let completions = spec.get("completions");
     if indexed && completions.is_absent() {
         errors.push(completions.required("an indexed Job has as many Pods as indices").help("a number"));
+    }
+    if indexed && completions.number().is_some_and(|n| n > i64::from(MAX_INDEXED_COMPLETIONS)) {
+        errors.push(completions.invalid("is too great").help(format!("at most {MAX_INDEXED_COMPLETIONS}")));
     }
     let parallelism = spec.get("parallelism");
     if indexed && parallelism.number().is_some_and(|n| n > MAX_INDEXED_PARALLELISM) {

@@ -7,8 +7,10 @@ use maille_config::k8s::api::core::v1::Pod;
 /// The annotation, and label, of an indexed Job's Pod.
 pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
-/// Reads a set; what is not of that form, or is not below `limit`, is left out.
+/// Reads a set; what is not of that form, or is not below `limit`, is left out. However great the limit is, there are no
+/// more than a Job may have: a status may say anything.
 pub(super) fn parse(text: &str, limit: i32) -> BTreeSet<i32> {
+    let limit = limit.min(maille_config::MAX_INDEXED_COMPLETIONS);
     let intervals = maille_config::parse_indexes(text).unwrap_or_default();
     intervals.into_iter().flat_map(|(from, to)| from..=to.min(limit - 1)).collect()
 }
@@ -47,5 +49,12 @@ mod tests {
         }
         assert_eq!(print(&parse("0-9", 4)), "0-3", "indexes beyond the number of completions do not count");
         assert_eq!(print(&parse("x", 4)), "");
+        assert_eq!(
+            print(&parse("0-2147483647", i32::MAX)),
+            "0-99999",
+            "a status is not believed beyond the bound"
+        );
+        let odd: BTreeSet<i32> = (1..maille_config::MAX_INDEXED_COMPLETIONS).step_by(2).collect();
+        assert!(print(&odd).len() < 512 * 1024, "the longest status is too long");
     }
 }
