@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use maille_core::TrustDomain;
@@ -17,6 +18,28 @@ pub(crate) struct ControlPlaneArgs {
     /// Trust domain of every identity, unless the ConfigMap `istio` names one.
     #[arg(long, env = "TRUST_DOMAIN", default_value = maille_core::DEFAULT_TRUST_DOMAIN)]
     trust_domain: String,
+    /// Lifetime of workload certificates when none is asked for.
+    #[arg(long, env = "DEFAULT_WORKLOAD_CERT_TTL", value_name = "TIME", default_value = "24h", value_parser = lifetime)]
+    default_workload_cert_ttl: Duration,
+    /// Longest lifetime that may be asked for; more is refused.
+    #[arg(long, env = "MAX_WORKLOAD_CERT_TTL", value_name = "TIME", default_value = "2160h", value_parser = lifetime)]
+    max_workload_cert_ttl: Duration,
+    /// Accounts (namespace/account, with commas between) of node proxies, which may ask for certificates of the workloads
+    /// of their node; nobody unless given.
+    #[arg(long, env = "CA_TRUSTED_NODE_ACCOUNTS", value_name = "ACCOUNTS", default_value = "")]
+    ca_trusted_node_accounts: maille_kube::TrustedNodeAccounts,
+    /// File to which a line of JSON is appended for each certificate issued or refused.
+    #[arg(long, env = "CA_AUDIT_LOG", value_name = "FILE")]
+    ca_audit_log: Option<PathBuf>,
+    /// Issue nothing that cannot be written to that file.
+    #[arg(long, env = "CA_AUDIT_REQUIRED", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    ca_audit_required: bool,
+}
+
+/// A lifetime as Istio writes it: 24h, 30m, 45s; at least a second.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let read = maille_config::duration::parse(text).filter(|time| *time >= Duration::from_secs(1));
+    read.ok_or_else(|| format!("'{text}' is no lifetime such as 24h, 30m or 45s, of a second at least"))
 }
 
 /// Runs the control plane until SIGTERM.
@@ -24,7 +47,18 @@ pub(crate) fn control_plane(args: ControlPlaneArgs) -> Result<()> {
     let _log = log_to_stdout();
     crate::choose_crypto();
     let trust_domain = TrustDomain::parse(&args.trust_domain)?;
-    let options = maille_kube::ControlPlaneOptions::new(trust_domain);
+    let (default_ttl, max_ttl) = (args.default_workload_cert_ttl, args.max_workload_cert_ttl);
+    anyhow::ensure!(
+        default_ttl <= max_ttl,
+        "DEFAULT_WORKLOAD_CERT_TTL ({default_ttl:?}) is longer than MAX_WORKLOAD_CERT_TTL ({max_ttl:?})"
+    );
+    let mut options = maille_kube::ControlPlaneOptions::new(trust_domain);
+    let node_accounts = args.ca_trusted_node_accounts;
+    options.issue_rules = maille_kube::IssueRules { default_ttl, max_ttl, node_accounts };
+    options.audit = maille_kube::AuditOptions {
+        file: args.ca_audit_log.filter(|file| !file.as_os_str().is_empty()),
+        required: args.ca_audit_required,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(maille_kube::run_control_plane(options))
 }

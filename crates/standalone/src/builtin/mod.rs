@@ -9,7 +9,9 @@ use std::net::Ipv4Addr;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use maille_config::k8s::api::apps::v1::Deployment;
-use maille_config::k8s::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
+use maille_config::k8s::api::core::v1::{
+    ConfigMap, Namespace, PersistentVolumeClaim, Service, ServiceAccount,
+};
 use maille_config::k8s::api::discovery::v1::EndpointSlice;
 use maille_config::mesh::{CONFIG_KEY, CONFIG_MAP};
 use maille_core::{ROOT_NAMESPACE, ports};
@@ -21,6 +23,10 @@ use crate::address::BINARY_IN_CONTAINERS;
 
 /// The configuration that a mesh begins with: the defaults, with what they mean.
 const MESH_CONFIGURATION: &str = include_str!("mesh.yaml");
+
+/// The claim with the log of what the authority issues and refuses, and where the control plane sees it.
+const AUDIT_CLAIM: &str = "istiod-audit";
+const AUDIT_DIRECTORY: &str = "/var/lib/maille/audit";
 
 /// Where the parts of the node answer.
 #[derive(Debug, Clone)]
@@ -41,6 +47,8 @@ pub async fn apply(client: &Client, options: &BuiltinOptions) -> Result<(), Buil
     ensure::<Service>(Api::namespaced(client.clone(), "kube-system"), dns_service(options)).await?;
     ensure::<EndpointSlice>(Api::namespaced(client.clone(), "kube-system"), dns_endpoints(options)).await?;
     create_missing::<ConfigMap>(Api::namespaced(client.clone(), ROOT_NAMESPACE), mesh_configuration())
+        .await?;
+    create_missing::<PersistentVolumeClaim>(Api::namespaced(client.clone(), ROOT_NAMESPACE), audit_claim())
         .await?;
     let account = json!({"metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE}});
     ensure::<ServiceAccount>(Api::namespaced(client.clone(), ROOT_NAMESPACE), account).await?;
@@ -145,6 +153,17 @@ fn control_service() -> Value {
     })
 }
 
+/// Where the authority writes down what it issues and refuses: on the disk, where it outlives the control plane's Pod.
+fn audit_claim() -> Value {
+    json!({
+        "metadata": {"name": AUDIT_CLAIM, "namespace": ROOT_NAMESPACE},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}
+        }
+    })
+}
+
 fn control_plane() -> Value {
     json!({
         "metadata": {"name": "istiod", "namespace": ROOT_NAMESPACE, "labels": {"app": "istiod"}},
@@ -167,6 +186,8 @@ fn control_plane() -> Value {
                         "name": "discovery",
                         "image": "maille:latest",
                         "command": [BINARY_IN_CONTAINERS, "control-plane"],
+                        "env": [{"name": "CA_AUDIT_LOG", "value": format!("{AUDIT_DIRECTORY}/issued.jsonl")}],
+                        "volumeMounts": [{"name": "audit", "mountPath": AUDIT_DIRECTORY}],
                         "ports": [
                             {"name": "https-dns", "containerPort": ports::DISCOVERY},
                             {"name": "http-monitoring", "containerPort": ports::CONTROL_MONITORING}
@@ -175,7 +196,8 @@ fn control_plane() -> Value {
                             "httpGet": {"path": "/ready", "port": ports::CONTROL_MONITORING},
                             "periodSeconds": 1
                         }
-                    }]
+                    }],
+                    "volumes": [{"name": "audit", "persistentVolumeClaim": {"claimName": AUDIT_CLAIM}}]
                 }
             }
         }
@@ -212,6 +234,7 @@ mod tests {
             serde_json::from_value::<Service>(service).expect("a Service");
         }
         serde_json::from_value::<EndpointSlice>(dns_endpoints(&options)).expect("an EndpointSlice");
+        serde_json::from_value::<PersistentVolumeClaim>(audit_claim()).expect("a PersistentVolumeClaim");
         let deployment: Deployment = serde_json::from_value(control_plane()).expect("a Deployment");
         let template = deployment.spec.template.spec.expect("a template");
         assert_eq!(
