@@ -82,6 +82,11 @@ impl ApiError {
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { code: 404, .. })
     }
+
+    /// Whether the object has changed since it was read, or is there already.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused { code: 409, .. })
+    }
 }
 
 /// A connection to the Kubernetes API.

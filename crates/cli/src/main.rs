@@ -81,6 +81,10 @@ enum People {
     /// Commands that istioctl has under `x`: describe, authz check
     #[command(name = "experimental", visible_aliases = ["x", "exp"])]
     Experimental(commands::experimental::ExperimentalArgs),
+    /// Show and replace the authority, its roots and what it issues, and revoke
+    Ca(commands::ca::CaArgs),
+    /// Find what ends soon, and fail before it does
+    Check(commands::check::CheckArgs),
     /// Print the version
     Version(commands::version::VersionArgs),
 }
@@ -143,7 +147,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: People) -> anyhow::Result<Outcome> {
-    use commands::{analyze, apply, authz, dashboard, delete, down, exec, experimental, flows, get, logs};
+    use commands::{
+        analyze, apply, authz, ca, check, dashboard, delete, down, exec, experimental, flows, get, logs,
+    };
     use commands::{proxy_config, proxy_status, status, up, validate, version};
     choose_crypto();
     match command {
@@ -163,6 +169,8 @@ fn run(command: People) -> anyhow::Result<Outcome> {
         People::ProxyConfig(args) => on_runtime(proxy_config::run(args)),
         People::ProxyStatus(args) => on_runtime(proxy_status::run(args)),
         People::Experimental(args) => on_runtime(experimental::run(args)),
+        People::Check(args) => on_runtime(check::run(args)),
+        People::Ca(args) => on_runtime(ca::run(args)),
         People::Version(args) => on_runtime(version::run(args)),
     }
 }

@@ -24,6 +24,8 @@ pub struct Dump {
     pub secrets: Vec<Value>,
     /// `DynamicSecret`s that are not there yet.
     pub warming_secrets: Vec<Value>,
+    /// What mutual TLS negotiates, and by which revocations it judges; null where that is not known, as of Envoy.
+    pub tls: Value,
 }
 
 /// Why text is no dump.
@@ -54,6 +56,7 @@ impl Dump {
             endpoints: endpoints::cluster_statuses(&known),
             secrets: secrets::active(&known),
             warming_secrets: Vec::new(),
+            tls: secrets::tls(&known),
         }
     }
 
@@ -100,6 +103,9 @@ impl Dump {
         for name in ["staticEndpointConfigs", "dynamicEndpointConfigs"] {
             self.endpoints.extend(inner(name, "/endpointConfig").iter().map(of_assignment));
         }
+        if let Some(tls) = section.get("tls") {
+            self.tls = tls.clone();
+        }
         self.secrets.extend(list("dynamicActiveSecrets"));
         self.warming_secrets.extend(list("dynamicWarmingSecrets"));
     }
@@ -142,7 +148,16 @@ impl Dump {
         ]}))
     }
 
-    /// What `proxy-config secret -o json` prints.
+    /// What `proxy-config secret -o json` prints: Envoy's section, and what Maille has beside it.
+    pub fn secrets_shown(&self) -> Value {
+        let mut section = self.secret_section();
+        if let Some(fields) = section.as_object_mut().filter(|_| !self.tls.is_null()) {
+            fields.insert("tls".to_owned(), self.tls.clone());
+        }
+        section
+    }
+
+    /// Envoy's `SecretsConfigDump`.
     pub fn secret_section(&self) -> Value {
         let mut fields = Map::new();
         fields.insert("dynamicActiveSecrets".to_owned(), json!(self.secrets));

@@ -29,6 +29,23 @@ pub(crate) fn active(known: &Known<'_>) -> Vec<Value> {
     own.into_iter().chain(bundle).collect()
 }
 
+/// What Envoy has no section for: `keyExchanges` offered and accepted in order of preference, `oldestVersion` of TLS,
+/// `revocations` in force (its version; null: none), and `handshakes` since the start by what they came to.
+pub(crate) fn tls(known: &Known<'_>) -> Value {
+    let Some(tls) = known.dump.certificates.as_ref().and_then(|all| all.tls.as_ref()) else {
+        return Value::Null;
+    };
+    let handshakes = tls.handshakes.iter().map(|of| {
+        json!({"side": of.side, "keyExchange": of.key_exchange, "version": of.version, "count": of.count})
+    });
+    json!({
+        "keyExchanges": tls.key_exchanges,
+        "oldestVersion": tls.oldest_version,
+        "revocations": Some(&tls.revocations).filter(|version| !version.is_empty()),
+        "handshakes": handshakes.collect::<Vec<_>>(),
+    })
+}
+
 /// When the bundle came; before the first one, when the certificate that brought its roots did.
 fn updated<'k>(known: &'k Known<'_>, trust_domain: &str) -> Option<&'k str> {
     let bundle =

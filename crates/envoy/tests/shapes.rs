@@ -321,7 +321,12 @@ fn certified() -> (Dump, maille_testkit::TestAuthority) {
         trust_domain: "cluster.local".into(),
         certificates: vec![authority.roots_pem()],
     };
-    dump.certificates = Some(wire::Certificates { workload: Some(own), roots: vec![roots] });
+    let tls = wire::TlsInUse {
+        key_exchanges: texts(&["X25519MLKEM768", "X25519"]),
+        oldest_version: "TLSv1.2".into(),
+        ..Default::default()
+    };
+    dump.certificates = Some(wire::Certificates { workload: Some(own), roots: vec![roots], tls: Some(tls) });
     (Dump::of_proxy(&dump), authority)
 }
 
@@ -358,6 +363,24 @@ fn secrets_have_the_layout_that_scripts_decode_and_no_key() {
     );
     assert_eq!(roots, authority.roots_pem());
     assert!(!dump.to_config_dump().to_string().contains("PRIVATE"));
+}
+
+/// Beside Envoy's section, where readers of that do not look; and not in the raw dump, which Envoy's schema must take.
+#[test]
+fn what_tls_negotiates_is_shown_beside_the_secrets() {
+    let (dump, _) = certified();
+    let shown = dump.secrets_shown();
+    assert_eq!(shown["dynamicActiveSecrets"], dump.secret_section()["dynamicActiveSecrets"]);
+    assert_eq!(shown["tls"]["keyExchanges"][0], "X25519MLKEM768");
+    assert_eq!(
+        (&shown["tls"]["oldestVersion"], &shown["tls"]["revocations"]),
+        (&"TLSv1.2".into(), &Value::Null)
+    );
+    assert!(!dump.to_config_dump().to_string().contains("key_exchanges"));
+    let read = Dump::read(shown.to_string().as_bytes()).expect("a section alone is read, too");
+    assert_eq!((read.tls, read.secrets), (dump.tls.clone(), dump.secrets));
+    let envoys = Dump::read(dump.to_config_dump().to_string().as_bytes()).expect("read");
+    assert!(envoys.secrets_shown().get("tls").is_none(), "of Envoy it is not known");
 }
 
 #[test]

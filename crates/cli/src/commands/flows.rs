@@ -261,7 +261,7 @@ pub(crate) fn by(flow: &Flow) -> String {
 }
 
 /// Reads 30s, 5m, 2h or a bare number of seconds.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text.as_bytes().last() {
         Some(b's') => (&text[..text.len() - 1], 1),
         Some(b'm') => (&text[..text.len() - 1], 60),

@@ -4,6 +4,8 @@ pub(crate) mod admin;
 pub(crate) mod analyze;
 pub(crate) mod apply;
 pub(crate) mod authz;
+pub(crate) mod ca;
+pub(crate) mod check;
 pub(crate) mod dashboard;
 pub(crate) mod delete;
 pub(crate) mod describe;

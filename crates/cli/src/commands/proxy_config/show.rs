@@ -216,9 +216,54 @@ pub(super) async fn secret(args: SecretArgs) -> Result<()> {
             out!("No active or warming secrets found.");
             Ok(())
         }
-        Form::Short => print_table(&secret_table(&dump), ""),
-        _ => print(&dump.secret_section(), form),
+        Form::Short => {
+            print_table(&secret_table(&dump), "")?;
+            let lines = tls_lines(&dump.tls);
+            // Scripts that know istioctl's table get that and nothing else.
+            if !lines.is_empty() && !crate::called::as_istioctl() {
+                out!("");
+                write_out(&crate::output::aligned(&lines));
+            }
+            Ok(())
+        }
+        _ => print(&dump.secrets_shown(), form),
     }
+}
+
+/// What the proxy's mutual TLS negotiates, and by which revocations it judges; nothing of what is not known.
+fn tls_lines(tls: &Value) -> Vec<Vec<String>> {
+    if !tls.is_object() {
+        return Vec::new();
+    }
+    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    let exchanges: Vec<String> = tls["keyExchanges"].as_array().into_iter().flatten().map(text).collect();
+    let hybrid_only = exchanges.len() == 1 && exchanges.iter().all(|name| name.contains("MLKEM"));
+    let policy = if hybrid_only { ", and nothing else: post-quantum is required" } else { "" };
+    let mut lines = vec![
+        vec![
+            "KEY EXCHANGE".to_owned(),
+            format!("{} ({} and up){policy}", exchanges.join(", "), text(&tls["oldestVersion"])),
+        ],
+        vec![
+            "REVOCATIONS".to_owned(),
+            tls["revocations"]
+                .as_str()
+                .map_or_else(|| "none".to_owned(), |version| format!("version {version}")),
+        ],
+    ];
+    for (number, handshakes) in tls["handshakes"].as_array().into_iter().flatten().enumerate() {
+        lines.push(vec![
+            if number == 0 { "HANDSHAKES".to_owned() } else { String::new() },
+            format!(
+                "{} as {}: {}, {}",
+                handshakes["count"].as_u64().unwrap_or(0),
+                text(&handshakes["side"]),
+                text(&handshakes["keyExchange"]),
+                text(&handshakes["version"])
+            ),
+        ]);
+    }
+    lines
 }
 
 fn secret_table(dump: &Dump) -> Table {
@@ -317,5 +362,28 @@ fn note_if_nothing_called(dump: &Dump, form: Form) {
         |cluster: &Value| cluster["name"].as_str().is_some_and(|name| name.starts_with("outbound|"));
     if form == Form::Short && !dump.clusters.is_empty() && !dump.clusters.iter().any(is_outbound) {
         eprintln!("{NOTHING_CALLED}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_exchange_and_the_revocations_stand_below_the_table() {
+        let tls = json!({
+            "keyExchanges": ["X25519MLKEM768"], "oldestVersion": "TLSv1.3", "revocations": null,
+            "handshakes": [{"side": "client", "keyExchange": "X25519MLKEM768", "version": "TLSv1.3", "count": 3}]
+        });
+        let lines: Vec<String> = tls_lines(&tls).iter().map(|line| line.join(" | ")).collect();
+        assert_eq!(
+            lines,
+            [
+                "KEY EXCHANGE | X25519MLKEM768 (TLSv1.3 and up), and nothing else: post-quantum is required",
+                "REVOCATIONS | none",
+                "HANDSHAKES | 3 as client: X25519MLKEM768, TLSv1.3",
+            ]
+        );
+        assert!(tls_lines(&Value::Null).is_empty(), "of Envoy nothing is known");
     }
 }
