@@ -8,6 +8,7 @@ mod providers;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use maille_core::TrustDomain;
 use crate::proxy_config::ProxyConfig;
 pub use check::check;
 pub(crate) use config_map::check_object;
+pub use tls::MeshTls;
 
 /// Name of the ConfigMap, in namespace `istio-system`.
 pub const CONFIG_MAP: &str = "istio";
@@ -48,6 +50,8 @@ pub struct MeshConfig {
     pub protocol_detection_timeout: Option<Duration>,
     /// `extensionProviders`, those for external authorization; names are unique.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// `meshMTLS`: what mutual TLS of the mesh may negotiate.
+    pub mesh_tls: MeshTls,
     /// `maille.explainInResponse`, the one field that Istio does not have: refusals carry their reason in a response
     /// header. Default false: callers learn of policies what their refusals show.
     pub explain_in_response: bool,
@@ -66,6 +70,7 @@ impl Default for MeshConfig {
             access_log: AccessLog::default(),
             protocol_detection_timeout: None,
             extension_providers: Vec::new(),
+            mesh_tls: MeshTls::default(),
             explain_in_response: false,
         }
     }

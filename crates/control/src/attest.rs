@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use maille_core::{Identity, NamespacedName, TrustDomain};
 use tokio::time::Instant;
 
+use crate::connection::PeerCertificate;
 use crate::hub::Hub;
 use crate::world::{Pod, World};
 
@@ -77,9 +78,21 @@ pub struct Peer {
     pod: Arc<Pod>,
     address: IpAddr,
     proof: Proof,
+    /// What its connection stands on.
+    certificate: Option<PeerCertificate>,
 }
 
 impl Peer {
+    /// The same, on a connection that stands on this certificate.
+    pub(crate) fn on(self, certificate: PeerCertificate) -> Self {
+        Self { certificate: Some(certificate), ..self }
+    }
+
+    /// Why the certificate is revoked that its connection stands on, if it is.
+    pub(crate) fn revoked(&self, world: &World) -> Option<String> {
+        self.certificate.as_ref()?.revoked(world)
+    }
+
     /// The identity proved.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -212,7 +225,7 @@ pub async fn attest(
     {
         return Err(AttestError::OtherPod { address, pod: pod.name.clone(), bound: name });
     }
-    Ok(Peer { identity, domain, pod, address, proof })
+    Ok(Peer { identity, domain, pod, address, proof, certificate: None })
 }
 
 fn own(domain: &maille_core::TrustDomain, namespace: &str, account: &str) -> Result<Identity, AttestError> {

@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use maille_core::Identity;
+use maille_core::{Identity, TrustDomain};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
+
+use crate::world::World;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -26,8 +28,20 @@ pub struct PeerInfo {
 pub struct PeerCertificate {
     /// The identity it proves.
     pub identity: Identity,
+    /// When it starts.
+    pub not_before: SystemTime,
     /// When it ends.
     pub not_after: SystemTime,
+    /// Its serial number, lower-case hexadecimal.
+    pub serial: String,
+}
+
+impl PeerCertificate {
+    /// Why it is revoked, if it is.
+    pub fn revoked(&self, world: &World) -> Option<String> {
+        let is_own = |domain: &TrustDomain| world.config().is_own(domain);
+        world.revocations().revokes(&self.identity, &self.serial, self.not_before, is_own)
+    }
 }
 
 /// A TLS connection together with who is at its other end.

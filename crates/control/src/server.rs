@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::stream;
-use maille_core::{Clock, TrustDomain};
+use maille_core::{Clock, Identity, TrustDomain};
 use maille_pki::{Authority, JwtKeys, TrustBundles, generate_key, leaf_facts, renew_at};
 use maille_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use maille_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use maille_proto::flows::flows_server::FlowsServer;
 use maille_proto::identity::identity_server::IdentityServer;
-use maille_tls::Trust;
-use maille_tls::control::{Credential, discovery_server};
+use maille_tls::control::{Credential, discovery_server_by};
+use maille_tls::{KeyExchange, Parameters, Revoked, Trust};
 use maille_xds::limits::MAX_REQUEST_BYTES;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
@@ -35,7 +35,7 @@ use crate::identity::{IdentityService, MAX_MINT_REQUEST_BYTES};
 use crate::metrics::Metrics;
 use crate::places::{Place, Places};
 use crate::proxies::Proxies;
-use crate::world::{Event, Key};
+use crate::world::{Event, Key, World};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -158,6 +158,7 @@ impl ControlPlane {
         let mut trust = self.hub.subscribe();
         trust.watch(Key::Settings);
         trust.watch(Key::Trust);
+        trust.watch(Key::Revocations);
         let mut made_for = self.serves_for();
         let (config, renewal) = self.serving_config()?;
         let mut due = Instant::now() + renewal;
@@ -265,17 +266,20 @@ impl ControlPlane {
 
     /// What the serving configuration is made of, beside names: whose certificates are accepted, by which roots, and who
     /// signs.
-    fn serves_for(&self) -> (Vec<TrustDomain>, Option<(String, String)>) {
+    fn serves_for(&self) -> ServesFor {
         let authority = self.authority.load();
         let authority =
             authority.as_ref().map(|authority| (authority.signer().to_owned(), authority.roots_pem()));
-        (self.domains(), authority)
+        let snapshot = self.hub.snapshot();
+        let revoked = barred(&snapshot.world).ok();
+        ServesFor { domains: self.domains(), authority, revoked, parameters: parameters(&snapshot.world) }
     }
 
     /// A serving configuration with a new certificate, and when to make the next.
     fn serving_config(&self) -> Result<(Arc<ServerConfig>, Duration), ServeError> {
         let authority = self.authority.load_full().ok_or(ServeError::NoAuthority)?;
-        let config = self.hub.snapshot().world.config().clone();
+        let snapshot = self.hub.snapshot();
+        let (world, config) = (&snapshot.world, snapshot.world.config());
         let names = serving_names(&config.system_namespace, &config.cluster_domain);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let key = generate_key()?;
@@ -284,8 +288,48 @@ impl ControlPlane {
         let credential = Credential::from_pem(&issued.chain_text(), &key.to_pem())?;
         let trust = trust_of(&authority, &config.trust_domain, &config.trust_domain_aliases)?;
         let renewal = renew_at(issued.not_before, issued.not_after, 0.0).duration_since(now);
-        Ok((discovery_server(&credential, &trust)?, renewal.unwrap_or_default().max(Duration::from_secs(1))))
+        let revoked = barred(world)?;
+        let config = discovery_server_by(&credential, &trust.without(revoked), &parameters(world))?;
+        Ok((config, renewal.unwrap_or_default().max(Duration::from_secs(1))))
     }
+}
+
+/// What a serving configuration is made of, beside names.
+#[derive(Debug, PartialEq)]
+struct ServesFor {
+    /// Whose certificates are accepted.
+    domains: Vec<TrustDomain>,
+    /// Who signs, and the roots.
+    authority: Option<(String, String)>,
+    revoked: Option<Arc<Revoked>>,
+    parameters: Parameters,
+}
+
+/// Who is refused in the handshake: those who get no other certificate either, and whom an authority has revoked. Who has
+/// but lost one certificate hears of it instead, and asks for another.
+fn barred(world: &World) -> Result<Arc<Revoked>, ServeError> {
+    let config = world.config();
+    let (revocations, own) =
+        (world.revocations(), || config.trust_domain_aliases.iter().chain([&config.trust_domain]));
+    let for_ever = revocations.identities().iter().filter(|(_, before)| before.is_none());
+    let names = for_ever.flat_map(|(identity, _)| {
+        let other = |domain: &TrustDomain| {
+            Identity::new(domain.clone(), identity.namespace(), identity.service_account()).ok()
+        };
+        let aliases: Vec<_> = match config.is_own(identity.trust_domain()) {
+            true => own().filter_map(other).collect(),
+            false => vec![identity.clone()],
+        };
+        aliases.into_iter().map(|identity| (identity, None))
+    });
+    Ok(Arc::new(Revoked::new(String::new(), [], names, revocations.crls().to_vec())?))
+}
+
+/// What the port negotiates: the same as proxies among each other.
+fn parameters(world: &World) -> Parameters {
+    let tls = &world.config().mesh_tls;
+    let known = tls.key_exchanges.iter().filter_map(|name| KeyExchange::named(name));
+    Parameters { key_exchanges: known.collect(), tls13_only: tls.tls13_only }
 }
 
 fn trust_of(
@@ -386,7 +430,8 @@ impl Acceptor {
                 if facts.not_after <= self.clock.now() {
                     return Err(format!("certificate of {identity} has expired"));
                 }
-                Some(PeerCertificate { identity, not_after: facts.not_after })
+                let (not_before, not_after) = (facts.not_before, facts.not_after);
+                Some(PeerCertificate { identity, not_before, not_after, serial: facts.serial })
             }
         };
         Ok(PeerStream { stream, info: PeerInfo { address, certificate }, _place: place })

@@ -272,6 +272,10 @@ impl View for PeerView {
             status = self.end.wait() => return Err(status),
         };
         self.check()?;
+        if let Some(reason) = self.peer.revoked(&self.subscription.snapshot().world) {
+            tracing::warn!(target: "maille::audit", pod = %self.own, reason, "proxy's stream ends");
+            self.end.revoke(reason);
+        }
         self.metrics.woken.inc();
         self.follow_root_namespace();
         let mut dirty: Vec<_> = keys.iter().flat_map(|key| self.dirty_by(key)).collect();

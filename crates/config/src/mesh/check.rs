@@ -6,7 +6,7 @@ use maille_core::{TrustDomain, is_dns_label};
 use serde_json::Value;
 
 use super::spec::{AccessLogEncoding, InboundMode, MeshConfigSpec, OutboundMode};
-use super::{AccessLog, MeshConfig, fields, providers};
+use super::{AccessLog, MeshConfig, fields, providers, tls};
 use crate::check::View;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::field_error::{FieldError, FieldErrorKind};
@@ -45,7 +45,7 @@ fn check_value(value: &Value) -> Result<MeshConfig, Vec<FieldError>> {
     let (trust_domain, trust_domain_aliases) = check_trust_domains(&view, &mut errors);
     check_root_namespace(&view.get("rootNamespace"), &mut errors);
     check_access_log(&view, &mut errors);
-    check_mesh_tls(&view.get("meshMTLS"), &mut errors);
+    let mesh_tls = tls::check(&view.get("meshMTLS"), &mut errors);
     let default_config = proxy_config::read(&view.get("defaultConfig"), &mut errors);
     let detection = view.get("protocolDetectionTimeout");
     let detection = detection.text().and_then(|text| check_duration(&detection, text, false, &mut errors));
@@ -68,6 +68,7 @@ fn check_value(value: &Value) -> Result<MeshConfig, Vec<FieldError>> {
             },
             protocol_detection_timeout: detection.filter(|timeout| !timeout.is_zero()),
             extension_providers,
+            mesh_tls,
             explain_in_response: spec.maille.explain_in_response,
         }),
         _ => Err(errors),
@@ -134,32 +135,6 @@ fn check_access_log(view: &View<'_>, errors: &mut Vec<FieldError>) {
                 )
                 .help("write ALLOW_ANY or REGISTRY_ONLY"),
         );
-    }
-}
-
-/// `meshMTLS`: TLS between proxies, which is 1.2 or better, and the suites of the library.
-fn check_mesh_tls(tls: &View<'_>, errors: &mut Vec<FieldError>) {
-    const REASON: &str = "mutual TLS is TLS 1.3 or 1.2 with the suites of the library";
-    let oldest = tls.get("minProtocolVersion");
-    if oldest.text() == Some("TLSV1_3") {
-        errors.push(
-            oldest
-                .error(
-                    FieldErrorKind::NotEnforced,
-                    format!("minProtocolVersion TLSV1_3 is not enforced: {REASON}"),
-                )
-                .help("leave it out: proxies of the mesh agree upon TLS 1.3 among each other"),
-        );
-    }
-    for field in ["maxProtocolVersion", "ecdhCurves", "cipherSuites"] {
-        let value = tls.get(field);
-        if !(value.is_empty() || value.text() == Some("TLS_AUTO")) {
-            errors.push(
-                value
-                    .error(FieldErrorKind::NotEnforced, format!("{field} is not enforced: {REASON}"))
-                    .help("leave it out"),
-            );
-        }
     }
 }
 

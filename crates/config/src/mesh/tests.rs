@@ -68,7 +68,7 @@ trustDomainAliases: [td-old, corp.example]
 pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
 outboundTrafficPolicy: {mode: REGISTRY_ONLY}
 inboundTrafficPolicy: {mode: LOCALHOST}
-meshMTLS: {minProtocolVersion: TLSV1_2}
+meshMTLS: {minProtocolVersion: TLSV1_3, ecdhCurves: [P-256, P-521, X25519]}
 defaultConfig:
   holdApplicationUntilProxyStarts: true
   proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}
@@ -113,6 +113,7 @@ extensionProviders:
         },
         access_log: AccessLog::Json,
         protocol_detection_timeout: Some(Duration::from_millis(1500)),
+        mesh_tls: MeshTls { key_exchanges: vec!["P-256".to_owned(), "X25519".to_owned()], tls13_only: true },
         explain_in_response: true,
         extension_providers: vec![
             ExtensionProvider {
@@ -179,7 +180,12 @@ fn what_istio_does_and_the_mesh_does_not_is_refused() {
         ("pathNormalization: {normalization: merge}\n", "1:36 ML0105 pathNormalization.normalization"),
         ("enableAutoMtls: false\n", "1:17 ML0108 enableAutoMtls"),
         ("connectTimeout: 1s\n", "1:17 ML0108 connectTimeout"),
-        ("meshMTLS: {minProtocolVersion: TLSV1_3}\n", "1:32 ML0108 meshMTLS.minProtocolVersion"),
+        ("meshMTLS: {ecdhCurves: [X25519, brainpool]}\n", "1:33 ML0106 meshMTLS.ecdhCurves[1]"),
+        ("meshMTLS: {ecdhCurves: [P-256, P-256]}\n", "1:32 ML0106 meshMTLS.ecdhCurves[1]"),
+        ("meshMTLS: {ecdhCurves: [P-521]}\n", "1:24 ML0108 meshMTLS.ecdhCurves"),
+        ("meshMTLS: {ecdhCurves: X25519MLKEM768}\n", "1:24 ML0106 meshMTLS.ecdhCurves"),
+        ("meshMTLS: {ecdhCurves: [7]}\n", "1:25 ML0106 meshMTLS.ecdhCurves[0]"),
+        ("meshMTLS: {maxProtocolVersion: TLSV1_2}\n", "1:32 ML0108 meshMTLS.maxProtocolVersion"),
         ("meshMTLS: {minProtocolVersion: TLSV1_1}\n", "1:32 ML0105 meshMTLS.minProtocolVersion"),
         ("meshMTLS: {cipherSuites: [A]}\n", "1:26 ML0108 meshMTLS.cipherSuites"),
         ("inboundTrafficPolicy: {mode: LOOPBACK}\n", "1:30 ML0105 inboundTrafficPolicy.mode"),
@@ -390,4 +396,16 @@ proptest::proptest! {
     ) {
         let _ = check(&words.concat());
     }
+}
+
+#[test]
+fn key_exchanges_keep_their_order_and_one_alone_is_demanded() {
+    let only = |yaml: &str| read(&format!("meshMTLS: {{{yaml}}}\n")).mesh_tls.is_post_quantum_only();
+    assert!(only("ecdhCurves: [X25519MLKEM768]"));
+    assert!(only("ecdh_curves: [X25519MLKEM768, P-521]"), "what nobody can negotiate changes nothing");
+    for other in ["", "ecdhCurves: []", "ecdhCurves: [X25519MLKEM768, X25519]", "ecdhCurves: [X25519]"] {
+        assert!(!only(other), "{other}");
+    }
+    let tls = read("meshMTLS: {ecdhCurves: [P-384, X25519MLKEM768]}\n").mesh_tls;
+    assert_eq!((tls.key_exchanges.join(" ").as_str(), tls.tls13_only), ("P-384 X25519MLKEM768", false));
 }

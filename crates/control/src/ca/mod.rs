@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use crate::attest::{Peer, Shown, TokenReviewer, attest};
 use crate::audit::{AuditLog, Refusal};
-use crate::connection::PeerInfo;
+use crate::connection::{PeerCertificate, PeerInfo};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::rate::{Rate, RateLimit};
@@ -139,8 +139,11 @@ impl CertificateService {
             value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")).map(str::trim)
         });
         let now = self.clock.now();
-        // A connection may outlive the certificate it was opened with.
-        let certificate = info.certificate.as_ref().filter(|c| c.not_after > now);
+        // A connection may outlive the certificate it was opened with. One that is revoked proves nothing, but a token may
+        // get another.
+        let world = &self.hub.snapshot().world;
+        let holds = |c: &&PeerCertificate| c.not_after > now && c.revoked(world).is_none();
+        let certificate = info.certificate.as_ref().filter(holds);
         let shown = Shown { certificate: certificate.map(|c| &c.identity), token };
         attest(&self.hub, self.reviewer.as_ref(), info.address, shown).await.map_err(|error| {
             if error.is_temporary() {

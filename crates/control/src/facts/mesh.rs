@@ -40,6 +40,9 @@ pub fn mesh_settings(world: &World, client: Client<'_>) -> wire::MeshSettings {
         access_log: log.into(),
         explain_in_response: config.explain_in_response,
         deliver_to_localhost: config.deliver_to_localhost,
+        post_quantum_only: config.mesh_tls.is_post_quantum_only(),
+        key_exchanges: config.mesh_tls.key_exchanges.clone(),
+        tls13_only: config.mesh_tls.tls13_only,
         ..Default::default()
     }
 }

@@ -43,7 +43,7 @@ impl Flows for FlowService {
         let (peer, expires) =
             attest_stream(&request, &self.hub, self.reviewer.as_ref(), self.clock.as_ref()).await?;
         let mut reports = request.into_inner();
-        let mut end = StreamEnd { expires, stopping: self.stopping.clone() };
+        let mut end = StreamEnd { expires, stopping: self.stopping.clone(), revoked: None };
         let mut received = 0;
         loop {
             let report = tokio::select! {
@@ -54,6 +54,9 @@ impl Flows for FlowService {
             let snapshot = self.hub.snapshot();
             if !peer.still_holds(&snapshot.world) {
                 return Err(Status::permission_denied("the pod of this proxy is gone"));
+            }
+            if let Some(reason) = peer.revoked(&snapshot.world) {
+                end.revoke(reason);
             }
             self.metrics.flow_reports.inc();
             let now = self.clock.now();

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use maille_config::mesh::{self, AccessLog, ExtensionProvider, PathNormalization};
+use maille_config::mesh::{self, AccessLog, ExtensionProvider, MeshTls, PathNormalization};
 use maille_core::TrustDomain;
 
 use super::World;
@@ -34,6 +34,8 @@ pub struct MeshConfig {
     pub protocol_detection_timeout: Option<Duration>,
     /// Whom CUSTOM policies may ask.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// What mutual TLS may negotiate.
+    pub mesh_tls: MeshTls,
     /// Whether refusals tell callers their reason.
     pub explain_in_response: bool,
     /// The trust domain where the ConfigMap names none.
@@ -55,6 +57,7 @@ impl MeshConfig {
             access_log: AccessLog::default(),
             protocol_detection_timeout: None,
             extension_providers: Vec::new(),
+            mesh_tls: MeshTls::default(),
             explain_in_response: false,
             default_trust_domain: trust_domain,
         }
@@ -75,6 +78,7 @@ impl MeshConfig {
             access_log,
             protocol_detection_timeout,
             extension_providers,
+            mesh_tls,
             explain_in_response,
         } = mesh;
         let trust_domain = trust_domain.unwrap_or_else(|| self.default_trust_domain.clone());
@@ -88,6 +92,7 @@ impl MeshConfig {
             access_log,
             protocol_detection_timeout,
             extension_providers,
+            mesh_tls,
             explain_in_response,
             system_namespace: self.system_namespace.clone(),
             cluster_domain: self.cluster_domain.clone(),
