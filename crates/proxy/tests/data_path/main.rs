@@ -23,6 +23,7 @@ mod outside;
 mod own_bounds;
 mod protocols;
 mod renewal;
+mod revocation;
 mod revoked;
 mod ring;
 mod server_first;
