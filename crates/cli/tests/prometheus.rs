@@ -94,6 +94,10 @@ fn every_rule_is_tested_and_every_alert_says_what_to_do() {
         "MailleTlsRefusals",
         "MailleLeafCertificateExpiring",
         "MailleRootCertificateExpiring",
+        "MailleCertificateRenewalFailing",
+        "MailleClockSkew",
+        "MailleRotationWaits",
+        "MailleAuthorityProblem",
         "MailleProxyWithoutControlPlane",
     ] {
         assert!(alerts.iter().any(|alert| alert == wanted), "{wanted} is gone");
