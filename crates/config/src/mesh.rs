@@ -9,6 +9,7 @@ mod spec;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct MeshConfig {
     pub protocol_detection_timeout: Option<Duration>,
     /// `extensionProviders`, those for external authorization; names are unique.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// `caCertificates`: whom the mesh believes beside its own authority.
+    pub ca_certificates: Vec<CaCertificate>,
     /// `meshMTLS`: what mutual TLS of the mesh may negotiate.
     pub mesh_tls: MeshTls,
     /// `maille.explainInResponse`, the one field that Istio does not have: refusals carry their reason in a response
@@ -70,6 +73,7 @@ impl Default for MeshConfig {
             access_log: AccessLog::default(),
             protocol_detection_timeout: None,
             extension_providers: Vec::new(),
+            ca_certificates: Vec::new(),
             mesh_tls: MeshTls::default(),
             explain_in_response: false,
         }
@@ -100,6 +104,22 @@ pub enum AccessLog {
     Text,
     /// Everything, as JSON.
     Json,
+}
+
+/// Roots of other authorities: given, or told by their trust domain (reference mtls 5.6, 6.4).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CaCertificate {
+    /// `pem`. Beside `spiffe_bundle_url`, which Istio does not have: what the endpoint is verified by until the first
+    /// bundle has come, and what is believed until then.
+    pub pem: Option<String>,
+    /// `spiffeBundleUrl`: where the bundle is fetched. Without `pem` the endpoint proves its host name to the operating
+    /// system's roots (`https_web`), with `pem` its SPIFFE ID to the bundle (`https_spiffe`).
+    pub spiffe_bundle_url: Option<String>,
+    /// `endpointSpiffeId`, which Istio does not have: the identity that the endpoint proves; `None`: that of a Maille
+    /// control plane in the trust domain.
+    pub endpoint_spiffe_id: Option<String>,
+    /// `trustDomains` that these roots are of; none: the mesh's own.
+    pub trust_domains: Vec<TrustDomain>,
 }
 
 /// One external authorizer (reference authorization 15).

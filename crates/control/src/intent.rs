@@ -77,7 +77,7 @@ impl FactsQuery {
         let client = Client { namespace: &own.namespace, labels: &pod.labels };
         let settings = snapshot.settings(client).resource(SETTINGS_NAME);
         facts.mesh_settings = Some(taken(&mut dump, MESH_SETTINGS, &settings)?);
-        for domain in world.roots().keys() {
+        for domain in world.trust_domains() {
             if let Some(bundle) = snapshot.trust_bundle(domain) {
                 facts.trust_bundles.push(taken(&mut dump, TRUST_BUNDLE, &bundle.resource(domain.clone()))?);
             }

@@ -16,6 +16,7 @@ mod connection;
 mod discovery;
 mod exposition;
 pub mod facts;
+pub mod federation;
 pub mod flows;
 mod hub;
 mod identity;

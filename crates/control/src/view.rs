@@ -243,7 +243,7 @@ impl View for PeerView {
             MESH_SETTINGS => vec![snapshot.settings(self.client()).resource(SETTINGS_NAME)],
             REVOCATIONS => self.resource(REVOCATIONS, REVOCATIONS_NAME).into_iter().collect(),
             TRUST_BUNDLE => {
-                let domains = snapshot.world.roots().keys();
+                let domains = snapshot.world.trust_domains().into_iter();
                 domains.filter_map(|d| Some(snapshot.trust_bundle(d)?.resource(d.clone()))).collect()
             }
             // Destinations and credentials are on demand: a wildcard holds none.

@@ -12,6 +12,8 @@ pub const HBONE: u16 = 15008;
 pub const DISCOVERY: u16 = 15012;
 /// Control-plane metrics and its read-only API.
 pub const CONTROL_MONITORING: u16 = 15014;
+/// The mesh's trust bundle for other meshes, on the control plane.
+pub const BUNDLE: u16 = 15016;
 /// Merged metrics, probes of the application, drain.
 pub const STATUS: u16 = 15020;
 /// Readiness of the proxy.

@@ -6,7 +6,7 @@ use maille_core::{TrustDomain, is_dns_label};
 use serde_json::Value;
 
 use super::spec::{AccessLogEncoding, InboundMode, MeshConfigSpec, OutboundMode};
-use super::{AccessLog, MeshConfig, fields, providers, tls};
+use super::{AccessLog, MeshConfig, fields, providers, tls, trust};
 use crate::check::View;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::field_error::{FieldError, FieldErrorKind};
@@ -43,6 +43,7 @@ fn check_value(value: &Value) -> Result<MeshConfig, Vec<FieldError>> {
     fields::check(&view, &mut errors);
     let extension_providers = providers::check(&view.get("extensionProviders"), &mut errors);
     let (trust_domain, trust_domain_aliases) = check_trust_domains(&view, &mut errors);
+    let ca_certificates = trust::check(&view.get("caCertificates"), &mut errors);
     check_root_namespace(&view.get("rootNamespace"), &mut errors);
     check_access_log(&view, &mut errors);
     let mesh_tls = tls::check(&view.get("meshMTLS"), &mut errors);
@@ -68,6 +69,7 @@ fn check_value(value: &Value) -> Result<MeshConfig, Vec<FieldError>> {
             },
             protocol_detection_timeout: detection.filter(|timeout| !timeout.is_zero()),
             extension_providers,
+            ca_certificates,
             mesh_tls,
             explain_in_response: spec.maille.explain_in_response,
         }),

@@ -13,7 +13,6 @@ type Field = (&'static str, &'static [&'static str], &'static str);
 /// and values with which something is off that this mesh does not have.
 const FIELDS: &[Field] = &[
     ("ca", &[], "the mesh has one authority, its own"),
-    ("caCertificates", &[], "proxies believe the mesh's own authority only"),
     ("certificates", &[], "the control plane makes no certificates for others"),
     ("configSources", &[], "the mesh has one source, the Kubernetes API"),
     ("connectTimeout", &["10s"], "proxies try a connection for 10 s"),

@@ -114,6 +114,7 @@ extensionProviders:
         access_log: AccessLog::Json,
         protocol_detection_timeout: Some(Duration::from_millis(1500)),
         mesh_tls: MeshTls { key_exchanges: vec!["P-256".to_owned(), "X25519".to_owned()], tls13_only: true },
+        ca_certificates: vec![],
         explain_in_response: true,
         extension_providers: vec![
             ExtensionProvider {
@@ -395,6 +396,59 @@ proptest::proptest! {
         ),
     ) {
         let _ = check(&words.concat());
+    }
+}
+
+const PEM: &str = "-----BEGIN CERTIFICATE-----\\nAA==\\n-----END CERTIFICATE-----\\n";
+
+#[test]
+fn whom_the_mesh_believes_besides_is_read() {
+    let text = format!(
+        "caCertificates:\n- pem: \"{PEM}\"\n- spiffeBundleUrl: https://b.example/bundle\n  trustDomains: [b.example, c.example]\n\
+         - pem: \"{PEM}\"\n  spiffe_bundle_url: https://d.example:15016/\n  trust_domains: [d.example]\n"
+    );
+    let read = check(&text).unwrap_or_else(|found| panic!("{found:#?}")).ca_certificates;
+    let domains =
+        |entry: &CaCertificate| entry.trust_domains.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(read.len(), 3);
+    assert!(read[0].pem.is_some() && read[0].spiffe_bundle_url.is_none() && read[0].trust_domains.is_empty());
+    assert_eq!(read[1].spiffe_bundle_url.as_deref(), Some("https://b.example/bundle"));
+    assert_eq!(domains(&read[1]), ["b.example", "c.example"]);
+    assert!(read[2].pem.is_some() && read[2].spiffe_bundle_url.is_some(), "{:?}", read[2]);
+    assert_eq!(domains(&read[2]), ["d.example"]);
+}
+
+#[test]
+fn what_nobody_could_be_believed_by_is_refused() {
+    for (text, expected) in [
+        ("caCertificates: a\n", "1:17 ML0104 caCertificates"),
+        ("caCertificates: [{}]\n", "1:18 ML0107 caCertificates[0]"),
+        ("caCertificates: [{pem: text}]\n", "1:24 ML0106 caCertificates[0].pem"),
+        ("caCertificates: [{pem: 1}]\n", "1:24 ML0104 caCertificates[0].pem"),
+        ("caCertificates: [{spiffeBundleUrl: http://a/}]\n", "1:36 ML0106 caCertificates[0].spiffeBundleUrl"),
+        (
+            "caCertificates: [{spiffeBundleUrl: https://u:p@a/}]\n",
+            "1:36 ML0106 caCertificates[0].spiffeBundleUrl",
+        ),
+        (
+            "caCertificates: [{spiffeBundleUrl: https://a/, trustDomains: [A_B]}]\n",
+            "1:63 ML0106 caCertificates[0].trustDomains[0]",
+        ),
+        (
+            "caCertificates: [{spiffeBundleUrl: https://a/, certSigners: [x]}]\n",
+            "1:61 ML0108 caCertificates[0].certSigners",
+        ),
+        (
+            "caCertificates: [{spiffeBundleUrl: https://a/, trustDomain: [x]}]\n",
+            "1:48 ML0103 caCertificates[0].trustDomain",
+        ),
+        (
+            "caCertificates: [{spiffeBundleUrl: https://a/, endpointSpiffeId: spiffe://a/b}]\n",
+            "1:66 ML0106 caCertificates[0].endpointSpiffeId",
+        ),
+    ] {
+        let found = found(text);
+        assert_eq!(found.first().map(String::as_str), Some(expected), "{text}: {found:#?}");
     }
 }
 

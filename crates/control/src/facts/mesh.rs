@@ -103,12 +103,12 @@ pub fn provider_problem(world: &World, provider: &ExtensionProvider) -> Option<S
 
 /// The roots of one trust domain; `None` if it is not trusted.
 pub fn trust_bundle(world: &World, trust_domain: &str) -> Option<wire::TrustBundle> {
-    let roots = world.roots().get(trust_domain)?;
+    let roots = world.roots_of(trust_domain);
     let is_own = trust_domain == world.config().trust_domain.as_str();
-    Some(wire::TrustBundle {
+    (!roots.is_empty()).then(|| wire::TrustBundle {
         trust_domain: trust_domain.to_owned(),
-        roots: roots.iter().map(|der| der.clone().into()).collect(),
+        roots: roots.into_iter().map(|der| der.to_vec().into()).collect(),
         signer: if is_own { world.signer().to_owned() } else { String::new() },
-        jwks: if is_own { world.own_jwks().to_vec().into() } else { Default::default() },
+        jwks: world.jwks_of(trust_domain).into(),
     })
 }

@@ -52,7 +52,7 @@ async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, String> {
     let mut tried = 0;
     for address in addresses {
         if let Some(kind) = forbidden(address.ip()) {
-            problem = format!("{} is {kind}; key sets are not fetched from there", address.ip());
+            problem = format!("{} is {kind}; nothing is fetched from there", address.ip());
             continue;
         }
         tried += 1;

@@ -56,6 +56,8 @@ pub enum Roots {
 pub struct Fetcher {
     dial: Arc<dyn Dial>,
     roots: Roots,
+    /// Names of which servers must prove one, in place of the one that is dialled.
+    names: Option<Arc<[String]>>,
 }
 
 impl Default for Fetcher {
@@ -76,7 +78,20 @@ impl Drop for AbortOnDrop {
 impl Fetcher {
     /// One that reaches servers this way.
     pub fn new(dial: Arc<dyn Dial>, roots: Roots) -> Self {
-        Self { dial, roots }
+        Self { dial, roots, names: None }
+    }
+
+    /// The same, for servers that prove one of these names whatever they are dialled by; redirects, which would lead to
+    /// others, are not followed.
+    pub(crate) fn proving(self, names: Arc<[String]>) -> Self {
+        Self { names: Some(names), ..self }
+    }
+
+    /// What is at a URL.
+    pub(crate) async fn document(&self, url: &str, what: &str, limit: Duration) -> Result<Bytes, String> {
+        let url = parse(url, what)?;
+        let fetched = timeout(limit, self.get(&url)).await;
+        fetched.unwrap_or_else(|_| Err(format!("{url} was not answered within {limit:?}")))
     }
 
     /// The public keys of a source, as a key set of their own; an error says what is wrong, for whoever wrote the policy.
@@ -124,7 +139,7 @@ impl Fetcher {
             if status.is_success() {
                 return body(answer).await.map_err(|problem| format!("{at} {problem}"));
             }
-            if !is_redirect(status) {
+            if !is_redirect(status) || self.names.is_some() {
                 return Err(format!("{at} answered {status}"));
             }
             let location = answer.headers().get(LOCATION).and_then(|location| location.to_str().ok());
@@ -166,7 +181,8 @@ impl Fetcher {
         // Some hundred certificates, from a file.
         let roots = tokio::task::spawn_blocking(move || roots.read()).await;
         let roots = roots.map_err(|_| "the roots could not be read".to_owned())??;
-        let request = OriginRequest { proof: Proof::DialledName, http2: false, sends_name: true };
+        let proof = self.names.clone().map_or(Proof::DialledName, Proof::OneOf);
+        let request = OriginRequest { proof, http2: false, sends_name: true };
         let config = Origin::new(None, Some(roots)).client_config(&request).map_err(|e| e.to_string())?;
         let name =
             ServerName::try_from(url.host.clone()).map_err(|_| "its host is no name for TLS".to_owned())?;

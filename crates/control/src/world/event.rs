@@ -8,6 +8,7 @@ use maille_core::NamespacedName;
 
 use super::changes::{ChangeSet, Key};
 use super::credentials::{CredentialData, CredentialSource};
+use super::federation::Federated;
 use super::keys::KeySource;
 use super::objects::{EndpointSlice, Pod, Service};
 use super::{World, service_of};
@@ -63,6 +64,8 @@ pub enum Event {
     MeshConfig(maille_config::mesh::MeshConfig),
     /// What fetching a key set came to: the set as JSON, public keys only, or why there is none.
     Keys(KeySource, Result<String, String>),
+    /// Whom the mesh believes beside its own authority, by trust domain; all of it.
+    Federation(BTreeMap<String, Federated>),
     /// What the list of revocations became.
     Revocations(Listing),
     /// The authorities' revocation lists, DER, and what is wrong with others.
@@ -156,6 +159,7 @@ impl World {
             }
             Event::MeshConfig(mesh) => self.set_config(mesh, changes),
             Event::Keys(source, fetched) => self.set_keys(&source, fetched, changes),
+            Event::Federation(federation) => self.set_federation(federation, changes),
             Event::Revocations(listing) => self.set_revocations(self.revocations.listed(&listing), changes),
             Event::RevocationLists(crls, problems) => {
                 self.set_revocations(self.revocations.with_crls(crls, problems), changes);
@@ -197,6 +201,7 @@ impl World {
             Event::Sidecar(Change::Replace(_)) => self.listed.sidecars = true,
             Event::WorkloadEntry(Change::Replace(_)) => self.listed.workload_entries = true,
             Event::MeshConfig(_) => self.listed.config = true,
+            Event::Federation(_) => self.listed.federation = true,
             Event::Revocations(_) => self.listed.revocations = true,
             Event::RevocationLists(..) => self.listed.revocation_lists = true,
             _ => {}

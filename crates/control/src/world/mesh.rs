@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use maille_config::mesh::{self, AccessLog, ExtensionProvider, MeshTls, PathNormalization};
+use maille_config::mesh::{self, AccessLog, CaCertificate, ExtensionProvider, MeshTls, PathNormalization};
 use maille_core::TrustDomain;
 
 use super::World;
@@ -34,6 +34,8 @@ pub struct MeshConfig {
     pub protocol_detection_timeout: Option<Duration>,
     /// Whom CUSTOM policies may ask.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// Whom the mesh believes beside its own authority.
+    pub ca_certificates: Vec<CaCertificate>,
     /// What mutual TLS may negotiate.
     pub mesh_tls: MeshTls,
     /// Whether refusals tell callers their reason.
@@ -57,6 +59,7 @@ impl MeshConfig {
             access_log: AccessLog::default(),
             protocol_detection_timeout: None,
             extension_providers: Vec::new(),
+            ca_certificates: Vec::new(),
             mesh_tls: MeshTls::default(),
             explain_in_response: false,
             default_trust_domain: trust_domain,
@@ -78,6 +81,7 @@ impl MeshConfig {
             access_log,
             protocol_detection_timeout,
             extension_providers,
+            ca_certificates,
             mesh_tls,
             explain_in_response,
         } = mesh;
@@ -92,6 +96,7 @@ impl MeshConfig {
             access_log,
             protocol_detection_timeout,
             extension_providers,
+            ca_certificates,
             mesh_tls,
             explain_in_response,
             system_namespace: self.system_namespace.clone(),

@@ -9,6 +9,7 @@ mod changes;
 mod credentials;
 mod event;
 mod external;
+mod federation;
 mod keys;
 mod mesh;
 mod names;
@@ -34,6 +35,7 @@ pub use credentials::{CredentialData, CredentialSource, Material};
 pub use event::{Change, Event};
 pub(crate) use external::single_addresses;
 pub use external::{OwnedHost, Scope};
+pub use federation::Federated;
 pub use keys::{KeySource, Keys};
 pub use mesh::MeshConfig;
 pub use names::{Above, Asked, AskedHost, Claimants};
@@ -87,6 +89,8 @@ pub struct World {
     aliases: Arc<BTreeMap<HostPattern, BTreeSet<NamespacedName>>>,
     credentials: Arc<credentials::Credentials>,
     revocations: Arc<Revocations>,
+    /// By trust domain.
+    federation: Arc<BTreeMap<String, Federated>>,
     listed: Listed,
 }
 
@@ -106,6 +110,7 @@ struct Listed {
     config: bool,
     revocations: bool,
     revocation_lists: bool,
+    federation: bool,
 }
 
 impl World {
@@ -137,6 +142,7 @@ impl World {
             aliases: Arc::default(),
             credentials: Arc::default(),
             revocations: Arc::default(),
+            federation: Arc::default(),
             listed: Listed::default(),
         }
     }
