@@ -194,6 +194,9 @@ impl Discovery {
     }
 }
 
+/// How the control plane's refusal begins of a stream whose certificate is revoked.
+const REVOKED: &str = "certificate revoked";
+
 struct Receiver {
     discovery: Arc<Discovery>,
     /// So that an outage is said once, not at every attempt.
@@ -209,6 +212,10 @@ impl Handler for Receiver {
     }
 
     fn disconnected(&mut self, error: &ClientError) {
+        if matches!(error, ClientError::Stream(status) if status.message().starts_with(REVOKED)) {
+            self.discovery.facts.lock().refused_as_revoked();
+            self.discovery.news.tell();
+        }
         if self.was_connected {
             warn!(%error, "no control plane; going on with the last good facts");
         }

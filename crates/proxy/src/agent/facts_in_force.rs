@@ -50,6 +50,10 @@ pub(crate) struct FactsInForce {
     authentication_is_complete: bool,
     bundles: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
     revoked: Arc<Revoked>,
+    /// Why the own certificate is revoked, by what is in force.
+    own_revoked: Option<String>,
+    /// The serial number of one that the control plane refused as revoked.
+    refused_serial: Option<String>,
     policy: Option<Arc<PolicySet>>,
     authentication: Option<Arc<Authentication>>,
     snapshot: Option<Arc<SnapshotCell>>,
@@ -96,6 +100,8 @@ impl FactsInForce {
             authentication_is_complete: false,
             bundles: BTreeMap::new(),
             revoked: Arc::default(),
+            own_revoked: None,
+            refused_serial: None,
             policy: None,
             authentication: None,
             snapshot: None,
@@ -139,9 +145,30 @@ impl FactsInForce {
 
     /// Why the own certificate is believed by nobody any more, if it is revoked: another one is needed at once.
     pub(crate) fn own_revocation(&self) -> Option<String> {
-        let current = self.tls.as_ref()?.current();
-        let reason = current.recheck_client(current.svid().chain(), UnixTime::now()).err()?.reason;
-        reason.is_revocation().then(|| reason.to_string())
+        let refused = || {
+            let own = self.credential.as_ref()?.svid.serial();
+            let is_it = self.refused_serial.as_deref() == Some(own);
+            is_it.then(|| "the control plane refuses it as revoked".to_owned())
+        };
+        self.own_revoked.clone().or_else(refused)
+    }
+
+    /// The control plane has refused the own certificate as revoked. What is in force here may not say so yet.
+    pub(crate) fn refused_as_revoked(&mut self) {
+        self.refused_serial = self.credential.as_ref().map(|credential| credential.svid.serial().to_owned());
+    }
+
+    /// Judges the own certificate as peers do.
+    fn judge_own(&mut self) {
+        let judged = self.tls.as_ref().and_then(|tls| {
+            let current = tls.current();
+            let reason = current.recheck_client(current.svid().chain(), UnixTime::now()).err()?.reason;
+            reason.is_revocation().then(|| reason.to_string())
+        });
+        if let Some(reason) = judged.as_ref().filter(|_| judged != self.own_revoked) {
+            warn!(reason, "the own certificate is revoked; another one is asked for");
+        }
+        self.own_revoked = judged;
     }
 
     /// The certificate in use.
@@ -385,6 +412,7 @@ impl FactsInForce {
             Ok(None) => {}
             Err(e) => error!(error = %e, "trust not changed; what was in force stays"),
         }
+        self.judge_own();
     }
 
     fn put_snapshot_in_force(&mut self) {
