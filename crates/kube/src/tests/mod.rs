@@ -2,6 +2,7 @@ mod fake_api;
 mod mesh_config;
 mod networking;
 mod objects;
+mod rotation;
 mod status;
 
 use std::net::SocketAddr;
