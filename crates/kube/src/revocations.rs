@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
-use maille_control::revocation::{CONFIG_MAP, CRL_KEY, KEY, Listing, read_lists};
+use maille_control::revocation::{CONFIG_MAP, CRL_KEY, KEY, Listing, Revocations, read_lists};
 use maille_control::world::Event;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
@@ -21,6 +21,8 @@ use crate::watch::{Retry, config};
 pub(crate) async fn feed_list(client: Client, namespace: &str, events: &mpsc::Sender<Event>) {
     let mut objects = std::pin::pin!(one::<ConfigMap>(client, namespace, CONFIG_MAP));
     let mut before = None;
+    // As the world has it, to say what is wrong.
+    let mut known = Revocations::default();
     while let Some(object) = objects.next().await {
         let listing = match &object {
             None => Listing::Absent,
@@ -39,6 +41,12 @@ pub(crate) async fn feed_list(client: Client, namespace: &str, events: &mpsc::Se
             );
         }
         before = Some(listing.clone());
+        known = known.listed(&listing);
+        for problem in known.problems() {
+            tracing::error!("ConfigMap {namespace}/{CONFIG_MAP}: {problem}; what was revoked stays so");
+        }
+        let (serials, identities) = (known.serials().len(), known.identities().len());
+        tracing::info!(serials, identities, "revocations are in force");
         if events.send(Event::Revocations(listing)).await.is_err() {
             return;
         }
@@ -86,6 +94,9 @@ pub(crate) async fn feed_crls(
             }
         };
         before = Some(read);
+        for problem in &problems {
+            tracing::error!("{problem}; the last good lists stay in force");
+        }
         if events.send(Event::RevocationLists(in_force.clone(), problems)).await.is_err() {
             return;
         }

@@ -115,6 +115,8 @@ pub(crate) struct Flow {
     pub(crate) destination: End,
     pub(crate) port: u64,
     pub(crate) mtls: bool,
+    /// Of mutual TLS, as far as the reporter knows it.
+    pub(crate) key_exchange: String,
     pub(crate) decision: String,
     pub(crate) policy: String,
     pub(crate) rule: i64,
@@ -167,6 +169,7 @@ impl Flow {
             destination: End::read(&raw["destination"]),
             port: number(&raw["port"]),
             mtls: raw["mtls"].as_bool().unwrap_or(false),
+            key_exchange: text("keyExchange"),
             decision: text("decision"),
             policy: text("policy"),
             rule: raw["rule"].as_i64().unwrap_or(-1),
@@ -228,6 +231,11 @@ fn table(flows: &[Flow]) -> String {
     if has_dry_runs {
         headings.push("DRY RUN");
     }
+    // Proxies of before do not tell it.
+    let has_key_exchange = flows.iter().any(|flow| !flow.key_exchange.is_empty());
+    if has_key_exchange {
+        headings.insert(4, "KEY EXCHANGE");
+    }
     let mut lines = vec![headings.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for flow in flows {
         let mut line = vec![
@@ -241,6 +249,10 @@ fn table(flows: &[Flow]) -> String {
             flow.reporter.to_lowercase(),
             by(flow),
         ];
+        if has_key_exchange {
+            let known = if flow.key_exchange.is_empty() { "-" } else { &flow.key_exchange };
+            line.insert(4, known.to_owned());
+        }
         if has_dry_runs {
             let each: Vec<String> = flow.would_refuse.iter().map(ToString::to_string).collect();
             line.push(if each.is_empty() { "-".to_owned() } else { each.join(", ") });
@@ -301,6 +313,18 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_key_exchange_has_a_column_where_it_is_known() {
+        let flow = |value: Value| Flow::read(&value);
+        let plain = || flow(serde_json::json!({"port": 8080}));
+        assert!(!table(&[plain()]).contains("KEY EXCHANGE"));
+        let known = flow(serde_json::json!({"port": 80, "mtls": true, "keyExchange": "X25519MLKEM768"}));
+        let text = table(&[plain(), known]);
+        assert!(text.contains("KEY EXCHANGE") && text.contains("X25519MLKEM768"), "{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("plaintext") && lines[2].contains("mTLS"), "{text}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub struct FlowView {
     pub port: u32,
     pub protocol: &'static str,
     pub mtls: bool,
+    pub key_exchange: String,
     pub decision: &'static str,
     pub policy: String,
     pub rule: i32,
@@ -137,6 +138,7 @@ impl FlowView {
                 Protocol::Http => "HTTP",
             },
             mtls: flow.mtls,
+            key_exchange: flow.key_exchange.clone(),
             decision: match flow.decision() {
                 Decision::Unspecified => "UNSPECIFIED",
                 Decision::Allowed => "ALLOWED",

@@ -226,6 +226,9 @@ impl FlowStore {
         if flow.reason.is_empty() {
             flow.reason.clone_from(&record.sample.reason);
         }
+        if flow.key_exchange.is_empty() {
+            flow.key_exchange.clone_from(&record.sample.key_exchange);
+        }
         record.sample = flow;
         self.count(id, &counts, now_ms);
     }
@@ -305,6 +308,7 @@ pub(crate) fn bounded(mut flow: Flow) -> Flow {
     };
     cut(&mut flow.policy, MAX_TEXT * 2);
     cut(&mut flow.reason, MAX_REASON);
+    cut(&mut flow.key_exchange, 32);
     flow.would_refuse.iter_mut().for_each(|one| cut(&mut one.policy, MAX_TEXT * 2));
     for peer in [&mut flow.source, &mut flow.destination].into_iter().flatten() {
         for text in [
