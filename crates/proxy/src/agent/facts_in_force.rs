@@ -20,7 +20,9 @@ use tracing::{error, warn};
 
 use super::destinations::Destinations;
 use super::identity::is_same_account;
+use super::in_use::fingerprints;
 use super::options::ProxyOptions;
+use super::renewal::Wanted;
 use super::state::{Credential, StoredResource};
 use super::status::{Need, Readiness};
 use crate::facts;
@@ -49,6 +51,8 @@ pub(crate) struct FactsInForce {
     /// As with policies: without all rules about tokens, headers that only a token may set could be forged.
     authentication_is_complete: bool,
     bundles: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
+    /// What signs SVIDs of each now, by fingerprint; empty where whoever does is fine.
+    signers: BTreeMap<TrustDomain, String>,
     revoked: Arc<Revoked>,
     /// Why the own certificate is revoked, by what is in force.
     own_revoked: Option<String>,
@@ -99,6 +103,7 @@ impl FactsInForce {
             authentications: BTreeMap::new(),
             authentication_is_complete: false,
             bundles: BTreeMap::new(),
+            signers: BTreeMap::new(),
             revoked: Arc::default(),
             own_revoked: None,
             refused_serial: None,
@@ -128,9 +133,23 @@ impl FactsInForce {
         all.map(|((type_url, name), received)| (type_url.as_str(), name.as_str(), received))
     }
 
-    /// The mesh's trust domain, once it is known.
-    pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
-        self.settings.as_ref().map(|settings| &settings.trust_domain)
+    /// What the mesh says about certificates like the own one.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let own = self.credential.as_ref().map(|credential| credential.svid.identity().trust_domain());
+        let roots = own.and_then(|own| self.bundles.get(own));
+        let signer = own.and_then(|own| self.signers.get(own)).filter(|signer| !signer.is_empty());
+        Wanted {
+            trust_domain: self.settings.as_ref().map(|settings| settings.trust_domain.clone()),
+            signer: signer.cloned(),
+            roots: roots.map(|roots| fingerprints(roots)),
+            revoked: self.own_revocation(),
+        }
+    }
+
+    /// By which certificates like the own one are verified.
+    pub(crate) fn own_roots(&self) -> &[CertificateDer<'static>] {
+        let Some(credential) = &self.credential else { return &[] };
+        self.bundles.get(credential.svid.identity().trust_domain()).unwrap_or(&credential.roots)
     }
 
     /// What handshakes use, once there is a certificate.
@@ -289,12 +308,14 @@ impl FactsInForce {
                 touched.authentication = true;
             }
             type_urls::TRUST_BUNDLE => {
-                let (domain, roots) = facts::trust_bundle(&decode(body)?).map_err(|e| e.to_string())?;
+                let message = decode::<maille_proto::facts::TrustBundle>(body)?;
+                let (domain, roots) = facts::trust_bundle(&message).map_err(|e| e.to_string())?;
                 // Checked alone first, so that one bad bundle does not spoil the others.
                 TrustBundles::new().insert(domain.clone(), roots.clone()).map_err(|e| e.to_string())?;
                 if domain.as_str() != name {
                     return Err(format!("it is the bundle of {domain}"));
                 }
+                self.signers.insert(domain.clone(), message.signer);
                 self.bundles.insert(domain, roots);
                 touched.trust = true;
             }
@@ -341,6 +362,7 @@ impl FactsInForce {
             type_urls::TRUST_BUNDLE => {
                 if let Ok(domain) = TrustDomain::parse(name) {
                     self.bundles.remove(&domain);
+                    self.signers.remove(&domain);
                     touched.trust = true;
                 }
             }

@@ -1,42 +1,39 @@
-//! The own certificate: asked for, kept current, kept across restarts.
+//! The own certificate, asked for.
 //!
-//! A new key for every certificate; it is made here and never leaves the process but to the Pod's own tmpfs.
-//! Whatever goes wrong, the certificate in use stays in use (reference mtls 5.7, CA-22).
+//! A new key for every certificate; it is made here and never leaves the process but to the Pod's own tmpfs. When to ask is
+//! decided elsewhere ([`super::renewal`]).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use maille_core::Identity;
-use maille_pki::{Svid, create_csr, generate_key, leaf_facts, renew_at};
+use maille_pki::{BACKDATE, Svid, create_csr, generate_key};
 use maille_proto::ca::IstioCertificateRequest;
 use maille_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
-use maille_telemetry::Registry;
+use maille_tls::Skew;
 use maille_xds::BoxError;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
-use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::channel::{connect, read_bounded};
-use super::facts_in_force::FactsInForce;
-use super::in_use::News;
+use super::clock::{Clocks, SystemClocks};
 use super::options::ProxyOptions;
-use super::state::{Credential, StateStore};
+use super::state::Credential;
 
 /// Calls per attempt, and the first wait between them (reference mtls 5.2).
 const TRIES: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// One call, connection included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait between attempts without a certificate, and with one (reference mtls 5.7).
-const MAX_WAIT_WITHOUT: Duration = Duration::from_secs(3);
-const MAX_WAIT_WITH: Duration = Duration::from_secs(150);
-/// How often a proxy that waits for its renewal looks whether there is another reason for it.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A ServiceAccount token has about a kilobyte.
 const MAX_TOKEN: u64 = 64 << 10;
+/// How wrong a time of the authority may be that its answer's `date` says: it has whole seconds, and is not written anew
+/// for each answer. Without one, the start of a fresh certificate says it, which authorities date back by their own choice.
+const DATE_ERROR: Duration = Duration::from_secs(1);
+const BACKDATE_ERROR: Duration = BACKDATE;
 
 /// The certificate in use; `None` until the first.
 pub(crate) type CredentialWatch = watch::Receiver<Option<Arc<Credential>>>;
@@ -59,6 +56,32 @@ pub(crate) enum IssueError {
 }
 
 impl IssueError {
+    /// What people can do about it.
+    pub(crate) fn advice(&self, options: &ProxyOptions) -> String {
+        let token = options.token_file.display();
+        match self {
+            Self::Connect(_) | Self::TimedOut => format!(
+                "see that the control plane runs and that this Pod may reach it at {}, and that {} holds its root",
+                options.ca_address,
+                options.root_file.display()
+            ),
+            Self::Refused(status) if status.code() == Code::Unauthenticated => format!(
+                "the token {token} must be of a Pod that lives, not expired, and for the audience istio-ca; the control \
+                 plane's log says what it did not like, and a fresh token is tried at once"
+            ),
+            Self::Refused(status) if status.code() == Code::ResourceExhausted => {
+                "the authority limits how often it is asked; it is asked again".to_owned()
+            }
+            Self::Refused(_) => "the control plane's log says why".to_owned(),
+            Self::Token { .. } => {
+                format!(
+                    "mount a ServiceAccount token for the audience istio-ca at {token}; it is used at once"
+                )
+            }
+            Self::Answer(_) | Self::Key(_) => format!("see what answers at {}", options.ca_address),
+        }
+    }
+
     /// Whether the same call may succeed if it is made again at once (reference mtls 5.2).
     fn is_transient(&self) -> bool {
         match self {
@@ -77,119 +100,57 @@ impl IssueError {
     }
 }
 
-/// Keeps `sender` holding a certificate of the own identity for ever. Starts with what it holds.
-pub(crate) async fn run(
-    options: Arc<ProxyOptions>,
-    store: Option<Arc<StateStore>>,
-    telemetry: Arc<Registry>,
-    facts: Arc<Mutex<FactsInForce>>,
-    news: Arc<News>,
-    sender: watch::Sender<Option<Arc<Credential>>>,
-) {
-    let mut wait = Duration::from_secs(1);
-    loop {
-        let held = sender.borrow().clone();
-        if let Some(held) = &held {
-            sleep_until(renewal_time(held), || {
-                facts
-                    .lock()
-                    .trust_domain()
-                    .is_some_and(|domain| domain != held.svid.identity().trust_domain())
-            })
-            .await;
-        }
-        match obtain(&options, held.as_ref().map(|c| &c.svid)).await {
-            Ok(credential) => {
-                wait = Duration::from_secs(1);
-                let svid = &credential.svid;
-                info!(identity = %svid.identity(), serial = svid.serial(), "workload certificate obtained");
-                telemetry.gauges().identity(svid.identity().to_string());
-                telemetry.gauges().certificate_renewed(svid.not_after());
-                note_roots(&telemetry, &credential);
-                if let Some(store) = &store
-                    && let Err(error) = store.save_credential(&credential)
-                {
-                    warn!(%error, "the certificate is not kept for a restart");
-                }
-                sender.send_replace(Some(Arc::new(credential)));
-                news.renewal_ended(String::new());
-            }
-            Err(error) => {
-                telemetry.gauges().certificate_failed();
-                news.renewal_ended(error.to_string());
-                let left =
-                    held.as_ref().and_then(|c| c.svid.not_after().duration_since(SystemTime::now()).ok());
-                match left {
-                    Some(left) => warn!(%error, expires_in_s = left.as_secs(), "certificate not renewed"),
-                    None => warn!(%error, "no workload certificate"),
-                }
-                let bound = match left {
-                    // Short lives must not be slept through.
-                    Some(left) => (left / 8).clamp(Duration::from_millis(200), MAX_WAIT_WITH),
-                    None => MAX_WAIT_WITHOUT,
-                };
-                tokio::time::sleep(wait.min(bound).mul_f64(rand::random_range(0.8..1.2))).await;
-                wait = (wait * 2).min(MAX_WAIT_WITH);
-            }
-        }
-    }
-}
-
-/// Tells telemetry when the first of the roots ends that came with a certificate.
-pub(crate) fn note_roots(telemetry: &Registry, credential: &Credential) {
-    let ends = credential.roots.iter().filter_map(|root| Some(leaf_facts(root).ok()?.not_after));
-    if let Some(first) = ends.min() {
-        telemetry.gauges().roots_loaded(first);
-    }
-}
-
-fn renewal_time(held: &Credential) -> SystemTime {
-    let due = renew_at(held.obtained, held.svid.not_after(), rand::random_range(-1.0..=1.0));
-    // An authority that hands out certificates without a life is not asked without a pause.
-    due.max(held.obtained + Duration::from_millis(500))
-}
-
-/// Sleeps until the time, or until the mesh has another trust domain (SN-12): each piece ends at a moment of the
-/// proxy's own, so that not all proxies of a mesh ask at once. Pieces are short also because a machine that was suspended
-/// or whose clock was set must notice.
-async fn sleep_until(time: SystemTime, has_new_domain: impl Fn() -> bool) {
-    while let Ok(left) = time.duration_since(SystemTime::now()) {
-        if left.is_zero() {
-            break;
-        }
-        tokio::time::sleep(left.min(LOOK_EVERY)).await;
-        if has_new_domain() {
-            break;
-        }
-    }
-}
-
 /// Whether two identities are of one account. Its trust domain is the authority's to say, and may change while a
 /// workload runs (SN-12).
 pub(crate) fn is_same_account(one: &Identity, other: &Identity) -> bool {
     one.namespace() == other.namespace() && one.service_account() == other.service_account()
 }
 
-/// One attempt with its retries. Each builds its connection anew, so that a changed root file is seen.
+/// What came of asking.
+pub(crate) struct Outcome {
+    pub(crate) credential: Result<Credential, IssueError>,
+    /// How far the own clock is from the authority's, if it answered; a refusal says it as well.
+    pub(crate) skew: Option<Skew>,
+}
+
+/// A certificate besides the one that the data path uses.
 pub(crate) async fn obtain(options: &ProxyOptions, held: Option<&Svid>) -> Result<Credential, IssueError> {
+    ask(options, held, &SystemClocks).await.credential
+}
+
+/// One attempt with its retries. Each builds its connection anew, so that a changed root file is seen.
+pub(crate) async fn ask(options: &ProxyOptions, held: Option<&Svid>, clocks: &dyn Clocks) -> Outcome {
     let mut wait = FIRST_WAIT;
     let mut tried = 1;
+    let mut skew = None;
     loop {
-        match timeout(CALL_TIMEOUT, call(options, held)).await.unwrap_or(Err(IssueError::TimedOut)) {
+        let outcome = timeout(CALL_TIMEOUT, call(options, held, clocks, &mut skew)).await;
+        match outcome.unwrap_or(Err(IssueError::TimedOut)) {
             Err(error) if error.is_transient() && tried < TRIES => {
                 tokio::time::sleep(wait.mul_f64(rand::random_range(0.9..=1.1))).await;
                 wait *= 2;
                 tried += 1;
             }
-            outcome => return outcome,
+            credential => return Outcome { credential, skew },
         }
     }
 }
 
-async fn call(options: &ProxyOptions, held: Option<&Svid>) -> Result<Credential, IssueError> {
+async fn call(
+    options: &ProxyOptions,
+    held: Option<&Svid>,
+    clocks: &dyn Clocks,
+    skew: &mut Option<Skew>,
+) -> Result<Credential, IssueError> {
     let token = read_token(options).await?;
     // Without a token the certificate in use is the proof, while it holds (reference mtls 5.2, 5.3).
-    let shown = held.filter(|svid| token.is_none() && !svid.is_expired(SystemTime::now()));
+    let shown = held.filter(|svid| token.is_none() && !svid.is_expired(clocks.read().wall));
+    if token.is_none() && shown.is_none() {
+        return Err(token_error(
+            options,
+            "there is no such file, and no certificate to prove the identity by",
+        ));
+    }
     let server_name = options.server_name.as_deref();
     let channel = connect(&options.ca_address, server_name, &options.root_file, shown)
         .await
@@ -213,11 +174,20 @@ async fn call(options: &ProxyOptions, held: Option<&Svid>) -> Result<Credential,
     if let Ok(cluster) = options.cluster.parse() {
         metadata.insert("clusterid", cluster);
     }
-    let answer = IstioCertificateServiceClient::new(channel)
-        .create_certificate(request)
-        .await
-        .map_err(|status| IssueError::Refused(Box::new(status)))?
-        .into_inner();
+    let asked = clocks.read().wall;
+    let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await;
+    let answered = clocks.read().wall;
+    // Its clock was read somewhere in between.
+    let own = asked + answered.duration_since(asked).unwrap_or_default() / 2;
+    let headers = match &answer {
+        Ok(answer) => answer.metadata(),
+        Err(status) => status.metadata(),
+    };
+    let date = date_of(headers);
+    if let Some(date) = date {
+        *skew = Some(Skew::measured(own, date, DATE_ERROR));
+    }
+    let answer = answer.map_err(|status| IssueError::Refused(Box::new(status)))?.into_inner();
 
     let (svid, roots) =
         Svid::from_ca_response(&answer.cert_chain, key).map_err(|e| IssueError::Answer(e.to_string()))?;
@@ -225,13 +195,20 @@ async fn call(options: &ProxyOptions, held: Option<&Svid>) -> Result<Credential,
         let text = format!("it certifies {}, but this workload is {}", svid.identity(), options.identity);
         return Err(IssueError::Answer(text));
     }
-    let obtained = SystemTime::now();
-    if svid.is_expired(obtained) {
-        return Err(IssueError::Answer(
-            "the certificate has expired already; is the clock right?".to_owned(),
-        ));
+    if date.is_none() {
+        *skew = Some(Skew::measured(own, svid.not_before() + BACKDATE, BACKDATE_ERROR));
     }
-    Ok(Credential { svid, obtained, roots })
+    // By the own clock it may be over already, or not have begun. Peers judge by theirs: it is of use to them, and the own
+    // clock is what is wrong then, which is said.
+    Ok(Credential { svid, obtained: answered, roots })
+}
+
+/// When the authority answered, by its own clock (RFC 9110 section 6.6.1); gRPC servers over HTTP libraries say it.
+fn date_of(headers: &MetadataMap) -> Option<SystemTime> {
+    let date = headers.get("date")?.to_str().ok()?;
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()?;
+    // On average half of the second has passed.
+    Some(SystemTime::from(date) + Duration::from_millis(500))
 }
 
 /// The token, read anew for each use since it is rotated in place; `None` if there is no such file.

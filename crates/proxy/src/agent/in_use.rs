@@ -2,18 +2,18 @@
 //!
 //! It is read from where handshakes take it, never from what was received: an acknowledgement means "in use".
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use maille_pki::{certificates_from_pem, fingerprint, signer_of};
+use maille_pki::{CertificateDer, certificates_from_pem, fingerprint, signer_of};
 use maille_proto::flows::ProxyState;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::channel::{MAX_ROOTS, read_bounded};
 use super::facts_in_force::FactsInForce;
+use super::stamp::Stamp;
 
 /// Tells that something may have changed that hangs on the own identity, and how its last renewal ended.
 #[derive(Debug, Default)]
@@ -94,7 +94,7 @@ impl InUse {
             signer: signer_of(svid.chain(), roots).map(fingerprint).unwrap_or_default(),
             not_before_ms: unix_ms(svid.not_before()),
             not_after_ms: unix_ms(svid.not_after()),
-            roots: sorted(roots.iter().map(fingerprint)),
+            roots: fingerprints(roots),
         };
         self.tls = Some((current.generation(), read.clone()));
         Some(read)
@@ -107,26 +107,10 @@ struct RootFile {
     read: Option<(Stamp, Vec<String>)>,
 }
 
-/// By which a replaced file is known: the kubelet exchanges a link, others write over it.
-#[derive(PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
 impl RootFile {
     /// Of the certificates in it; none if it cannot be read, since then no connection comes about.
     async fn fingerprints(&mut self) -> Vec<String> {
-        // One call to the kernel about a file in memory: sending it to another thread would cost more.
-        let Ok(meta) = std::fs::metadata(&self.path) else { return Vec::new() };
-        let stamp = Stamp {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-        };
+        let Some(stamp) = Stamp::of(&self.path) else { return Vec::new() };
         if let Some((seen, known)) = &self.read
             && *seen == stamp
         {
@@ -135,14 +119,15 @@ impl RootFile {
         let Ok(bytes) = read_bounded(&self.path, MAX_ROOTS).await else { return Vec::new() };
         let text = String::from_utf8_lossy(&bytes);
         let roots = certificates_from_pem("root file", &text).unwrap_or_default();
-        let fingerprints = sorted(roots.iter().map(fingerprint));
-        self.read = Some((stamp, fingerprints.clone()));
-        fingerprints
+        let all = fingerprints(&roots);
+        self.read = Some((stamp, all.clone()));
+        all
     }
 }
 
-fn sorted(fingerprints: impl Iterator<Item = String>) -> Vec<String> {
-    let mut all: Vec<_> = fingerprints.collect();
+/// Sorted, so that equal sets are equal lists.
+pub(crate) fn fingerprints(certificates: &[CertificateDer<'_>]) -> Vec<String> {
+    let mut all: Vec<_> = certificates.iter().map(fingerprint).collect();
     all.sort_unstable();
     all.dedup();
     all

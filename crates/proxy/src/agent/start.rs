@@ -15,18 +15,20 @@ use tracing::{info, warn};
 
 use super::admin::AdminPages;
 use super::caller_names::CallerNames;
+use super::clock::{Clocks, SystemClocks};
 use super::destinations::Destinations;
 use super::discovery::Discovery;
 use super::facts_in_force::FactsInForce;
 use super::in_use::{InUse, News};
 use super::options::ProxyOptions;
+use super::renewal::Renewer;
 use super::server::Pages;
 use super::servers::{Server, StatusServers};
 use super::state::{Credential, StateStore};
 use super::status::Readiness;
 use super::status_pages::{MetricsPages, Order, ReadinessPages, StatusPages};
 use super::workload_api::{Given, WorkloadApi};
-use super::{flows, identity};
+use super::{flows, renewal};
 use crate::dns::{Dns, DnsOptions};
 use crate::snapshot::Shared;
 use crate::takeover::{Handed, Role};
@@ -57,8 +59,12 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts everything on the current runtime. Fails only if a port cannot be had or the options contradict themselves.
     #[cfg(test)]
-    pub(crate) fn start(options: Arc<ProxyOptions>, telemetry: Arc<Registry>) -> anyhow::Result<Self> {
-        let mut agent = Self::prepare(options, telemetry)?;
+    pub(crate) fn start(
+        options: Arc<ProxyOptions>,
+        telemetry: Arc<Registry>,
+        clocks: Arc<dyn Clocks>,
+    ) -> anyhow::Result<Self> {
+        let mut agent = Self::prepare_by(options, telemetry, clocks)?;
         agent.listen(&mut Vec::new())?;
         Ok(agent)
     }
@@ -76,6 +82,14 @@ impl Agent {
 
     /// Starts everything but the status servers, whose ports another process of this Pod may still have.
     pub(crate) fn prepare(options: Arc<ProxyOptions>, telemetry: Arc<Registry>) -> anyhow::Result<Self> {
+        Self::prepare_by(options, telemetry, Arc::new(SystemClocks))
+    }
+
+    fn prepare_by(
+        options: Arc<ProxyOptions>,
+        telemetry: Arc<Registry>,
+        clocks: Arc<dyn Clocks>,
+    ) -> anyhow::Result<Self> {
         let admin = options.listen.admin;
         anyhow::ensure!(admin.ip().is_loopback(), "the admin address {admin} is not a loopback address");
         let store = match StateStore::open(&options.state_dir) {
@@ -166,7 +180,7 @@ impl Agent {
         if let Some(kept) = &kept {
             info!(identity = %kept.svid.identity(), serial = kept.svid.serial(), "using the certificate of the life before");
             facts.lock().set_credential(kept.clone());
-            identity::note_roots(&telemetry, kept);
+            renewal::note_roots(&telemetry, kept);
             discovery.publish();
         }
         let (credential_sender, credential) = watch::channel(kept);
@@ -179,14 +193,16 @@ impl Agent {
             channel: channel.clone(),
         };
         let workload_api = WorkloadApi::new(&options, given);
-        tasks.spawn(identity::run(
+        let renewer = Renewer {
             options,
-            store.clone(),
-            telemetry.clone(),
-            facts.clone(),
-            news.clone(),
-            credential_sender,
-        ));
+            store: store.clone(),
+            telemetry: telemetry.clone(),
+            facts: facts.clone(),
+            news: news.clone(),
+            clocks,
+            sender: credential_sender,
+        };
+        tasks.spawn(renewer.run());
         tasks.spawn(discovery.clone().follow_credential(credential.clone()));
         tasks.spawn(flows::run(telemetry, in_use, news, channel, client.connection()));
         tasks.spawn(discovery.clone().sweep());

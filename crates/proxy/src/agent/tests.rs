@@ -3,9 +3,11 @@
 mod control;
 mod credentials;
 mod dns;
+mod minting;
 mod process;
 mod renewal;
 mod servers;
+mod workload_api;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ use maille_xds::type_urls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use self::control::{Control, SERVER_NAME, Script};
+use super::clock::{Clocks, SystemClocks};
 use super::options::{ListenAddresses, ProxyOptions};
 use super::start::Agent;
 use super::status::Need;
@@ -114,9 +117,13 @@ impl Lab {
 }
 
 fn start(options: ProxyOptions) -> (Agent, Arc<Registry>) {
+    start_by(options, Arc::new(SystemClocks))
+}
+
+fn start_by(options: ProxyOptions, clocks: Arc<dyn Clocks>) -> (Agent, Arc<Registry>) {
     let own = OwnWorkload { cluster: "Kubernetes".into(), version: "test".into() };
     let telemetry = Registry::new(own, AccessLog::disabled());
-    (Agent::start(Arc::new(options), telemetry.clone()).expect("agent"), telemetry)
+    (Agent::start(Arc::new(options), telemetry.clone(), clocks).expect("agent"), telemetry)
 }
 
 fn inbound(mode: wire::MtlsMode) -> wire::Inbound {

@@ -20,6 +20,7 @@ use maille_proto::discovery::aggregated_discovery_service_server::{
 use maille_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use maille_proto::flows::flows_server::{Flows, FlowsServer};
 use maille_proto::flows::{Flow, FlowReport, FlowReportSummary, ProxyState};
+use maille_proto::identity::identity_server::IdentityServer;
 use maille_tls::control::{Credential, discovery_server};
 use maille_tls::{Trust, peer_of_server};
 use maille_xds::{Dirty, Resource, ServerState, View, serve_stream, type_urls};
@@ -30,6 +31,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status, Streaming};
+
+use super::minting::{JwtKey, Minter};
 
 pub(super) const SERVER_NAME: &str = "istiod.istio-system.svc";
 const TYPES: [&str; 7] = [
@@ -47,6 +50,8 @@ type Resources = BTreeMap<(&'static str, String), Arc<Resource>>;
 /// What a test sets and reads; shared with the services.
 pub(super) struct Script {
     pub(super) authority: Authority,
+    /// Signs in the place of `authority`, which stays the root of the control plane's own certificate.
+    pub(super) successor: Mutex<Option<Arc<Authority>>>,
     /// Bearer tokens that are accepted, and whom they prove.
     pub(super) tokens: Mutex<BTreeMap<String, Identity>>,
     /// Lifetime of certificates, in place of what is asked for.
@@ -55,6 +60,7 @@ pub(super) struct Script {
     pub(super) nacks: Mutex<Vec<String>>,
     pub(super) flows: Mutex<Vec<Flow>>,
     pub(super) states: Mutex<Vec<ProxyState>>,
+    pub(super) jwt: Arc<JwtKey>,
     resources: watch::Sender<Resources>,
 }
 
@@ -71,12 +77,14 @@ impl Script {
             .expect("authority");
         Arc::new(Self {
             authority,
+            successor: Mutex::default(),
             tokens: Mutex::default(),
             ttl: Mutex::default(),
             issued: Mutex::default(),
             nacks: Mutex::default(),
             flows: Mutex::default(),
             states: Mutex::default(),
+            jwt: JwtKey::new(),
             resources: watch::Sender::default(),
         })
     }
@@ -126,7 +134,9 @@ impl Control {
             .expect("server certificate");
         let own = Credential::from_pem(&issued.chain_text(), &key.to_pem()).expect("credential");
         let domain = TrustDomain::parse("cluster.local").expect("valid");
-        let bundles = TrustBundles::from_pem(domain.clone(), &script.authority.roots_pem()).expect("bundle");
+        let successor = script.successor.lock().as_ref().map(|next| next.roots_pem());
+        let roots = script.authority.roots_pem() + &successor.unwrap_or_default();
+        let bundles = TrustBundles::from_pem(domain.clone(), &roots).expect("bundle");
         let trust = Trust::of_mesh(bundles, &domain, &[]).expect("trust");
         let acceptor = TlsAcceptor::from(discovery_server(&own, &trust).expect("server config"));
         let accept = tokio::spawn(accept(listener, acceptor, script));
@@ -156,6 +166,10 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, script: Arc<Script
             let serving = tonic::transport::Server::builder()
                 .add_service(IstioCertificateServiceServer::new(services.clone()))
                 .add_service(AggregatedDiscoveryServiceServer::new(services.clone()))
+                .add_service(IdentityServer::new(Minter {
+                    key: services.script.jwt.clone(),
+                    peer: services.peer.clone(),
+                }))
                 .add_service(FlowsServer::new(services))
                 .serve_with_incoming(stream::iter([Ok::<_, std::io::Error>(far)]).chain(stream::pending()));
             tokio::select! {
@@ -188,9 +202,10 @@ impl IstioCertificateService for Services {
         let ttl = self.script.ttl.lock().unwrap_or(ttl);
         let csr =
             CertificateRequest::parse_pem(&asked.csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let issued = self
-            .script
-            .authority
+        let successor = self.script.successor.lock().clone();
+        let issued = successor
+            .as_deref()
+            .unwrap_or(&self.script.authority)
             .issue(&csr, &identity, ttl, SystemTime::now())
             .map_err(|e| Status::internal(e.to_string()))?;
         self.script.issued.lock().push(issued.serial.clone());
