@@ -136,9 +136,9 @@ fn is_segment(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Reference mtls SF-1.
+    /// Reference mtls SF-1, SN-13.
     #[test]
-    fn spiffe_ids_parse_strictly() {
+    fn sn_13_spiffe_ids_parse_strictly() {
         let id = Identity::parse_uri("spiffe://Cluster.Local/ns/a/sa/b").expect("upper case is folded");
         assert_eq!(id.uri(), "spiffe://cluster.local/ns/a/sa/b");
         for bad in [

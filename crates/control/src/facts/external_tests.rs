@@ -227,7 +227,7 @@ fn what_is_not_exported_to_a_namespace_is_not_shown_to_it() {
 }
 
 #[test]
-fn a_kubernetes_service_goes_before_an_entry_of_its_name_and_takes_its_names() {
+fn sn_1_a_kubernetes_service_goes_before_an_entry_of_its_name_and_takes_its_names() {
     let entry = json!({
         "hosts": ["cart.shop.svc.cluster.local"], "resolution": "STATIC", "subjectAltNames": ["spiffe://td/ns/x/sa/y"],
         "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}], "endpoints": [{"address": "192.0.2.1"}],
@@ -554,7 +554,7 @@ fn selectors_look_at_the_clients_labels() {
 }
 
 #[test]
-fn names_and_modes_are_filled_in_where_rules_leave_them_open() {
+fn sn_4_names_and_modes_are_filled_in_where_rules_leave_them_open() {
     let settings = |settings: Value| {
         let spec = json!({
             "hosts": ["a.corp"], "ports": [{"number": 443, "name": "https", "protocol": "HTTPS"}],

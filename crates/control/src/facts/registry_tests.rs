@@ -197,6 +197,21 @@ fn rules_tell_of_traffic_and_subsets_and_endpoints_of_the_labels_that_subsets_lo
     );
 }
 
+/// Subsets have no names of their own: whoever may serve the service may serve each of them.
+#[test]
+fn sn_6_a_subset_is_proved_by_any_name_of_the_whole_service() {
+    let spec = json!({"host": "cart", "subsets": [{"name": "v1", "labels": {"version": "v1"}}]});
+    let plain = Mesh::new().cart(false).change_pod("a", |pod| {
+        pod.labels.insert("version".into(), "v1".into());
+        pod.service_account = "first".into();
+    });
+    let mesh = plain.rule("shop", "r", spec);
+    let service = mesh.service("shop", "cart");
+    assert_eq!(service.ports[0].subsets.len(), 1);
+    let names = &service.subject_alt_names;
+    assert!(names.len() > 1 && names.contains(&"spiffe://cluster.local/ns/shop/sa/first".to_owned()), "{names:?}");
+}
+
 /// Reference mtls 2.1, A3.
 #[test]
 fn with_passthrough_all_endpoints_are_reached_alike() {

@@ -192,7 +192,7 @@ fn a_pod_called_directly_has_no_ports_of_services_with_an_address() {
 }
 
 #[test]
-fn only_ready_endpoints_are_given_but_all_their_identities() {
+fn sn_1_only_ready_endpoints_are_given_but_all_their_identities() {
     let mut mesh = Mesh::new(false, &[meshed(), pod("b", 2, "cart-v2", Some("istio"))]);
     let mut slice =
         mesh.0.slices_of(&NamespacedName::new("shop", "cart")).next().expect("one").as_ref().clone();
@@ -209,7 +209,7 @@ fn only_ready_endpoints_are_given_but_all_their_identities() {
 
 /// SN-1: annotations, and everything again for each alias.
 #[test]
-fn subject_alt_names_include_annotations_and_aliases() {
+fn sn_1_subject_alt_names_include_annotations_and_aliases() {
     let mut config = MeshConfig::new(TrustDomain::parse("new.td").expect("valid"));
     config.trust_domain_aliases = vec![TrustDomain::parse("old.td").expect("valid")];
     let mut mesh = Mesh::with_config(config, false, &[meshed()]);

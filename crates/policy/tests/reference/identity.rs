@@ -62,7 +62,7 @@ fn section_12_3_service_accounts() {
 }
 
 #[test]
-fn section_12_4_trust_domains() {
+fn sn_13_section_12_4_trust_domains() {
     for (value, domain, expected) in [
         ("prod.*", "prod.eu", true),
         ("prod.*", "preprod.eu", false),
@@ -79,7 +79,7 @@ fn section_12_4_trust_domains() {
 }
 
 #[test]
-fn section_12_5_aliases() {
+fn sn_12_sn_13_section_12_5_aliases() {
     let trust = mesh("td-new", &["td-old"]);
     for (value, domains) in [
         ("td-old/ns/a/sa/b", &["td-new", "td-old"][..]),
