@@ -31,15 +31,33 @@ impl Envoy {
     }
 
     pub(crate) fn start(lab: &Lab, backend: SocketAddr, filters: &Value) -> Option<Self> {
+        Self::start_with_tls(lab, backend, filters, None, None)
+    }
+
+    /// The same, with transport sockets towards the backend and towards callers.
+    pub(crate) fn start_with_tls(
+        lab: &Lab,
+        backend: SocketAddr,
+        filters: &Value,
+        upstream: Option<Value>,
+        downstream: Option<Value>,
+    ) -> Option<Self> {
         let program = Self::program()?;
         // Free a moment ago.
         let address = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
         let socket = |at: SocketAddr| json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}});
-        let config = json!({"static_resources": {
+        let mut config = json!({"static_resources": {
             "listeners": [{"address": socket(address), "filter_chains": [{"filters": filters}]}],
             "clusters": [{"name": "backend", "type": "STATIC", "connect_timeout": "5s", "load_assignment": {
                 "cluster_name": "backend", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(backend)}}]}]}}]}});
-        let file = lab.path("envoy.json");
+        let resources = &mut config["static_resources"];
+        if let Some(upstream) = upstream {
+            resources["clusters"][0]["transport_socket"] = upstream;
+        }
+        if let Some(downstream) = downstream {
+            resources["listeners"][0]["filter_chains"][0]["transport_socket"] = downstream;
+        }
+        let file = lab.path(&format!("envoy-{}.json", address.port()));
         std::fs::write(&file, config.to_string()).expect("writable");
         let child = Command::new(program)
             .arg("-c")

@@ -21,6 +21,7 @@ mod marks;
 mod mode;
 mod outside;
 mod own_bounds;
+mod post_quantum;
 mod protocols;
 mod renewal;
 mod revocation;
