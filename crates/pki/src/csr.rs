@@ -29,11 +29,12 @@ pub fn create_csr(key: &KeyPair, identity: &Identity) -> Result<String> {
 
 /// A certificate signing request whose sender has proved to hold the private key.
 ///
-/// Only the public key survives parsing: the names, extensions and attributes that the sender
-/// asked for are not kept, so that none can reach a certificate (CA-1, CA-12).
+/// Only the public key survives parsing, and whether there was a common name: the names, extensions and attributes
+/// that the sender asked for are not kept, so that none can reach a certificate (CA-1, CA-12).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateRequest {
     public_key: PublicKey,
+    has_common_name: bool,
 }
 
 impl CertificateRequest {
@@ -66,7 +67,15 @@ impl CertificateRequest {
             X509Error::SignatureUnsupportedAlgorithm => unaccepted(),
             _ => Error::ProofOfPossession,
         })?;
-        Ok(Self { public_key })
+        let subject = &request.certification_request_info.subject;
+        let has_common_name =
+            subject.iter_common_name().any(|name| name.as_str().is_ok_and(|name| !name.is_empty()));
+        Ok(Self { public_key, has_common_name })
+    }
+
+    /// Whether the sender wants a common name, whatever it wrote there (reference mtls 5.4).
+    pub(crate) fn has_common_name(&self) -> bool {
+        self.has_common_name
     }
 
     /// The key to certify.

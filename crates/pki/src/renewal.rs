@@ -63,7 +63,7 @@ mod tests {
 
     /// CA-21: a day's certificate is renewed between 11 h 45 m and 12 h 15 m.
     #[test]
-    fn a_days_certificate_is_renewed_around_noon() {
+    fn ca_21_a_days_certificate_is_renewed_around_noon() {
         let start = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let end = start + DEFAULT_WORKLOAD_TTL;
         let after = |jitter| renew_at(start, end, jitter).duration_since(start).expect("later").as_secs();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn ttl_is_defaulted_or_refused_but_never_shortened() {
+    fn ca_4_ca_5_ttl_is_defaulted_or_refused_but_never_shortened() {
         let ttl = |requested| requested_ttl(requested, DEFAULT_WORKLOAD_TTL, MAX_WORKLOAD_TTL);
         assert_eq!(ttl(0), Ok(DEFAULT_WORKLOAD_TTL));
         assert_eq!(ttl(-5), Ok(DEFAULT_WORKLOAD_TTL));
@@ -83,5 +83,14 @@ mod tests {
         assert_eq!(ttl(90 * 86_400), Ok(MAX_WORKLOAD_TTL));
         assert!(ttl(90 * 86_400 + 1).is_err());
         assert!(ttl(i64::MAX).is_err());
+    }
+
+    #[test]
+    fn the_default_is_cut_to_what_is_left_of_the_chain() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(default_ttl(24 * hour, now + 48 * hour, now), 24 * hour);
+        assert_eq!(default_ttl(24 * hour, now + 2 * hour, now), 2 * hour);
+        assert_eq!(default_ttl(24 * hour, now - hour, now), 24 * hour, "the signature itself is refused");
     }
 }

@@ -28,7 +28,7 @@ fn request() -> CertificateRequest {
 
 /// CA-6, CA-7.
 #[test]
-fn nothing_outlives_the_signing_certificate() {
+fn ca_6_ca_7_nothing_outlives_the_signing_certificate() {
     let start = SystemTime::now();
     let authority = Authority::self_signed(&domain(), start, 10 * HOUR).expect("root");
     let ask = |ttl, now| authority.issue(&request(), &cart(), ttl, now);
@@ -60,18 +60,38 @@ fn secret_restores_the_same_authority() {
     assert_eq!(again.not_after(), authority.not_after());
     let issued = again.issue(&request(), &cart(), HOUR, SystemTime::now()).expect("issued");
     assert_eq!(issued.into_response().len(), 2, "leaf and root bundle");
+}
 
-    // CA-20, and every other entry that counts.
-    for missing in ["ca-cert.pem", "ca-key.pem", "root-cert.pem"] {
-        let partial =
-            Authority::from_secret(
-                |name| {
-                    if name == missing { None } else { secret.get(name).map(Vec::as_slice) }
-                },
-            );
-        let message = partial.expect_err("incomplete").to_string();
-        assert!(message.contains(missing), "{message}");
+/// CA-20, and every other entry that counts, in either form.
+#[test]
+fn ca_20_a_secret_without_one_of_its_parts_is_refused_by_name() {
+    let authority = Authority::self_signed(&domain(), SystemTime::now(), ROOT_TTL).expect("root");
+    let opaque: BTreeMap<&str, Vec<u8>> =
+        authority.to_secret().into_iter().map(|(name, text)| (name, text.as_bytes().to_vec())).collect();
+    let tls: BTreeMap<&str, Vec<u8>> = [
+        ("tls.crt", opaque["ca-cert.pem"].clone()),
+        ("tls.key", opaque["ca-key.pem"].clone()),
+        ("ca.crt", opaque["root-cert.pem"].clone()),
+    ]
+    .into();
+    let load = |secret: &BTreeMap<&str, Vec<u8>>, missing: &str| {
+        Authority::from_secret(|name| secret.get(name).filter(|_| name != missing).map(Vec::as_slice))
+    };
+    for (secret, parts) in
+        [(&opaque, ["ca-cert.pem", "ca-key.pem", "root-cert.pem"]), (&tls, ["tls.key", "ca.crt", "tls.key"])]
+    {
+        assert_eq!(load(secret, "nothing").expect("whole").signer(), authority.signer());
+        for missing in parts {
+            let message = load(secret, missing).expect_err("incomplete").to_string();
+            assert!(message.contains(missing), "{message}");
+        }
     }
+    // `tls.crt` selects the second form, whatever else is there.
+    let other = Authority::self_signed(&domain(), SystemTime::now(), ROOT_TTL).expect("root");
+    let mut both: BTreeMap<&str, Vec<u8>> =
+        other.to_secret().into_iter().map(|(name, text)| (name, text.as_bytes().to_vec())).collect();
+    both.extend(tls);
+    assert_eq!(load(&both, "nothing").expect("whole").signer(), authority.signer());
 }
 
 #[test]
@@ -98,7 +118,7 @@ fn parts_that_do_not_belong_together_are_refused() {
 /// CA-19: leaf → int2 → int1 → root gives [leaf, int2, int1, root], with the keys and tools of a
 /// real plugged-in CA, whether or not its files repeat the signing certificate.
 #[test]
-fn plugged_in_intermediates_travel_with_the_leaf() {
+fn ca_19_plugged_in_intermediates_travel_with_the_leaf() {
     let directory = tempfile::tempdir().expect("directory");
     let at = directory.path();
     let run = |arguments: &str| {

@@ -103,7 +103,7 @@ fn root_is_an_authority_of_the_trust_domain() {
 
 /// CA-1, CA-12: the names, the subject and the extensions that a request asks for go nowhere.
 #[test]
-fn nothing_of_a_request_but_its_key_reaches_the_certificate() {
+fn ca_1_ca_12_nothing_of_a_request_but_its_key_reaches_the_certificate() {
     let directory = tempfile::tempdir().expect("directory");
     let at = directory.path();
     std::fs::write(
@@ -131,6 +131,36 @@ fn nothing_of_a_request_but_its_key_reaches_the_certificate() {
     }
     let key = KeyPair::from_pem(&std::fs::read_to_string(at.join("k.pem")).expect("read")).expect("RSA key");
     assert_eq!(Svid::from_pem(&issued.chain_pem, key).expect("an SVID").identity(), &cart());
+}
+
+/// Reference mtls 5.4: a common name in the request gives one in the certificate, and it is the identity.
+#[test]
+fn a_common_name_is_the_identity_if_it_fits() {
+    let directory = tempfile::tempdir().expect("directory");
+    let at = directory.path();
+    let key =
+        ["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "k.pem"];
+    openssl(at, &[&key[..], &["-subj", "/O=corp/CN=admin", "-out", "csr.pem"]].concat()).expect("request");
+    let csr = std::fs::read_to_string(at.join("csr.pem")).expect("read");
+    let request = CertificateRequest::parse_pem(&csr).expect("a request");
+    let authority = root();
+    std::fs::write(at.join("root.pem"), authority.roots_pem()).expect("write");
+    let long = format!("spiffe://cluster.local/ns/shop/sa/{}", "x".repeat(40));
+    for (uri, subject) in [
+        (cart().uri(), format!("Subject: CN = {} ", cart().uri())),
+        (long, "Subject: Subject Public Key".to_owned()),
+    ] {
+        let identity = Identity::parse_uri(&uri).expect("valid");
+        let issued = authority.issue(&request, &identity, HOUR, SystemTime::now()).expect("issued");
+        std::fs::write(at.join("leaf.pem"), issued.chain_text()).expect("write");
+        openssl(at, &["verify", "-x509_strict", "-CAfile", "root.pem", "leaf.pem"]).expect("verifies");
+        let text = openssl(at, &["x509", "-in", "leaf.pem", "-noout", "-text"]).expect("readable");
+        let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let name = format!("X509v3 Subject Alternative Name: critical URI:{uri} ");
+        assert!(squeezed.contains(&subject) && squeezed.contains(&name), "{text}");
+        let own = KeyPair::from_pem(&std::fs::read_to_string(at.join("k.pem")).expect("read")).expect("key");
+        assert_eq!(Svid::from_pem(&issued.chain_pem, own).expect("an SVID").identity(), &identity);
+    }
 }
 
 #[test]
@@ -182,7 +212,7 @@ fn private_keys_are_read_in_every_form_and_keep_it() {
 
 /// CA-3.
 #[test]
-fn requests_without_proof_or_with_weak_keys_are_refused() {
+fn ca_3_requests_without_proof_or_with_weak_keys_are_refused() {
     let directory = tempfile::tempdir().expect("directory");
     let at = directory.path();
     let request = |arguments: &[&str]| {

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use maille_core::Identity;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose as Extended, IsCa,
+    CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose as Extended, IsCa,
     KeyUsagePurpose as Usage, SanType, SerialNumber,
 };
 
@@ -58,7 +58,15 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Issued> {
         let mut params = leaf_params(Profile::Workload);
-        params.subject_alt_names = vec![uri(&identity.uri())?];
+        let name = identity.uri();
+        match critical_name(&name).filter(|_| request.has_common_name()) {
+            // For peers that read the subject only: it says what the alternative name does.
+            Some(extension) => {
+                params.distinguished_name.push(DnType::CommonName, name.as_str());
+                params.custom_extensions.push(extension);
+            }
+            None => params.subject_alt_names = vec![uri(&name)?],
+        }
         self.sign(params, request.public_key(), ttl, now)
     }
 
@@ -161,6 +169,21 @@ pub(super) fn leaf_params(profile: Profile) -> CertificateParams {
 
 pub(super) fn uri(text: &str) -> Result<SanType> {
     Ok(SanType::URI(text.try_into().map_err(|_| Error::Name(text.to_owned()))?))
+}
+
+/// Longest common name (RFC 5280 appendix A.1, ub-common-name).
+const MAX_COMMON_NAME: usize = 64;
+
+/// A URI as critical alternative name, where there is a subject, too (reference mtls 5.4; the library marks it critical
+/// only where there is none). `None` if it is too long for the subject.
+fn critical_name(uri: &str) -> Option<CustomExtension> {
+    let length = u8::try_from(uri.len()).ok().filter(|_| uri.len() <= MAX_COMMON_NAME)?;
+    // GeneralNames with one uniformResourceIdentifier, [6] IA5String (RFC 5280 section 4.2.1.6); lengths below 128.
+    let mut names = vec![0x30, length + 2, 0x86, length];
+    names.extend_from_slice(uri.as_bytes());
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], names);
+    extension.set_criticality(true);
+    Some(extension)
 }
 
 /// From `BACKDATE` before now until `ttl` after it, at most until `signer_end` (CA-6).
