@@ -138,7 +138,7 @@ fn other_peers_get_what_they_have_unless_more_is_demanded() {
     let is = |key_exchange, version| Ok(Negotiated { key_exchange, version });
     assert_eq!(agreed(&["-groups", "X25519:P-256"]), is("X25519", "TLSv1.3"));
     assert_eq!(agreed(&["-groups", "P-256"]), is("P-256", "TLSv1.3"));
-    assert_eq!(agreed(&["-tls1_2", "-groups", "P-384"]), is("P-384", "TLSv1.2"));
+    assert_eq!(agreed(&["-tls1_2", "-groups", "P-384:P-256"]), is("P-256", "TLSv1.2"));
     // meshMTLS.minProtocolVersion TLSV1_3.
     cart.replace_parameters(Parameters { tls13_only: true, ..Parameters::default() }).expect("in force");
     assert_eq!(agreed(&["-groups", "X25519"]), is("X25519", "TLSv1.3"));

@@ -71,7 +71,7 @@ fn sn_5_names_that_are_no_spiffe_ids_are_matched_with_names_of_any_type() {
     let server = authority.server(&["legacy.example.com"], &["192.0.2.7".parse().expect("an address")]);
     let attempt = |expected| {
         let config = client.current().client_config(ClientAlpn::Tcp, &expected).expect("config");
-        handshake(config, rogue_server(&server, &[]))
+        handshake(config, rogue_server(&server))
     };
     attempt(names(["legacy.example.com"])).established();
     attempt(names([A, "192.0.2.7"])).established();
