@@ -87,6 +87,7 @@ const OWN_MESH: &[Own] = &[
     ("the_guide_document_is_true", guide::the_document_is_true),
     ("the_traffic_document_is_true", outside::the_document_is_true),
     ("the_policy_document_is_true", policy::the_document_is_true),
+    ("the_identity_document_is_true", rotation::the_document_is_true),
     ("nothing_is_lost_while_everything_changes", soak::churn),
     ("roots_and_intermediates_rotate_under_load", rotation::under_load),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::control_plane_away::{istiod_is_ready, sidecar_pid};
+use crate::guide;
 use crate::mesh::{Mesh, eventually};
 use crate::soak::{self, Soak};
 
@@ -41,7 +42,7 @@ fn signer(mesh: &Mesh) -> Result<String> {
 
 /// `maille ca rotate ARGUMENTS…`, to its end.
 fn rotate(mesh: &Mesh, arguments: &[&str]) -> Result<()> {
-    let command = [&["ca", "rotate", "--timeout", "120s"], arguments].concat();
+    let command = [&["ca", "rotate", "--timeout", "120"], arguments].concat();
     let ran = mesh.maille(&command)?;
     ensure!(ran.code == 0, "{command:?} ended with {}: {}{}", ran.code, ran.stdout, ran.stderr);
     ensure!(phase(mesh)? == "idle", "the command has ended and the rotation has not");
@@ -198,6 +199,10 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         let _ = kill_process(self.0, Signal::CONT);
     }
+}
+
+pub(crate) fn the_document_is_true() -> Result<()> {
+    guide::document_is_true("docs/identity.md")
 }
 
 /// A new root, a CA of an operator's, another intermediate of the same root; a proxy that does not answer; a control plane
