@@ -94,7 +94,7 @@ const CONTROL: &[Grant] = &[
         verbs: WRITE,
         groups: &[""],
         resources: &["configmaps"],
-        names: &["istio-ca-root-cert"],
+        names: &["istio-ca-root-cert", "istio-ca-crl"],
         namespaces: &[],
     },
     Grant {
@@ -232,6 +232,7 @@ mod tests {
             (asked("get", "", "secrets", "production", "x"), false),
             (asked("list", "", "secrets", "", ""), false),
             (asked("patch", "", "configmaps", "production", "istio-ca-root-cert"), true),
+            (asked("delete", "", "configmaps", "production", "istio-ca-crl"), true),
             (asked("patch", "", "configmaps", "production", "other"), false),
             (asked("delete", "", "pods", "production", "x"), false),
             (asked("create", "security.istio.io", "authorizationpolicies", "a", "x"), false),
