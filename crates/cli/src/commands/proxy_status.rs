@@ -12,22 +12,25 @@ use crate::Outcome;
 use crate::client::Api;
 
 /// Maille's facts, with the columns of istioctl that they stand for.
-const TYPES: [(&str, &str); 5] = [
+const TYPES: [(&str, &str); 6] = [
     ("Inbound", "LDS"),
     ("Authorization", "LDS"),
     ("Destination", "CDS,EDS,RDS"),
     ("TrustBundle", "SDS"),
     ("MeshSettings", ""),
+    ("Revocations", "SDS"),
 ];
 
 /// Shows which proxies are connected to the control plane, and how far each has got.
 ///
 /// With -v 1 there is a column for each kind of facts, with istioctl's kinds behind the slash: SYNCED, STALE (sent and
-/// not yet acknowledged), ERROR (rejected), NOT SENT, IGNORED (not asked for), and for how long. With a Pod,
-/// [TYPE/]NAME[.NAMESPACE], what the proxy holds is compared with what the control plane means it to hold.
+/// not yet acknowledged), ERROR (rejected), NOT SENT, IGNORED (not asked for), and for how long; and one that says when
+/// the proxy's certificate ends. With a Pod, [TYPE/]NAME[.NAMESPACE], what the proxy holds is compared with what the
+/// control plane means it to hold.
 ///
 /// -o json prints a list with a DiscoveryResponse per control plane, whose resources are ClientConfigs: node,
-/// genericXdsConfigs[] {typeUrl, configStatus, lastUpdated, errorState}.
+/// genericXdsConfigs[] {typeUrl, configStatus, lastUpdated, errorState}; node.metadata has CERTIFICATE_SERIAL,
+/// CERTIFICATE_NOT_AFTER and REVOCATIONS as the proxy says that it uses them.
 ///
 /// Exit code 1 if a proxy is STALE or in ERROR, or does not match; called as istioctl 0.
 #[derive(Debug, clap::Args)]
@@ -113,6 +116,29 @@ impl Row<'_> {
     }
 }
 
+impl Row<'_> {
+    /// When the certificate in use ends, as the proxy says.
+    fn certificate(&self, now_ms: u64) -> String {
+        match self.proxy["svid"]["notAfterMs"].as_u64() {
+            Some(end) if end > now_ms => format!("ends in {}", age((end - now_ms) / 1000)),
+            Some(end) if end > 0 => format!("EXPIRED ({})", age((now_ms - end) / 1000)),
+            _ => "-".to_owned(),
+        }
+    }
+
+    /// The same for programs; nothing where the proxy has not said it.
+    fn add_certificate(&self, metadata: &mut serde_json::Map<String, Value>) {
+        let svid = &self.proxy["svid"];
+        let end = svid["notAfterMs"].as_u64().and_then(crate::commands::ca::described::of_millis);
+        if let Some(end) = end {
+            metadata.insert("CERTIFICATE_SERIAL".to_owned(), svid["serial"].clone());
+            let end = crate::commands::ca::described::moment(end);
+            metadata.insert("CERTIFICATE_NOT_AFTER".to_owned(), json!(end));
+            metadata.insert("REVOCATIONS".to_owned(), svid["revocations"].clone());
+        }
+    }
+}
+
 /// How far a proxy has got with one kind of facts, and when (Unix milliseconds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -183,7 +209,7 @@ fn table(rows: &[Row<'_>], verbosity: u8, now_ms: u64) -> Vec<Vec<String>> {
             "" => kind.to_uppercase(),
             istio => format!("{}/{istio}", kind.to_uppercase()),
         }));
-        titles.extend(["ISTIOD", "VERSION"].map(str::to_owned));
+        titles.extend(["CERTIFICATE", "ISTIOD", "VERSION"].map(str::to_owned));
     }
     let mut table = vec![titles];
     for row in rows {
@@ -202,6 +228,7 @@ fn table(rows: &[Row<'_>], verbosity: u8, now_ms: u64) -> Vec<Vec<String>> {
             });
         } else {
             cells.extend(states.iter().map(|(_, state)| state.cell(now_ms)));
+            cells.push(row.certificate(now_ms));
             cells.extend(origin);
         }
         table.push(cells);
@@ -241,7 +268,7 @@ fn client_config(row: &Row<'_>) -> Value {
         }
         Some(config)
     });
-    json!({
+    let mut config = json!({
         "@type": "type.googleapis.com/envoy.service.status.v3.ClientConfig",
         "node": {
             "id": row.name(),
@@ -253,7 +280,11 @@ fn client_config(row: &Row<'_>) -> Value {
             }
         },
         "genericXdsConfigs": configs.collect::<Vec<_>>()
-    })
+    });
+    if let Some(metadata) = config.pointer_mut("/node/metadata").and_then(Value::as_object_mut) {
+        row.add_certificate(metadata);
+    }
+    config
 }
 
 #[cfg(test)]
@@ -299,5 +330,22 @@ mod tests {
                 "cart-1.shop|Kubernetes|istiod|0.1.0|1 (Inbound)"
             ]
         );
+    }
+
+    #[test]
+    fn the_end_of_the_certificate_is_shown_and_goes_into_the_nodes_metadata() {
+        let control_plane = PodRef { namespace: "istio-system".into(), name: "istiod".into() };
+        let row = |svid: Value| Row {
+            control_plane: &control_plane,
+            proxy: json!({"pod": "cart-1", "namespace": "shop", "version": "0.1.0", "svid": svid}),
+        };
+        let known = row(json!({"serial": "a1", "notAfterMs": 3_600_000, "revocations": "7f"}));
+        assert_eq!(known.certificate(0), "ends in 1h0m");
+        assert_eq!(known.certificate(3_660_000), "EXPIRED (1m0s)");
+        assert_eq!(row(Value::Null).certificate(0), "-");
+        let metadata = &client_config(&known)["node"]["metadata"];
+        assert_eq!(metadata["CERTIFICATE_NOT_AFTER"], "1970-01-01T01:00:00Z");
+        assert_eq!((&metadata["CERTIFICATE_SERIAL"], &metadata["REVOCATIONS"]), (&json!("a1"), &json!("7f")));
+        assert!(client_config(&row(Value::Null))["node"]["metadata"].get("REVOCATIONS").is_none());
     }
 }

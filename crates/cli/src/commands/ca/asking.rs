@@ -59,9 +59,14 @@ impl Asked {
         Err(failed.context("there is no control plane")?)
     }
 
+    /// The path of the objects of a kind in the control plane's namespace.
+    pub(crate) fn collection(&self, plural: &str) -> String {
+        format!("/api/v1/namespaces/{}/{plural}", self.namespace)
+    }
+
     /// The path of an object of the control plane's namespace.
     pub(crate) fn path(&self, plural: &str, name: &str) -> String {
-        format!("/api/v1/namespaces/{}/{plural}/{name}", self.namespace)
+        format!("{}/{name}", self.collection(plural))
     }
 
     /// An object of the control plane's namespace; `None` if there is none.

@@ -215,7 +215,7 @@ async fn write(asked: &Asked, change: &Change) -> Result<Kept> {
         // The version that was read goes back with it.
         let written = match stored {
             Some(_) => asked.api.replace(&path, &object).await,
-            None => asked.api.create(&asked.path("configmaps", ""), &object).await,
+            None => asked.api.create(&asked.collection("configmaps"), &object).await,
         };
         match written {
             Ok(_) => return Ok(kept),

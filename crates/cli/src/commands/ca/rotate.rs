@@ -217,6 +217,6 @@ async fn store(asked: &Asked, request: &Request, material: Option<&Material>) ->
         "metadata": {"name": SECRET, "namespace": asked.namespace, "annotations": annotations},
         "data": data,
     });
-    asked.api.create(asked.path("secrets", "").trim_end_matches('/'), &secret).await.with_context(failed)?;
+    asked.api.create(&asked.collection("secrets"), &secret).await.with_context(failed)?;
     Ok(())
 }
