@@ -11,12 +11,12 @@ use maille_core::NamespacedName;
 use maille_proto::facts as wire;
 use maille_xds::Resource;
 use maille_xds::type_urls::{
-    AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, REQUEST_AUTHENTICATION, TRUST_BUNDLE,
+    AUTHORIZATION, DESTINATION, INBOUND, MESH_SETTINGS, REQUEST_AUTHENTICATION, REVOCATIONS, TRUST_BUNDLE,
 };
 use prost::Message;
 use serde::Deserialize;
 
-use crate::facts::SETTINGS_NAME;
+use crate::facts::{REVOCATIONS_NAME, SETTINGS_NAME};
 use crate::hub::Snapshot;
 use crate::world::Asked;
 
@@ -81,6 +81,10 @@ impl FactsQuery {
             if let Some(bundle) = snapshot.trust_bundle(domain) {
                 facts.trust_bundles.push(taken(&mut dump, TRUST_BUNDLE, &bundle.resource(domain.clone()))?);
             }
+        }
+        if let Some(fact) = snapshot.revocations() {
+            let resource = fact.resource(REVOCATIONS_NAME);
+            facts.revocations = Some(taken(&mut dump, REVOCATIONS, &resource)?);
         }
         dump.facts = Some(facts);
         Ok(dump)
