@@ -55,9 +55,12 @@ pub struct MeshConfig {
     pub ca_certificates: Vec<CaCertificate>,
     /// `meshMTLS`: what mutual TLS of the mesh may negotiate.
     pub mesh_tls: MeshTls,
-    /// `maille.explainInResponse`, the one field that Istio does not have: refusals carry their reason in a response
+    /// `maille.explainInResponse`, which Istio does not have: refusals carry their reason in a response
     /// header. Default false: callers learn of policies what their refusals show.
     pub explain_in_response: bool,
+    /// `maille.keepExpiredTcp`, which Istio does not have: TCP connections of peers that cannot prove a renewed
+    /// certificate outlive the one that they were opened with. Default false: they are cut when it ends.
+    pub keep_expired_tcp: bool,
 }
 
 impl Default for MeshConfig {
@@ -76,6 +79,7 @@ impl Default for MeshConfig {
             ca_certificates: Vec::new(),
             mesh_tls: MeshTls::default(),
             explain_in_response: false,
+            keep_expired_tcp: false,
         }
     }
 }

@@ -72,6 +72,7 @@ fn check_value(value: &Value) -> Result<MeshConfig, Vec<FieldError>> {
             ca_certificates,
             mesh_tls,
             explain_in_response: spec.maille.explain_in_response,
+            keep_expired_tcp: spec.maille.keep_expired_tcp,
         }),
         _ => Err(errors),
     }

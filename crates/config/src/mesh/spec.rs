@@ -229,6 +229,8 @@ pub(super) enum AccessLogEncoding {
 pub(super) struct MailleSpec {
     #[serde(deserialize_with = "or_default")]
     pub(super) explain_in_response: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) keep_expired_tcp: bool,
 }
 
 /// One of `extensionProviders`.

@@ -75,7 +75,7 @@ defaultConfig:
 accessLogFile: /dev/stdout
 accessLogEncoding: JSON
 protocolDetectionTimeout: 1500ms
-maille: {explainInResponse: true}
+maille: {explainInResponse: true, keepExpiredTcp: true}
 extensionProviders:
 - name: http
   envoyExtAuthzHttp:
@@ -116,6 +116,7 @@ extensionProviders:
         mesh_tls: MeshTls { key_exchanges: vec!["P-256".to_owned(), "X25519".to_owned()], tls13_only: true },
         ca_certificates: vec![],
         explain_in_response: true,
+        keep_expired_tcp: true,
         extension_providers: vec![
             ExtensionProvider {
                 name: "http".to_owned(),

@@ -39,6 +39,7 @@ pub fn mesh_settings(world: &World, client: Client<'_>) -> wire::MeshSettings {
         extension_providers: config.extension_providers.iter().map(|p| provider(world, p)).collect(),
         access_log: log.into(),
         explain_in_response: config.explain_in_response,
+        keeps_expired_tcp: config.keep_expired_tcp,
         deliver_to_localhost: config.deliver_to_localhost,
         post_quantum_only: config.mesh_tls.is_post_quantum_only(),
         key_exchanges: config.mesh_tls.key_exchanges.clone(),

@@ -40,6 +40,8 @@ pub struct MeshConfig {
     pub mesh_tls: MeshTls,
     /// Whether refusals tell callers their reason.
     pub explain_in_response: bool,
+    /// Whether TCP connections outlive the certificate of a peer that cannot prove another one.
+    pub keep_expired_tcp: bool,
     /// The trust domain where the ConfigMap names none.
     default_trust_domain: TrustDomain,
 }
@@ -62,6 +64,7 @@ impl MeshConfig {
             ca_certificates: Vec::new(),
             mesh_tls: MeshTls::default(),
             explain_in_response: false,
+            keep_expired_tcp: false,
             default_trust_domain: trust_domain,
         }
     }
@@ -84,6 +87,7 @@ impl MeshConfig {
             ca_certificates,
             mesh_tls,
             explain_in_response,
+            keep_expired_tcp,
         } = mesh;
         let trust_domain = trust_domain.unwrap_or_else(|| self.default_trust_domain.clone());
         Self {
@@ -99,6 +103,7 @@ impl MeshConfig {
             ca_certificates,
             mesh_tls,
             explain_in_response,
+            keep_expired_tcp,
             system_namespace: self.system_namespace.clone(),
             cluster_domain: self.cluster_domain.clone(),
             default_trust_domain: self.default_trust_domain.clone(),
