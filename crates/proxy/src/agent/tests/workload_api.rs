@@ -40,7 +40,11 @@ impl Lab {
         self.script.set(type_urls::TRUST_BUNDLE, "cluster.local", &own);
         match other {
             Some(other) => {
-                self.script.set(type_urls::TRUST_BUNDLE, "other.example", &bundle("other.example", other, vec![]));
+                self.script.set(
+                    type_urls::TRUST_BUNDLE,
+                    "other.example",
+                    &bundle("other.example", other, vec![]),
+                );
             }
             None => self.script.remove(type_urls::TRUST_BUNDLE, "other.example"),
         }
@@ -126,8 +130,11 @@ async fn applications_get_the_same_identity_with_a_key_of_their_own_and_each_ren
     assert_eq!(svid.spiffe_id, identity("cart").uri());
     assert_eq!(svid.bundle, lab.script.authority.roots()[0].to_vec());
     assert_ne!(svid.x509_svid_key, own.key().to_der().secret_der(), "the proxy's key stays with the proxy");
-    let key = maille_pki::KeyPair::from_der(&rustls::pki_types::PrivatePkcs8KeyDer::from(svid.x509_svid_key.clone()).into());
-    maille_pki::Svid::from_der(vec![leaf(&svid.x509_svid).into_owned()], key.expect("PKCS#8")).expect("they fit");
+    let key = maille_pki::KeyPair::from_der(
+        &rustls::pki_types::PrivatePkcs8KeyDer::from(svid.x509_svid_key.clone()).into(),
+    );
+    maille_pki::Svid::from_der(vec![leaf(&svid.x509_svid).into_owned()], key.expect("PKCS#8"))
+        .expect("they fit");
 
     let second = within(stream.message()).await.expect("no error").expect("renewed");
     assert_ne!(serial(&second), serial(&first));
@@ -257,9 +264,12 @@ async fn the_socket_is_for_every_user_replaces_an_old_one_and_streams_are_bounde
     shared(&agent).await;
     let mode = std::fs::metadata(lab.socket()).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o666);
-    assert!(std::fs::read_dir(lab.files.path()).expect("listed").flatten().all(|entry| {
-        !entry.file_name().to_string_lossy().starts_with(".socket")
-    }));
+    assert!(
+        std::fs::read_dir(lab.files.path())
+            .expect("listed")
+            .flatten()
+            .all(|entry| { !entry.file_name().to_string_lossy().starts_with(".socket") })
+    );
 
     // Each connection carries some; all of them together carry 256.
     let mut held = Vec::new();

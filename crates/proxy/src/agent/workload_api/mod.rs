@@ -14,6 +14,7 @@
 //! Everything is bounded: connections, streams, what is remembered, and what a slow reader can make this process hold (one
 //! message: each is the whole state, and what was overtaken is not sent).
 
+mod authority;
 mod believed;
 mod file_secrets;
 mod sds;

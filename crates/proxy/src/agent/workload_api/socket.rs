@@ -16,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
+use super::authority::Authority;
+
 /// Connections at once: one per process of the Pod is usual. More wait until others close.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -45,6 +47,7 @@ pub(super) struct Caller {
 /// A caller's connection.
 pub(super) struct Connection {
     stream: UnixStream,
+    authority: Authority,
     caller: Caller,
     _place: OwnedSemaphorePermit,
 }
@@ -66,7 +69,7 @@ pub(super) fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<
             };
             match attest(&stream) {
                 Ok(caller) => {
-                    return Some((Ok(Connection { stream, caller, _place: place }), (listener, places)));
+                    return Some((Ok(Connection::new(stream, caller, place)), (listener, places)));
                 }
                 Err(reason) => warn!(%reason, "caller of the Workload API refused"),
             }
@@ -89,6 +92,12 @@ fn attest(stream: &UnixStream) -> Result<Caller, String> {
     Ok(Caller { user: peer.uid() })
 }
 
+impl Connection {
+    fn new(stream: UnixStream, caller: Caller, place: OwnedSemaphorePermit) -> Self {
+        Self { stream, authority: Authority::new(), caller, _place: place }
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Caller;
 
@@ -103,7 +112,21 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let this = &mut *self;
+        loop {
+            let ready = this.authority.take(buf.remaining());
+            if !ready.is_empty() || buf.remaining() == 0 {
+                buf.put_slice(&ready);
+                return Poll::Ready(Ok(()));
+            }
+            let mut bytes = [0; 4096];
+            let mut read = ReadBuf::new(&mut bytes);
+            std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.authority.feed(read.filled());
+        }
     }
 }
 

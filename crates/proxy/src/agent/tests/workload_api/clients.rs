@@ -1,4 +1,4 @@
-//! PyPI's `spiffe` as client.
+//! Clients of others: PyPI's `spiffe` and the crate of that name.
 
 use tokio::process::Command;
 
@@ -78,14 +78,18 @@ async fn pythons_client_fetches_watches_and_validates() {
         .kill_on_drop(true)
         .spawn()
         .expect("python3 starts");
+    // Once it has asked for tokens there is another trust domain.
     let trust = async {
-        eventually("it has asked for tokens", || !lab.script.jwt.minted.lock().is_empty()).await;
+        while lab.script.jwt.minted.lock().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         lab.set_trust(Some(&authority_of("other.example")));
+        std::future::pending::<()>().await;
     };
-    let output = async {
-        tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await.expect("in time")
+    let output = tokio::select! {
+        output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()) => output.expect("in time"),
+        () = trust => unreachable!("it never ends"),
     };
-    let (output, ()) = tokio::join!(output, trust);
     let output = output.expect("run");
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{errors}");
@@ -94,4 +98,36 @@ async fn pythons_client_fetches_watches_and_validates() {
         "svid {id} 1\nroots 1\ntoken {id} ['cart', 'orders']\ngood {id}\nkeys 1\nchecked {id}\nrefused yes\nwatching\nrotated {id}\n"
     );
     assert_eq!(said, expected, "{errors}");
+}
+
+#[tokio::test]
+async fn the_crate_spiffe_fetches_watches_and_validates() {
+    let lab = Lab::new().await;
+    *lab.script.ttl.lock() = Some(Duration::from_secs(4));
+    lab.set_trust(None);
+    let (agent, _) = start(lab.with_workload_api());
+    shared(&agent).await;
+    let mut first = client(&lab).await;
+    drop(eventually_jwt_bundles(&mut first).await);
+    let endpoint = format!("unix://{}", lab.socket().display());
+    let source = within(spiffe::X509Source::builder().endpoint(&endpoint).build()).await.expect("a source");
+    let svid = source.svid().expect("an SVID");
+    assert_eq!(svid.spiffe_id().to_string(), identity("cart").uri());
+    let domain = |name: &str| spiffe::TrustDomain::new(name).expect("valid");
+    let authorities =
+        |name: &str| source.try_bundle_for_trust_domain(&domain(name)).map(|b| b.authorities().len());
+    assert_eq!((authorities("cluster.local"), authorities("other.example")), (Some(1), None));
+    lab.set_trust(Some(&authority_of("other.example")));
+    eventually("it is told of another trust domain", || authorities("other.example") == Some(1)).await;
+    eventually("and of a renewal", || {
+        source.try_svid().is_some_and(|now| now.cert_chain()[0].as_bytes() != svid.cert_chain()[0].as_bytes())
+    })
+    .await;
+
+    let tokens = within(spiffe::JwtSource::builder().endpoint(&endpoint).build()).await.expect("a source");
+    let token = within(tokens.fetch_jwt_svid(["orders"])).await.expect("a token");
+    assert_eq!(token.spiffe_id().to_string(), identity("cart").uri());
+    spiffe::JwtSvid::parse_and_validate(token.token(), &tokens, &["orders"]).expect("good");
+    spiffe::JwtSvid::parse_and_validate(token.token(), &tokens, &["others"]).expect_err("for others");
+    drop(agent);
 }

@@ -52,7 +52,10 @@ async fn certificate_roots_and_files_are_served_by_istios_names() {
     let elsewhere = tempfile::tempdir_in("/tmp").expect("a directory");
     let file = |name: &str| elsewhere.path().join(name).display().to_string();
     std::fs::write(file("ca.pem"), format!("{}secret\n", other.roots_pem())).expect("written");
-    assert_eq!(roots(ask(&lab, &format!("file-root:{}", file("ca.pem"))).await.expect("there")), other.roots_pem());
+    assert_eq!(
+        roots(ask(&lab, &format!("file-root:{}", file("ca.pem"))).await.expect("there")),
+        other.roots_pem()
+    );
     std::fs::write(file("cert.pem"), text(own.certificate_chain)).expect("written");
     let key = maille_pki::generate_key().expect("key");
     std::fs::write(file("key.pem"), key.to_pem().as_bytes()).expect("written");
@@ -95,7 +98,8 @@ fn envoy(lab: &Lab) -> Option<Envoy> {
     };
     let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     let (at, admin) = (free(), free());
-    let address = |at: SocketAddr| json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}});
+    let address =
+        |at: SocketAddr| json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}});
     let secret = |name: &str| {
         json!({"name": name, "sds_config": {"resource_api_version": "V3", "api_config_source": {
             "api_type": "GRPC", "transport_api_version": "V3",
@@ -186,5 +190,5 @@ async fn envoy_gets_its_certificate_by_sds_serves_with_it_and_follows_a_renewal_
     assert!(!seen.contains(&own), "Envoy has a key of its own");
     let (_, stats) = get(envoy.admin, "/stats?filter=cluster.workload.upstream_rq_total").await;
     // One stream for the certificate, one for the roots.
-    assert_eq!(stats.trim(), "cluster.workload.upstream_rq_total: 2", "{stats}");
+    assert!(stats.contains("cluster.workload.upstream_rq_total: 2\n"), "{stats}");
 }
