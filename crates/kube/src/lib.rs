@@ -9,6 +9,7 @@
 mod addresses;
 mod bundle;
 mod credentials;
+mod federated_bundles;
 mod jwt;
 mod mesh_config;
 mod objects;

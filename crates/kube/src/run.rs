@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use kube::Client;
 use maille_control::authority::Keeper;
+use maille_control::federation::{self, BundleFetcher, Federation, serve_bundle};
 use maille_control::keys::{Fetcher, KeyStore, Pace};
 use maille_control::world::{MeshConfig, World};
 use maille_control::{AuditLog, AuditOptions, ControlPlane, Hub, IssueRules, Readiness, serve_monitoring};
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::federated_bundles::FederatedBundles;
 use crate::root::Secrets;
 use crate::status::Book;
 use crate::token_review::ApiTokenReviewer;
@@ -30,6 +32,8 @@ pub struct ControlPlaneOptions {
     pub mesh: MeshConfig,
     /// Port of discovery and the authority, TLS.
     pub discovery_port: u16,
+    /// Port of the bundle endpoint, TLS; `None`: other meshes are told nothing.
+    pub bundle_port: Option<u16>,
     /// Port of metrics, health and flows, plain HTTP.
     pub monitoring_port: u16,
     /// How certificates are issued.
@@ -44,6 +48,7 @@ impl ControlPlaneOptions {
         Self {
             mesh: MeshConfig::new(trust_domain),
             discovery_port: ports::DISCOVERY,
+            bundle_port: Some(ports::BUNDLE),
             monitoring_port: ports::CONTROL_MONITORING,
             issue_rules: IssueRules::default(),
             audit: AuditOptions::default(),
@@ -121,6 +126,24 @@ pub(crate) async fn run_with(
         secrets.await;
         Err(anyhow!("Secrets are watched no more"))
     });
+    let federation = Federation::new(
+        Arc::clone(&hub),
+        BundleFetcher::default(),
+        federation::Pace::default(),
+        Arc::new(FederatedBundles::new(client.clone(), &options.mesh.system_namespace)),
+        sender.clone(),
+    );
+    tasks.spawn(async move {
+        federation.run().await;
+        Err(anyhow!("bundles of other trust domains are fetched no more"))
+    });
+    if let Some(port) = options.bundle_port {
+        let told = serve_bundle(control.clone(), listen(port)?, stop(stopped.clone()));
+        tasks.spawn(async move {
+            told.await;
+            Ok(())
+        });
+    }
     let book = Arc::<Book>::default();
     let (lists, listed) = watch::channel(None);
     let feeding = feed_world(client.clone(), sender, control.clone(), Arc::clone(&book), lists);
@@ -147,14 +170,14 @@ pub(crate) async fn run_with(
         let roots = keeper.roots();
         let serve = async {
             hub.complete().await;
-            // Proxies that have keys from before a restart must not be told that there are none while they are fetched
-            // or read.
+            // Proxies that have keys, or roots of other trust domains, from before a restart must not be told that there are
+            // none while they are fetched or read.
             let deadline = Instant::now() + KEYS_PATIENCE;
             let asked = hub.wait_for(deadline, |world| has_tried_all(world).then_some(())).await;
             if asked.is_none() {
                 tracing::warn!(
-                    "some key sets of RequestAuthentications, or Secrets of DestinationRules, could not be had in time; \
-                     serving without them"
+                    "some key sets of RequestAuthentications, Secrets of DestinationRules, or roots of other trust domains \
+                     could not be had in time; serving without them"
                 );
             }
             ready.set();
@@ -195,7 +218,7 @@ pub(crate) async fn run_with(
 
 /// Whether everything that the world refers to has been fetched or read, or found missing.
 fn has_tried_all(world: &World) -> bool {
-    world.has_asked_for_keys() && world.has_read_credentials()
+    world.has_asked_for_keys() && world.has_read_credentials() && world.has_federation()
 }
 
 /// Waits until a task fails or panics.

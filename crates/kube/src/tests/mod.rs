@@ -54,6 +54,8 @@ async fn start(api: FakeApi) -> Running {
     let (discovery_address, monitoring_address) = (address(&discovery), address(&monitoring));
     let (stop, stopped) = watch::channel(false);
     let options = ControlPlaneOptions::new(TrustDomain::parse("cluster.local").expect("valid"));
+    // Many of these run at once.
+    let options = ControlPlaneOptions { bundle_port: None, ..options };
     let running = run_with(api.client(), options, Arc::new(SystemClock), discovery, monitoring, stopped);
     let task = tokio::spawn(running);
     Running { api, monitoring: monitoring_address, discovery: discovery_address, stop, task }

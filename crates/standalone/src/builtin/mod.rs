@@ -146,6 +146,7 @@ fn control_service() -> Value {
             "selector": {"app": "istiod"},
             "ports": [
                 {"name": "https-dns", "port": ports::DISCOVERY, "targetPort": ports::DISCOVERY, "protocol": "TCP"},
+                {"name": "https-bundle", "port": ports::BUNDLE, "targetPort": ports::BUNDLE, "protocol": "TCP"},
                 {"name": "http-monitoring", "port": ports::CONTROL_MONITORING,
                  "targetPort": ports::CONTROL_MONITORING, "protocol": "TCP"}
             ]
@@ -190,6 +191,7 @@ fn control_plane() -> Value {
                         "volumeMounts": [{"name": "audit", "mountPath": AUDIT_DIRECTORY}],
                         "ports": [
                             {"name": "https-dns", "containerPort": ports::DISCOVERY},
+                            {"name": "https-bundle", "containerPort": ports::BUNDLE},
                             {"name": "http-monitoring", "containerPort": ports::CONTROL_MONITORING}
                         ],
                         "readinessProbe": {
