@@ -187,7 +187,7 @@ impl Lab {
     }
 }
 
-async fn channel(
+pub(crate) async fn channel(
     address: SocketAddr,
     from: &str,
     roots_pem: &str,
@@ -250,7 +250,7 @@ impl Seen {
     }
 }
 
-struct Collect(Arc<Seen>);
+pub(crate) struct Collect(pub(crate) Arc<Seen>);
 
 impl Handler for Collect {
     fn disconnected(&mut self, error: &ClientError) {

@@ -8,3 +8,4 @@ mod lab;
 mod mesh;
 mod monitoring;
 mod registry;
+mod rotation;
