@@ -183,6 +183,8 @@ codes! {
     PORT_SETTINGS_WITHOUT_PORT = "ML0225" PortSettingsWithoutPort Warning;
     /// Settings about requests on a port without requests.
     HTTP_SETTINGS_ON_TCP_PORT = "ML0226" HttpSettingsOnTcpPort Warning;
+    /// A revocation that cannot be read, and so revokes nobody.
+    REVOCATION_NOT_IN_FORCE = "ML0227" RevocationNotInForce Error;
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::analyzers::{
     ca_certificates, conditions, destination_hosts, destination_ports, destination_subsets, destination_tls,
     entry_workloads, http_rules, identity_rules, injection, methods, multiple_services, namespaces,
     no_policy, originated_tls, peer_authentications, plaintext, port_level_mtls, port_names, principals,
-    providers, schema, service_entries, service_ports, shadowed, sidecar_defaults, sidecar_selectors,
+    providers, revocations, schema, service_entries, service_ports, shadowed, sidecar_defaults, sidecar_selectors,
     token_rules,
 };
 use crate::mesh::{Mesh, Settings};
@@ -86,6 +86,8 @@ analyzers! {
         "Checks that namespaces and pods take part in the injection of sidecars";
     "namespace.MissingAnalyzer" namespaces
         "Checks that the namespaces of objects exist";
+    "revocation.Analyzer" revocations
+        "Checks that every revocation can be read and so is in force";
     "schema.ValidationAnalyzer" schema
         "Checks every Istio object against its schema and rules";
     "service.PortNameAnalyzer" port_names

@@ -28,6 +28,7 @@ pub(crate) mod port_level_mtls;
 pub(crate) mod port_names;
 pub(crate) mod principals;
 pub(crate) mod providers;
+pub(crate) mod revocations;
 pub(crate) mod schema;
 pub(crate) mod service_entries;
 pub(crate) mod service_ports;

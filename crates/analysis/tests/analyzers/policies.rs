@@ -298,3 +298,30 @@ fn an_audit_protects_nothing_and_rules_of_other_actions_get_wider_on_tcp() {
         expect(&text, "ML0207", Some(expected));
     }
 }
+
+#[test]
+fn ml0227_names_revocations_that_revoke_nobody() {
+    let list = |json: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio-ca-revocations, namespace: istio-system}}\ndata:\n  revocations.json: |\n    {json}\n"
+        )
+    };
+    let cart = "spiffe://cluster.local/ns/shop/sa/cart";
+    for (json, expected) in [
+        ("[]".to_owned(), None),
+        (r#"[{"serial":"0A:1B","reason":"leaked"}]"#.to_owned(), None),
+        (format!(r#"[{{"identity":"{cart}","before":"2026-01-31T12:00:00Z","by":"ann"}}]"#), None),
+        ("{}".to_owned(), Some("no JSON array")),
+        (r#"[{"serial":"a1"},{"serail":"a2"}]"#.to_owned(), Some("[1] revokes nobody: 'serail'")),
+        (r#"[{"serial":"xyz"}]"#.to_owned(), Some("hexadecimal")),
+        (r#"[{"identity":"cart"}]"#.to_owned(), Some("no SPIFFE ID")),
+        (format!(r#"[{{"identity":"{cart}","serial":"a1"}}]"#), Some("both")),
+        (r#"[{"serial":"a1","before":"2026-01-31T12:00:00Z"}]"#.to_owned(), Some("'before'")),
+        (r#"[{"reason":"why"}]"#.to_owned(), Some("neither")),
+    ] {
+        expect(&list(&json), "ML0227", expected);
+    }
+    let elsewhere = list("{}").replace("istio-system", "shop");
+    expect(&elsewhere, "ML0227", None);
+    expect(&list("[]").replace("revocations.json", "revocations"), "ML0227", Some("not there"));
+}

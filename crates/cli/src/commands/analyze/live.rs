@@ -21,12 +21,16 @@ pub(super) async fn objects(api: &Api, control_plane: &str) -> Result<Vec<Resour
     };
     let lists = KINDS.iter().filter(wanted).map(|kind| list(api, kind));
     let lists = futures::future::try_join_all(lists).await?;
-    Ok(lists.into_iter().flatten().chain(configuration(api, control_plane).await?).collect())
+    let mut all: Vec<Resource> = lists.into_iter().flatten().collect();
+    for name in [CONFIG_MAP, maille_control::revocation::CONFIG_MAP] {
+        all.extend(config_map(api, control_plane, name).await?);
+    }
+    Ok(all)
 }
 
-/// The mesh's own configuration; of all ConfigMaps this one only.
-async fn configuration(api: &Api, control_plane: &str) -> Result<Option<Resource>> {
-    let path = format!("/api/v1/namespaces/{control_plane}/configmaps/{CONFIG_MAP}");
+/// The mesh's own configuration and its revocations; of all ConfigMaps these only.
+async fn config_map(api: &Api, control_plane: &str, name: &str) -> Result<Option<Resource>> {
+    let path = format!("/api/v1/namespaces/{control_plane}/configmaps/{name}");
     match api.get(&path).await {
         Ok(mut object) => {
             object["apiVersion"] = "v1".into();
@@ -35,7 +39,7 @@ async fn configuration(api: &Api, control_plane: &str) -> Result<Option<Resource
         }
         // Nobody need have one, and not everybody may read it.
         Err(ApiError::Refused { code: 403 | 404, .. }) => Ok(None),
-        Err(error) => Err(error).context("cannot read the mesh's configuration"),
+        Err(error) => Err(error).with_context(|| format!("cannot read ConfigMap {control_plane}/{name}")),
     }
 }
 
