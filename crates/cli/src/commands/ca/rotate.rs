@@ -149,7 +149,7 @@ pub(super) async fn run(args: RotateArgs) -> Result<Outcome> {
         return Ok(Outcome::NotFine);
     }
     if shown {
-        eprintln!("{}", answer.message);
+        eprintln!("accepted: {}", answer.message);
     }
     let running = rotation::status(&asked).await?;
     let id = running.rotation.as_ref().map_or(request.id, |rotation| rotation.id.clone());

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use maille_control::authority::{CertificateStatus, Kind, Phase, RotationStatus, Status, Waiting};
+use maille_control::authority::{CaStatus, CertificateStatus, Kind, Phase, RotationStatus, Status, Waiting};
 
 use super::asking::Asked;
 use super::described::{distance, moment, of_millis, short};
@@ -30,6 +30,11 @@ pub(crate) async fn status(asked: &Asked) -> anyhow::Result<Status> {
         (None, Some(error)) => Err(error),
         (None, None) => anyhow::bail!("there is no control plane"),
     }
+}
+
+/// Whether what signs is a root itself, and so the mesh's own; else it is below the root of somebody's CA.
+pub(crate) fn is_self_signed(authority: &CaStatus) -> bool {
+    authority.roots.iter().any(|root| root.fingerprint == authority.signer.fingerprint)
 }
 
 /// A phase, as a step of what is done.

@@ -111,9 +111,8 @@ impl Seen {
         let mut lines = Vec::new();
         let mut line = |name: &str, text: String| lines.push(vec![name.to_owned(), text]);
         let status = &self.status;
-        let source = status.authority.source.as_str();
-        let kind = if source == "cacerts" { "plugged in" } else { "self-signed" };
-        line("authority", format!("{kind}, Secret {source}"));
+        let kind = if rotation::is_self_signed(&status.authority) { "self-signed" } else { "plugged in" };
+        line("authority", format!("{kind}, Secret {}", status.authority.source));
         let signer = &status.authority.signer;
         let key = self.key_of(&signer.fingerprint).map(|key| format!(", {key}")).unwrap_or_default();
         line("signs", format!("{}{key}", rotation::certificate(signer, now)));

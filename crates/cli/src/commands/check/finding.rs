@@ -92,7 +92,7 @@ impl Rule {
         let (level, message) = match self.outside(not_before, not_after) {
             Some(problem) => (Level::Error, problem),
             None if not_after <= self.now + self.early => {
-                (Level::Warning, format!("ends {}", distance(not_after, self.now)))
+                (Level::Warning, format!("ends within {} days", self.early.as_secs() / 86_400))
             }
             None => (Level::Ok, String::new()),
         };
