@@ -322,7 +322,7 @@ fn proof_of(peer: &Peer, identity: &Identity) -> String {
     };
     match identity == peer.identity() {
         true => proof.to_owned(),
-        false => format!("{proof} of {}", peer.identity()),
+        false => format!("{proof} of {}", peer.identity().uri()),
     }
 }
 

@@ -72,10 +72,16 @@ pub(crate) struct Lab {
 impl Lab {
     /// A control plane with two pods, `shop/web-1` and `shop/cart-1`, and a service before the latter.
     pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, changed before it serves.
+    pub(crate) async fn with(change: impl FnOnce(&mut ControlPlane)) -> Self {
         let domain = TrustDomain::parse("cluster.local").expect("valid");
         let hub = Hub::new(World::new(MeshConfig::new(domain.clone())));
         let clock = Arc::new(SystemClock);
-        let control = ControlPlane::new(hub, Arc::new(Reviewer), clock);
+        let mut control = ControlPlane::new(hub, Arc::new(Reviewer), clock);
+        change(&mut control);
         let authority =
             Authority::self_signed(&domain, std::time::SystemTime::now(), ROOT_TTL).expect("root");
         let roots_pem = authority.roots_pem();

@@ -1,5 +1,6 @@
 //! The control plane as its callers meet it: real sockets, real TLS, real streams, a scripted world.
 
+mod audit;
 mod certificates;
 mod external;
 mod facts;
@@ -7,5 +8,8 @@ mod flows;
 mod lab;
 mod mesh;
 mod monitoring;
+mod nodes;
 mod registry;
+mod revocation;
 mod rotation;
+mod tokens;
