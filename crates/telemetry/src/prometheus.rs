@@ -217,7 +217,12 @@ impl Page {
             return;
         }
         let name = "maille_tls_handshakes_total";
-        head(out, name, "counter", "Handshakes of mutual TLS, by key exchange, version and the proxy's side.");
+        head(
+            out,
+            name,
+            "counter",
+            "Handshakes of mutual TLS, by key exchange, version and the proxy's side.",
+        );
         for ((side, key_exchange, version), count) in &self.handshakes {
             let mut labels = String::new();
             label(&mut labels, "group", key_exchange);
@@ -292,7 +297,12 @@ fn own_families(
     }
     if let Some(skew) = gauges.clock_skew {
         let name = "maille_clock_skew_seconds";
-        head(out, name, "gauge", "By how much the own clock is ahead of the control plane's; negative if behind.");
+        head(
+            out,
+            name,
+            "gauge",
+            "By how much the own clock is ahead of the control plane's; negative if behind.",
+        );
         let mut labels = String::new();
         label(&mut labels, "peer", "control_plane");
         line(out, name, &labels, skew);
