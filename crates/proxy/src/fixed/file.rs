@@ -293,10 +293,9 @@ impl File {
         let lists = crls.as_ref().map(|path| self.named(path)).transpose()?;
         let lists = lists.iter().flat_map(|pem| CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()));
         let lists = lists.map(|list| list.map(|list| list.to_vec().into())).collect::<Result<_, _>>()?;
-        let identities = identities.iter().map(|one| wire::RevokedIdentity {
-            id: one.id.clone(),
-            not_after_ms: one.not_after_ms,
-        });
+        let identities = identities
+            .iter()
+            .map(|one| wire::RevokedIdentity { id: one.id.clone(), not_after_ms: one.not_after_ms });
         let message = wire::Revocations {
             version: String::new(),
             serials: serials.clone(),
