@@ -7,8 +7,10 @@ use maille_core::PortProtocol;
 use crate::chain::Inspectors;
 use crate::route::Behind;
 
-/// How long a caller of an unknown address is waited for before somebody looks whether the server speaks first. Istio
-/// does not inspect ports that no service declares (OT-1); waiting longer would only hold such callers up.
+/// How long a caller is waited for before somebody looks whether the server speaks first: a caller of an unknown address,
+/// since Istio does not inspect ports that no service declares (OT-1), and one of a port that says nothing of its
+/// protocol, which would wait with its server for ever (PA-12). To look is to connect: a server whose caller speaks HTTP,
+/// only later, sees a connection without a byte, and may refuse it by its policy, which nobody else takes notice of.
 pub(crate) const UNKNOWN_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Ports on which servers speak first: their callers would only be held up. Istio's four (istio
