@@ -18,7 +18,7 @@ use crate::progress::Progress;
 /// How long a control plane may be away before that is told: it may be restarting, and then goes on.
 const AWAY: Duration = Duration::from_secs(60);
 /// How long the same proxies are waited for before people are told what to do.
-const PATIENT: Duration = Duration::from_secs(5);
+const PATIENT: Duration = Duration::from_secs(15);
 
 /// Watches the rotation of this id until it is over, for so long at most.
 pub(super) async fn run(asked: &Asked, id: &str, patience: Duration, shown: bool) -> Result<Outcome> {
