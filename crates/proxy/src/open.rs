@@ -93,6 +93,14 @@ impl Proof {
     }
 }
 
+fn other_key_exchange(agreed: &str, current: &Current) -> Refused {
+    let allowed = current.parameters().offered().join(", ");
+    let reason = format!(
+        "the key exchange of the connection is {agreed}, and the mesh now allows {allowed} alone (meshMTLS.ecdhCurves)"
+    );
+    Refused::new(RefusalKind::PolicyChanged, reason)
+}
+
 fn expired() -> Refused {
     let reason = "the peer's certificate has expired; it must connect again with a renewed one";
     Refused::new(RefusalKind::CertificateExpired, reason.to_owned())
@@ -414,6 +422,10 @@ impl OpenConnections {
         let all = self.all.borrow();
         for open in all.values() {
             let Some(proof) = &open.facts.proof else { continue };
+            if !current.parameters().allows(open.facts.key_exchange) {
+                open.bar(other_key_exchange(open.facts.key_exchange, &current));
+                continue;
+            }
             if let Err(refusal) = proof.recheck(&current) {
                 open.bar(record::peer_lost(&refusal));
             }

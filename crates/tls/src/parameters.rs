@@ -80,6 +80,11 @@ impl Parameters {
         if self.tls13_only || only_hybrid { NEWEST } else { VERSIONS }
     }
 
+    /// Whether a connection that agreed upon this key exchange may go on.
+    pub fn allows(&self, key_exchange: &str) -> bool {
+        self.key_exchanges.is_empty() || self.key_exchanges.iter().any(|kx| kx.name() == key_exchange)
+    }
+
     /// The names of what is offered, in order.
     pub fn offered(&self) -> Vec<&'static str> {
         let groups = self.provider();

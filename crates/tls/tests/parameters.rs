@@ -83,6 +83,7 @@ fn parameters_are_shown_as_istio_names_them() {
     assert_eq!(own.offered(), ["X25519MLKEM768", "X25519", "P-256", "P-384"]);
     assert_eq!(own.oldest_version(), "TLSv1.2");
     let only = Parameters::post_quantum_only();
+    assert!(own.allows("X25519") && only.allows("X25519MLKEM768") && !only.allows("X25519"));
     assert_eq!((only.offered(), only.oldest_version()), (vec!["X25519MLKEM768"], "TLSv1.3"));
     for name in own.offered() {
         assert_eq!(KeyExchange::named(name).map(KeyExchange::name), Some(name));
@@ -138,7 +139,7 @@ fn other_peers_get_what_they_have_unless_more_is_demanded() {
     let is = |key_exchange, version| Ok(Negotiated { key_exchange, version });
     assert_eq!(agreed(&["-groups", "X25519:P-256"]), is("X25519", "TLSv1.3"));
     assert_eq!(agreed(&["-groups", "P-256"]), is("P-256", "TLSv1.3"));
-    assert_eq!(agreed(&["-tls1_2", "-groups", "P-384:P-256"]), is("P-256", "TLSv1.2"));
+    assert_eq!(agreed(&["-tls1_2", "-groups", "P-384:P-256"]), is("P-384", "TLSv1.2"));
     // meshMTLS.minProtocolVersion TLSV1_3.
     cart.replace_parameters(Parameters { tls13_only: true, ..Parameters::default() }).expect("in force");
     assert_eq!(agreed(&["-groups", "X25519"]), is("X25519", "TLSv1.3"));

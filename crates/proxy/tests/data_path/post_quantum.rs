@@ -8,7 +8,9 @@ use maille_proxy::StaticProxy;
 use serde_json::{Value, json};
 
 use crate::envoy::Envoy;
-use crate::lab::{Lab, PATIENCE, Server, at, dial, get, http_backend, line_backend, read_until};
+use crate::lab::{
+    Lab, PATIENCE, Server, at, dial, get, http_backend, is_closed_soon, line_backend, read_until,
+};
 use crate::tunnel::client as many;
 
 const DEMANDED: &str = "settings: {keyExchanges: [X25519MLKEM768]}";
@@ -59,6 +61,33 @@ fn a_caller_without_it_is_refused_where_it_is_demanded() {
             .any(|flow| flow.reason.contains("X25519MLKEM768") && flow.reason.contains("key exchange")),
         "{flows:?}"
     );
+}
+
+#[test]
+fn a_classic_connection_ends_when_more_is_demanded() {
+    let lab = Lab::new();
+    let facts = |extra| Server {
+        backend: line_backend(),
+        protocol: "TCP",
+        policy: None,
+        extra,
+        ..Default::default()
+    };
+    let (before, after) = ("settings: {keyExchanges: [X25519, X25519MLKEM768]}", DEMANDED);
+    let file = facts(before);
+    let server = lab.server(&file);
+    let client = lab.client("web", at(&server), "TCP", "ISTIO_MUTUAL");
+    let path = lab.path("client-web.yaml");
+    let text = std::fs::read_to_string(&path).expect("written");
+    std::fs::write(&path, format!("{text}settings: {{keyExchanges: [X25519]}}\n")).expect("writable");
+    client.reload().expect("good facts");
+    let mut stream = dial(at(&client));
+    stream.write_all(b"one\n").expect("open");
+    assert_eq!(read_until(&mut stream, "\n"), "one\n");
+    assert!(handshakes(&server, "server", "X25519"), "{}", server.metrics());
+    lab.server_file(&Server { extra: after, ..file });
+    server.reload().expect("good facts");
+    assert!(is_closed_soon(&mut stream), "the classic connection goes on");
 }
 
 fn tls(lab: &Lab, account: &str, curve: &str, kind: &str) -> Value {
