@@ -81,6 +81,7 @@ pub fn mesh_settings(message: &wire::MeshSettings) -> Checked<MeshSettings> {
             Ok(wire::mesh_settings::AccessLog::Unspecified) | Err(_) => Coverage::Refusals,
         },
         explain_in_response: message.explain_in_response,
+        keeps_expired_tcp: message.keeps_expired_tcp,
         deliver_to_localhost: message.deliver_to_localhost,
         tls: tls_parameters(message)?,
     })

@@ -18,7 +18,7 @@ use crate::http::inbound::InboundHttp;
 use crate::http::pace::TooMuch;
 use crate::http::{serve::serve_http, xfcc};
 use crate::marks::Marked;
-use crate::open::{Carries, Entry, Facts, Open, Proof};
+use crate::open::{Carries, Entry, Facts, Open, Proof, Validity};
 use crate::record::{self, Refused};
 use crate::snapshot::ListenerSpec;
 use crate::sniff::{self, Detected, Prefixed};
@@ -132,8 +132,8 @@ impl Arrival<'_> {
             let none = || ("the client showed no certificate".to_owned(), TlsReason::NoClientCertificate);
             let leaf = chain.first().ok_or_else(none)?;
             let unreadable = |error: maille_pki::Error| (error.to_string(), TlsReason::BadCertificate);
-            let expires = maille_pki::leaf_facts(leaf).map_err(unreadable)?.not_after;
-            Ok((stream, identity, Proof::new(chain, expires, current.generation())))
+            let valid = Validity::of(leaf).map_err(unreadable)?;
+            Ok((stream, identity, Proof::new(chain, valid, current.generation())))
         });
         match verified {
             Ok((stream, identity, proof)) => {
@@ -266,6 +266,9 @@ impl Arrival<'_> {
     /// Each stream is served as the connection that it would else have been.
     async fn streams(&self, stream: Stream, facts: Facts) {
         let Some(entry) = self.enter(facts, Carries::Streams) else { return };
+        if let Some(proof) = &entry.open.facts.proof {
+            proof.can_be_renewed();
+        }
         let (peer, destination) = (self.peer, self.destination);
         let each = |stream: ByteStream| {
             let Some(counted) = self.worker.admit_stream() else { return };

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use maille_core::{Identity, MtlsMode};
 use maille_policy::{ConnectionAttributes, ConnectionPolicy};
@@ -54,39 +54,75 @@ pub(crate) struct Proof {
     /// From the peer's own certificate upwards, as shown in the handshake.
     pub(crate) chain: Rc<[CertificateDer<'static>]>,
     stands_on: Rc<RefCell<Shown>>,
+    /// The peer can prove a renewed certificate inside the connection.
+    can_renew: Rc<Cell<bool>>,
 }
 
 /// The certificate that a peer showed last.
 #[derive(Debug)]
 struct Shown {
     chain: Rc<[CertificateDer<'static>]>,
-    expires: SystemTime,
+    valid: Validity,
     /// The trust by which it was verified.
     generation: u64,
 }
 
+/// From when until when a certificate is good.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Validity {
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+impl Validity {
+    /// Of a peer's own certificate.
+    pub(crate) fn of(leaf: &CertificateDer<'_>) -> Result<Self, maille_pki::Error> {
+        let facts = maille_pki::leaf_facts(leaf)?;
+        Ok(Self { not_before: facts.not_before, not_after: facts.not_after })
+    }
+
+    /// Whether no more than a tenth of its life is left: it should have been renewed long since.
+    fn is_about_to_end(&self, now: SystemTime) -> bool {
+        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_after.duration_since(now).is_ok_and(|left| left <= life / 10)
+    }
+
+    /// `now`, or the last moment before the end.
+    fn at(&self, now: SystemTime) -> SystemTime {
+        self.not_after.checked_sub(Duration::from_secs(1)).map_or(now, |last| now.min(last))
+    }
+}
+
 impl Proof {
-    /// A chain that was verified by the trust of `generation`, and whose leaf is good until `expires`.
-    pub(crate) fn new(chain: Rc<[CertificateDer<'static>]>, expires: SystemTime, generation: u64) -> Self {
-        let stands_on = Rc::new(RefCell::new(Shown { chain: chain.clone(), expires, generation }));
-        Self { chain, stands_on }
+    /// A chain that was verified by the trust of `generation`.
+    pub(crate) fn new(chain: Rc<[CertificateDer<'static>]>, valid: Validity, generation: u64) -> Self {
+        let stands_on = Rc::new(RefCell::new(Shown { chain: chain.clone(), valid, generation }));
+        Self { chain, stands_on, can_renew: Rc::default() }
+    }
+
+    /// The peer can prove a renewed certificate inside the connection.
+    pub(crate) fn can_be_renewed(&self) {
+        self.can_renew.set(true);
     }
 
     /// The peer has shown another certificate of its identity.
-    pub(crate) fn renew(&self, chain: Rc<[CertificateDer<'static>]>, expires: SystemTime, generation: u64) {
-        self.stands_on.replace(Shown { chain, expires, generation });
+    pub(crate) fn renew(&self, chain: Rc<[CertificateDer<'static>]>, valid: Validity, generation: u64) {
+        self.stands_on.replace(Shown { chain, valid, generation });
     }
 
-    /// When the peer's own certificate expires.
-    fn expires(&self) -> SystemTime {
-        self.stands_on.borrow().expires
+    fn valid(&self) -> Validity {
+        self.stands_on.borrow().valid
     }
 
-    /// Verifies the certificate shown last by the trust of now, once for each change of it.
-    fn recheck(&self, current: &Current) -> Result<(), Refusal> {
+    /// Verifies the certificate shown last by the trust of now, once for each change of it; as of a moment when it was
+    /// valid, if its end does not count.
+    fn recheck(&self, current: &Current, outlives_it: bool) -> Result<(), Refusal> {
         let mut shown = self.stands_on.borrow_mut();
         if shown.generation < current.generation() {
-            current.recheck_client(&shown.chain, UnixTime::now())?;
+            let now = SystemTime::now();
+            let at = if outlives_it { shown.valid.at(now) } else { now };
+            let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            current.recheck_client(&shown.chain, UnixTime::since_unix_epoch(at))?;
             shown.generation = current.generation();
         }
         Ok(())
@@ -221,11 +257,18 @@ impl Open {
     /// changed since it was verified. The handshake may have taken long, or been a while ago.
     pub(crate) fn unproven(&self, tls: &TlsContext) -> Option<Refused> {
         let proof = self.facts.proof.as_ref()?;
-        if proof.expires() <= SystemTime::now() {
+        if proof.valid().not_after <= SystemTime::now() {
             return Some(expired());
         }
         let current = tls.current();
-        Some(record::peer_lost(&proof.recheck(&current).err()?))
+        Some(record::peer_lost(&proof.recheck(&current, false).err()?))
+    }
+
+    /// Whether it carries bytes of a peer that cannot prove a renewed certificate inside it: it ends with the one that it
+    /// was opened with, unless the mesh says to keep it.
+    fn is_tcp_of_other(&self) -> bool {
+        let is_other = self.facts.proof.as_ref().is_some_and(|proof| !proof.can_renew.get());
+        matches!(self.carries, Carries::Tcp) && is_other
     }
 
     /// Whom a CUSTOM rule wants asked about a stream, unless they have been with the same rule and settings.
@@ -400,10 +443,12 @@ impl OpenConnections {
 
     /// Ends the connections whose peer's certificate has expired: HTTP finishes its requests, streams are cut; and the
     /// streams whose token has.
-    pub(crate) fn expire(&self, now: SystemTime) {
+    pub(crate) fn expire(&self, now: SystemTime, keeps_tcp: bool) {
         let all = self.all.borrow();
         for open in all.values().filter(|open| matches!(*open.fate.borrow(), Fate::Lives)) {
-            if open.facts.proof.as_ref().is_some_and(|proof| proof.expires() <= now) {
+            if open.facts.proof.as_ref().is_some_and(|proof| proof.valid().not_after <= now)
+                && !(keeps_tcp && open.is_tcp_of_other())
+            {
                 open.bar(expired());
             } else if let Carries::Upgraded(upgraded) = &open.carries
                 && let Some(refused) = upgraded.expiry(now)
@@ -413,8 +458,18 @@ impl OpenConnections {
         }
     }
 
+    /// How many connections are about to end with the certificate of their peer.
+    pub(crate) fn count_ending(&self, now: SystemTime) -> u64 {
+        let all = self.all.borrow();
+        let is_ending = |open: &&Rc<Open>| {
+            let proof = open.facts.proof.as_ref();
+            open.is_tcp_of_other() && proof.is_some_and(|proof| proof.valid().is_about_to_end(now))
+        };
+        all.values().filter(is_ending).count() as u64
+    }
+
     /// Ends the connections whose peer is trusted no more, after the roots have changed.
-    pub(crate) fn recheck(&self, tls: &TlsContext) {
+    pub(crate) fn recheck(&self, tls: &TlsContext, keeps_tcp: bool) {
         if self.rechecked.replace(tls.generation()) == tls.generation() {
             return;
         }
@@ -426,7 +481,7 @@ impl OpenConnections {
                 open.bar(other_key_exchange(open.facts.key_exchange, &current));
                 continue;
             }
-            if let Err(refusal) = proof.recheck(&current) {
+            if let Err(refusal) = proof.recheck(&current, keeps_tcp && open.is_tcp_of_other()) {
                 open.bar(record::peer_lost(&refusal));
             }
         }

@@ -141,6 +141,8 @@ pub struct MeshSettings {
     pub access_log: Coverage,
     /// Refusals carry their reason in a response header.
     pub explain_in_response: bool,
+    /// TCP connections outlive the certificate of a peer that cannot prove another one.
+    pub keeps_expired_tcp: bool,
     /// Declared ports of the own workload are reached at loopback (`inboundTrafficPolicy: LOCALHOST`).
     pub deliver_to_localhost: bool,
     /// What mutual TLS of the mesh may negotiate (`meshMTLS`).

@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     outbound: Departure,
     load: Arc<Load>,
     random: Cell<u64>,
+    /// Connections that are about to end with the certificate of their peer.
+    ending: Cell<u64>,
 }
 
 impl Worker {
@@ -71,6 +73,7 @@ impl Worker {
             outbound: Departure::default(),
             load,
             random: Cell::new(seed | 1),
+            ending: Cell::default(),
             shared,
             config,
         })
@@ -192,12 +195,19 @@ impl Worker {
 
     /// Ends what stands on certificates that are trusted no more.
     fn judge_peers(&self) {
-        self.open.recheck(&self.shared.tls);
+        self.open.recheck(&self.shared.tls, self.keeps_expired_tcp());
         self.servers.judge(&self.shared.tls);
     }
 
+    fn keeps_expired_tcp(&self) -> bool {
+        self.snapshot.borrow().settings.keeps_expired_tcp
+    }
+
     fn keep_house(&self) {
-        self.open.expire(SystemTime::now());
+        let now = SystemTime::now();
+        self.open.expire(now, self.keeps_expired_tcp());
+        let ending = self.open.count_ending(now);
+        self.shared.telemetry.gauges().expiring_connections(self.ending.replace(ending), ending);
         self.judge_peers();
         self.pools.sweep(self.config.limits.idle, self.shared.tls.generation());
         self.callers.sweep(self.config.limits.idle, &self.shared.tls);

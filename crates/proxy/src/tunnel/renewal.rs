@@ -19,7 +19,7 @@ use maille_tls::{Binding, MAX_RENEWAL, TlsContext};
 use rustls::pki_types::UnixTime;
 use tokio::time::timeout;
 
-use crate::open::Facts;
+use crate::open::{Facts, Validity};
 
 const METHOD: &[u8] = b"MAILLE-RENEW";
 /// Verifying costs more than asking for it: no more often than so.
@@ -109,8 +109,8 @@ impl Renewals {
             .accept_renewal(binding, message, identity, UnixTime::now())
             .map_err(|error| error.to_string())?;
         let leaf = chain.first().ok_or("the chain is empty")?;
-        let expires = maille_pki::leaf_facts(leaf).map_err(|error| error.to_string())?.not_after;
-        proof.renew(chain.into(), expires, current.generation());
+        let valid = Validity::of(leaf).map_err(|error| error.to_string())?;
+        proof.renew(chain.into(), valid, current.generation());
         Ok(())
     }
 }

@@ -56,6 +56,7 @@ fn shared() -> Shared {
             deliver_to_localhost: false,
             tls: Default::default(),
             explain_in_response: false,
+            keeps_expired_tcp: false,
         },
         inbound: Arc::new(Inbound {
             workload: Arc::default(),

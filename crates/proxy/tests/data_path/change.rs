@@ -1,7 +1,7 @@
 //! Policy holds for the whole life of a connection.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use maille_testkit::TestAuthority;
 
@@ -11,6 +11,14 @@ use crate::lab::{
 };
 
 const ALLOW_NOBODY: &str = "{}";
+
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
 
 #[test]
 fn an_open_tcp_connection_is_cut_when_policy_forbids_it() {
@@ -130,6 +138,35 @@ fn a_connection_does_not_outlive_its_peers_certificate() {
     assert_eq!(read_until(&mut stream, "\n"), "one\n");
     assert!(is_closed_soon(&mut stream), "the connection outlives the certificate");
     assert!(server.metrics().contains("certificate_expired"), "{}", server.metrics());
+}
+
+#[test]
+fn a_mesh_may_keep_tcp_of_peers_that_cannot_renew_and_says_what_is_about_to_expire() {
+    let mut lab = Lab::new();
+    let facts = Server {
+        backend: line_backend(),
+        protocol: "TCP",
+        extra: "settings: {keepExpiredTcp: true}",
+        ..Default::default()
+    };
+    let server = lab.server(&facts);
+    let day = std::mem::replace(&mut lab.ttl, Duration::from_secs(8));
+    let web = lab.client("web", at(&server), "TCP", "ISTIO_MUTUAL");
+    let mut stream = dial(at(&web));
+    stream.write_all(b"one\n").expect("open");
+    assert_eq!(read_until(&mut stream, "\n"), "one\n");
+    let said = |count: u32| server.metrics().contains(&format!("maille_tcp_connections_expiring {count}\n"));
+    wait_for("the warning", || said(1));
+    // It has expired: the next look leaves it alone.
+    wait_for("the end of the certificate", || said(0));
+    stream.write_all(b"two\n").expect("open");
+    assert_eq!(read_until(&mut stream, "\n"), "two\n");
+    // Nor does it end when the server has a certificate of its own anew, and judges its peers again.
+    lab.ttl = day;
+    lab.server_file(&facts);
+    server.reload().expect("good facts");
+    stream.write_all(b"three\n").expect("open");
+    assert_eq!(read_until(&mut stream, "\n"), "three\n");
 }
 
 #[test]

@@ -76,6 +76,7 @@ fn shared(lab: &Lab) -> Shared {
             access_log: maille_telemetry::access_log::Coverage::Refusals,
             deliver_to_localhost: false,
             explain_in_response: false,
+            keeps_expired_tcp: false,
             tls: Default::default(),
         },
         inbound: Arc::new(Inbound {
