@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use maille_pki::Svid;
+use maille_tls::HandshakeError;
 use maille_tls::control::{Credential, discovery_client};
 use maille_xds::{BoxError, configure_endpoint};
 use rustls::pki_types::ServerName;
@@ -105,7 +106,11 @@ impl tower::Service<Uri> for Dial {
                 .map_err(|_| format!("{address}: no connection within {DIAL_TIMEOUT:?}"))?
                 .map_err(|e| format!("{address}: {e}"))?;
             stream.set_nodelay(true)?;
-            let stream = tls.connect(name, stream).await.map_err(|e| format!("{address}: TLS: {e}"))?;
+            // Says which clock is wrong, if the control plane's certificate is not good yet or any more.
+            let stream = tls
+                .connect(name, stream)
+                .await
+                .map_err(|e| format!("{address}: TLS: {}", HandshakeError::from_io(&e)))?;
             Ok(TokioIo::new(stream))
         })
     }

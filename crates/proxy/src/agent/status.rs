@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use maille_tls::Skew;
+
 /// Something a proxy needs before it can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -94,8 +96,12 @@ impl Readiness {
         }
         // Peers refuse it from then on, whatever we say.
         let ends = self.certificate_ends.load(Ordering::Relaxed);
-        (unix_seconds(now) > ends)
-            .then(|| "the workload certificate has expired and was not renewed".to_owned())
+        (unix_seconds(now) > ends).then(|| match Skew::known().filter(|skew| skew.is_worth_saying()) {
+            Some(skew) => {
+                format!("the workload certificate has expired by the clock of this machine; {skew}")
+            }
+            None => "the workload certificate has expired and was not renewed".to_owned(),
+        })
     }
 }
 
