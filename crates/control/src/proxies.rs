@@ -60,6 +60,8 @@ struct Connected {
     streams: BTreeMap<u64, ProxyStatus>,
     /// By uid of the Pod. Stays when the proxy is not connected, until the Pod is gone.
     svids: BTreeMap<String, SvidStatus>,
+    /// What proxies have told other control planes of the mesh, by uid of the Pod.
+    elsewhere: BTreeMap<String, Seen>,
 }
 
 /// What a proxy says that it uses of its identity and the mesh's trust.
@@ -225,19 +227,23 @@ impl Proxies {
         connected.svids.insert(uid.clone(), svid);
     }
 
-    /// These Pods, by name and uid, with what their proxies last said.
+    /// Takes over what proxies have told other control planes, in place of what was known of that.
+    pub(crate) fn heard_elsewhere(&self, elsewhere: BTreeMap<String, Seen>) {
+        self.0.lock().elsewhere = elsewhere;
+    }
+
+    /// What proxies have told this one, by uid of the Pod.
+    pub(crate) fn heard_here(&self) -> BTreeMap<String, Seen> {
+        self.0.lock().svids.iter().map(|(uid, svid)| (uid.clone(), svid.seen())).collect()
+    }
+
+    /// These Pods, by name and uid, with what their proxies last said, to whomever.
     pub(crate) fn live(&self, pods: impl Iterator<Item = (String, String)>) -> Vec<LiveProxy> {
         let connected = self.0.lock();
         let seen = |uid: &str| {
-            let svid = connected.svids.get(uid)?;
-            Some(Seen {
-                at_ms: svid.reported_ms,
-                signer: svid.signer.clone(),
-                not_after_ms: svid.not_after_ms,
-                roots: svid.roots.clone(),
-                control_roots: svid.control_roots.clone(),
-                renewal_error: svid.renewal_error.clone(),
-            })
+            let here = connected.svids.get(uid).map(SvidStatus::seen);
+            let elsewhere = connected.elsewhere.get(uid).cloned();
+            here.into_iter().chain(elsewhere).max_by_key(|seen| seen.at_ms)
         };
         pods.map(|(name, uid)| LiveProxy { seen: seen(&uid), name, uid }).collect()
     }
@@ -294,6 +300,19 @@ impl ProxyHandle {
         status.read(state);
         if let Some(summary) = status.types.get_mut(short(type_url)) {
             summary.sent_ms = now;
+        }
+    }
+}
+
+impl SvidStatus {
+    fn seen(&self) -> Seen {
+        Seen {
+            at_ms: self.reported_ms,
+            signer: self.signer.clone(),
+            not_after_ms: self.not_after_ms,
+            roots: self.roots.clone(),
+            control_roots: self.control_roots.clone(),
+            renewal_error: self.renewal_error.clone(),
         }
     }
 }

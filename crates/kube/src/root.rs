@@ -8,9 +8,9 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt, stream};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
@@ -24,9 +24,13 @@ use crate::watch::{Retry, config};
 /// The Secret with which an operator plugs in a CA; it comes first.
 pub(crate) const PLUGGED_IN: &str = "cacerts";
 
+/// The ConfigMap by which control planes tell each other what proxies have told them.
+const SHARED: &str = "istio-ca-rotation-proxies";
+
 /// The Secrets of one namespace.
 pub(crate) struct Secrets {
     api: Api<Secret>,
+    shared: Api<ConfigMap>,
     namespace: String,
     changed: Arc<Notify>,
 }
@@ -34,7 +38,8 @@ pub(crate) struct Secrets {
 impl Secrets {
     pub(crate) fn new(client: Client, namespace: &str) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(client.clone(), namespace),
+            shared: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
             changed: Arc::default(),
         }
@@ -62,7 +67,8 @@ impl Secrets {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Object>, StoreError> {
-        let secret = self.api.get_opt(name).await.map_err(|error| self.failed("read", name, &error))?;
+        let secret =
+            self.api.get_opt(name).await.map_err(|error| self.failed("read", "Secret", name, &error))?;
         Ok(secret.map(|secret| {
             let annotations = secret.metadata.annotations.unwrap_or_default();
             let data = secret.data.unwrap_or_default().into_iter();
@@ -82,7 +88,7 @@ impl Secrets {
         entries: &Entries,
         replaces: Option<&str>,
     ) -> Result<(), StoreError> {
-        let failed = |error: kube::Error| self.failed("write", name, &error);
+        let failed = |error: kube::Error| self.failed("write", "Secret", name, &error);
         let data: BTreeMap<String, ByteString> =
             entries.iter().map(|(name, value)| (name.clone(), ByteString(value.to_vec()))).collect();
         let Some(version) = replaces else {
@@ -107,14 +113,14 @@ impl Secrets {
         self.api.replace(name, &PostParams::default(), &secret).await.map(drop).map_err(failed)
     }
 
-    fn failed(&self, verb: &str, name: &str, error: &kube::Error) -> StoreError {
+    fn failed(&self, verb: &str, kind: &str, name: &str, error: &kube::Error) -> StoreError {
         let namespace = &self.namespace;
         match error {
             kube::Error::Api(status) if status.code == 409 => {
-                StoreError::Conflict(format!("Secret {namespace}/{name}"))
+                StoreError::Conflict(format!("{kind} {namespace}/{name}"))
             }
             _ => StoreError::Failed(format!(
-                "cannot {verb} Secret {namespace}/{name}: {}",
+                "cannot {verb} {kind} {namespace}/{name}: {}",
                 crate::brief(error)
             )),
         }
@@ -163,8 +169,37 @@ impl Store for Secrets {
             match self.api.delete(name, &parameters).await {
                 Ok(_) => Ok(()),
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                Err(error) => Err(self.failed("delete", name, &error)),
+                Err(error) => Err(self.failed("delete", "Secret", name, &error)),
             }
+        }
+        .boxed()
+    }
+
+    fn shared(&self) -> BoxFuture<'_, Result<BTreeMap<String, String>, StoreError>> {
+        async {
+            let found = self.shared.get_opt(SHARED).await;
+            let found = found.map_err(|error| self.failed("read", "ConfigMap", SHARED, &error))?;
+            Ok(found.and_then(|map| map.data).unwrap_or_default())
+        }
+        .boxed()
+    }
+
+    fn share<'a>(&'a self, news: BTreeMap<String, Option<String>>) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let patch = serde_json::json!({ "data": &news });
+            match self.shared.patch(SHARED, &PatchParams::default(), &Patch::Merge(&patch)).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(self.failed("write", "ConfigMap", SHARED, &error)),
+            }
+            let data = news.into_iter().filter_map(|(name, text)| Some((name, text?))).collect();
+            let new = ConfigMap {
+                metadata: ObjectMeta { name: Some(SHARED.to_owned()), ..ObjectMeta::default() },
+                data: Some(data),
+                ..ConfigMap::default()
+            };
+            let made = self.shared.create(&PostParams::default(), &new).await;
+            made.map(drop).map_err(|error| self.failed("write", "ConfigMap", SHARED, &error))
         }
         .boxed()
     }

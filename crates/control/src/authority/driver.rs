@@ -1,16 +1,18 @@
 //! Feeds the machine with what is stored, who is there and what time it is, and puts into force what it decides.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use maille_pki::{Authority, CertificateDer, ROOT_TTL, certificate_pem};
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::machine::{self, Before, Move, Step, in_force};
 use super::show::Shown;
-use super::state::{Home, LiveProxy, Source, State, View};
+use super::sightings::Sheet;
+use super::state::{Home, LiveProxy, Seen, Source, State, View};
 use super::store::{Entries, Material, Record, Store, StoreError, Stored, home, offered};
 use super::wire::{Answer, Offer, Outcome, Phase, Request};
 use super::{REQUEST_ANNOTATION, SECRET};
@@ -25,6 +27,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LAST_WAIT: Duration = Duration::from_secs(5);
 /// What is stored is read again after this time even if nobody tells of a change.
 const READ_EVERY: Duration = Duration::from_secs(60);
+/// How often control planes tell each other of their proxies: while a rotation is under way, and else, only to be known.
+const SHARE_EVERY: Duration = Duration::from_secs(2);
+const SHOW_UP_EVERY: Duration = Duration::from_secs(10);
 /// Longest request.
 const MAX_REQUEST: usize = 64 << 10;
 /// Longest id of a request.
@@ -57,6 +62,12 @@ pub struct Keeper {
     /// What keeps the stored rotation from being read or written.
     problem: Option<String>,
     roots: watch::Sender<String>,
+    /// This control plane's name among those of the mesh; another after each start.
+    replica: String,
+    /// When it last told the others something.
+    shared_at: Option<Instant>,
+    /// The others, and when each wrote what was last read of it.
+    others: BTreeMap<String, u64>,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -86,7 +97,18 @@ impl Keeper {
             }
         };
         let roots = watch::Sender::new(String::new());
-        let keeper = Self { control, store, record, stored, stale: true, problem: None, roots };
+        let keeper = Self {
+            control,
+            store,
+            record,
+            stored,
+            stale: true,
+            problem: None,
+            roots,
+            replica: name_of_replica(),
+            shared_at: None,
+            others: BTreeMap::new(),
+        };
         keeper.apply();
         keeper.show();
         Ok(keeper)
@@ -156,7 +178,14 @@ impl Keeper {
             self.take(Step { before: Vec::new(), state, material: Move::Nothing }, None).await?;
             return Ok(true);
         }
-        let (homes, proxies) = (self.homes(), self.proxies());
+        match self.share().await {
+            Ok(()) | Err(StoreError::Conflict(_)) => {}
+            // Phases wait, if there is another; all else goes on.
+            Err(StoreError::Failed(reason)) => self.problem = Some(reason),
+        }
+        // Another control plane may know of a live proxy what is not known here: then nobody may be taken for gone.
+        let proxies = self.proxies().filter(|_| self.have_others_spoken());
+        let homes = self.homes();
         let view = self.view(&homes, proxies.as_deref());
         if let Some(step) = machine::next(&view) {
             self.take(step, None).await?;
@@ -181,6 +210,55 @@ impl Keeper {
             }
         }
         Ok(false)
+    }
+
+    /// Tells the other control planes what proxies have said here, and hears what they have said there.
+    async fn share(&mut self) -> Result<(), StoreError> {
+        let is_under_way = self.record.state.phase != Phase::Idle;
+        let every = if is_under_way { SHARE_EVERY } else { SHOW_UP_EVERY };
+        if self.shared_at.is_some_and(|at| at.elapsed() < every) {
+            return Ok(());
+        }
+        let all = self.store.shared().await?;
+        let now_ms = millis(self.control.clock.now());
+        let mut news = BTreeMap::new();
+        let mut heard = BTreeMap::<String, Seen>::new();
+        self.others.clear();
+        for (name, text) in all.into_iter().filter(|(name, _)| *name != self.replica) {
+            match Sheet::read(&text).filter(|sheet| !sheet.is_gone(now_ms)) {
+                Some(sheet) => {
+                    self.others.insert(name, sheet.at_ms());
+                    for (uid, seen) in sheet.seen(now_ms) {
+                        let known = heard.entry(uid).or_insert_with(|| seen.clone());
+                        if seen.at_ms > known.at_ms {
+                            *known = seen;
+                        }
+                    }
+                }
+                None => _ = news.insert(name, None),
+            }
+        }
+        self.control.proxies.heard_elsewhere(heard);
+        // One that is alone only shows that it is there.
+        let here = match is_under_way && !self.others.is_empty() {
+            true => self.control.proxies.heard_here(),
+            false => BTreeMap::new(),
+        };
+        let sheet = serde_json::to_string(&Sheet::of(&here, now_ms, is_under_way));
+        news.insert(
+            self.replica.clone(),
+            Some(sheet.map_err(|error| StoreError::Failed(error.to_string()))?),
+        );
+        self.store.share(news).await?;
+        self.shared_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Whether every other control plane has told of its proxies since this phase began.
+    fn have_others_spoken(&self) -> bool {
+        let state = &self.record.state;
+        let since = state.since_ms.saturating_add(millis_of(SHARE_EVERY));
+        state.phase == Phase::Idle || self.others.values().all(|at_ms| *at_ms > since)
     }
 
     /// Takes over what is stored; whether it can be read.
@@ -409,6 +487,20 @@ impl Keeper {
             problem: self.problem.clone(),
         })));
     }
+}
+
+fn millis_of(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whoever starts anew knows nothing of before, and is another.
+fn name_of_replica() -> String {
+    let mut bytes = [0; 8];
+    // Without randomness no key could be made, either; the time tells two of them apart as well.
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        bytes = millis(SystemTime::now()).to_be_bytes();
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The Pods with sidecars and what they last said; `None` while the world is not complete.

@@ -8,6 +8,7 @@ mod driver;
 mod gate;
 mod machine;
 mod show;
+mod sightings;
 mod state;
 mod store;
 #[cfg(test)]

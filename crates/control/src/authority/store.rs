@@ -108,6 +108,20 @@ pub trait Store: Send + Sync + 'static {
     /// Removes an authority's Secret.
     fn delete_home<'a>(&'a self, source: Source, replaces: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// What the control planes of the mesh have told each other, by their names. It is no secret. One that is alone has
+    /// nobody to tell.
+    fn shared(&self) -> BoxFuture<'_, Result<BTreeMap<String, String>, StoreError>> {
+        Box::pin(async { Ok(BTreeMap::new()) })
+    }
+
+    /// Tells the others something in place of what was told before; `None` wipes it.
+    fn share<'a>(&'a self, news: BTreeMap<String, Option<String>>) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            drop(news);
+            Ok(())
+        })
+    }
+
     /// Waits until any of them may have changed since the last call.
     fn changed(&self) -> BoxFuture<'_, ()>;
 }

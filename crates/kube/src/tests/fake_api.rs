@@ -145,7 +145,10 @@ impl FakeApi {
                     return status(StatusCode::NOT_FOUND, "not found");
                 };
                 for (key, value) in patch["data"].as_object().expect("data") {
-                    object["data"][key] = value.clone();
+                    match value {
+                        Value::Null => drop(object["data"].as_object_mut().expect("data").remove(key)),
+                        value => object["data"][key] = value.clone(),
+                    }
                 }
                 self.put(plural, object.clone());
                 reply(StatusCode::OK, &object)

@@ -19,9 +19,15 @@ impl Running {
         serde_json::from_str(body).ok()
     }
 
+    /// Waits for a phase: a control plane that was killed is waited for until it has been silent for long enough to be gone.
     async fn at(&self, phase: Phase) -> Status {
-        let look = async || self.authority().await.filter(|status| status.phase == phase);
-        eventually(phase.name(), look).await
+        for _ in 0..4000 {
+            if let Some(status) = self.authority().await.filter(|status| status.phase == phase) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("within forty seconds: {}; {:#?}", phase.name(), self.authority().await);
     }
 
     /// Asks as a person's tool does, and waits for the answer.
@@ -268,6 +274,48 @@ async fn of_two_control_planes_one_acts_and_the_other_follows() {
     }
     for running in [&one, &other] {
         assert_eq!(Some(running.at(Phase::Idle).await.authority.signer.fingerprint), target);
+    }
+}
+
+/// Each proxy reports to one control plane only: what the others have heard counts, and they are waited for.
+#[tokio::test]
+async fn what_proxies_said_to_another_control_plane_counts() {
+    const SHARED: &str = "istio-ca-rotation-proxies";
+    let api = mesh();
+    let running = start(api.clone()).await;
+    running.ready().await;
+    let millis = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis();
+    // Another one that writes what it has heard, as often as it should.
+    let (names, rows) =
+        (Arc::new(std::sync::Mutex::new(Vec::<String>::new())), Arc::new(std::sync::Mutex::new(json!({}))));
+    let tell = |ms: u128| {
+        let (names, mut rows) = (names.lock().expect("lock").clone(), rows.lock().expect("lock").clone());
+        for row in rows.as_object_mut().expect("rows").values_mut() {
+            row["at"] = json!(ms);
+        }
+        let sheet = json!({ "at_ms": ms, "under_way": true, "names": names, "rows": rows });
+        let mut map = api.get("configmaps", SYSTEM, SHARED).expect("written at the start");
+        map["data"]["another"] = json!(sheet.to_string());
+        api.put("configmaps", map);
+    };
+    eventually("it shows that it is there", async || api.get("configmaps", SYSTEM, SHARED)).await;
+    tell(millis());
+    running.ask(&request("one", Action::Rotate)).await;
+    let rotation = running.at(Phase::Distributing).await.rotation.expect("under way");
+    let (old, new) = (rotation.from.signer.fingerprint, rotation.to.signer.fingerprint);
+    *names.lock().expect("lock") = vec![old, new];
+    for (signer, roots, then) in
+        [(0, vec![0, 1], Phase::Signing), (1, vec![0, 1], Phase::Withdrawing), (1, vec![1], Phase::Idle)]
+    {
+        let row =
+            json!({ "at": 0, "ends": u64::MAX / 2, "signer": signer, "roots": roots, "control": [0, 1] });
+        *rows.lock().expect("lock") = json!({ "cart-1": row });
+        let status = eventually(then.name(), async || {
+            tell(millis());
+            running.authority().await.filter(|status| status.phase == then)
+        })
+        .await;
+        assert!(status.last.is_none_or(|last| last.waived.is_empty()));
     }
 }
 
