@@ -101,7 +101,7 @@ mod tests {
 
     /// CA-11, and whatever else is no token of a service account for this audience.
     #[test]
-    fn a_token_that_is_anything_else_is_rejected() {
+    fn ca_11_a_token_that_is_anything_else_is_rejected() {
         let mut unauthenticated = good();
         unauthenticated.authenticated = None;
         let mut other_audience = good();

@@ -3,6 +3,7 @@ mod mesh_config;
 mod networking;
 mod objects;
 mod rotation;
+mod secrecy;
 mod status;
 
 use std::net::SocketAddr;
