@@ -378,7 +378,7 @@ fn what_tls_negotiates_is_shown_beside_the_secrets() {
     );
     assert!(!dump.to_config_dump().to_string().contains("key_exchanges"));
     let read = Dump::read(shown.to_string().as_bytes()).expect("a section alone is read, too");
-    assert_eq!((read.tls, read.secrets), (dump.tls.clone(), dump.secrets));
+    assert_eq!((&read.tls, &read.secrets), (&dump.tls, &dump.secrets));
     let envoys = Dump::read(dump.to_config_dump().to_string().as_bytes()).expect("read");
     assert!(envoys.secrets_shown().get("tls").is_none(), "of Envoy it is not known");
 }
