@@ -2,6 +2,7 @@ mod fake_api;
 mod mesh_config;
 mod networking;
 mod objects;
+mod revocations;
 mod rotation;
 mod secrecy;
 mod status;
