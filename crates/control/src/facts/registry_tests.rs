@@ -209,7 +209,10 @@ fn sn_6_a_subset_is_proved_by_any_name_of_the_whole_service() {
     let service = mesh.service("shop", "cart");
     assert_eq!(service.ports[0].subsets.len(), 1);
     let names = &service.subject_alt_names;
-    assert!(names.len() > 1 && names.contains(&"spiffe://cluster.local/ns/shop/sa/first".to_owned()), "{names:?}");
+    assert!(
+        names.len() > 1 && names.contains(&"spiffe://cluster.local/ns/shop/sa/first".to_owned()),
+        "{names:?}"
+    );
 }
 
 /// Reference mtls 2.1, A3.
