@@ -247,14 +247,24 @@ pub(crate) fn sandbox(args: SandboxArgs) -> ExitCode {
 /// `tracing` writes it (`info`, `maille_proxy=debug`); what is answered can change it later.
 fn log_to_stdout() -> Arc<dyn maille_proxy::LogControl> {
     let directives = std::env::var("MAILLE_LOG").unwrap_or_else(|_| "info".to_owned());
-    let (directives, filter) = match EnvFilter::try_new(&directives) {
+    let (directives, filter) = match filter(&directives) {
         Ok(filter) => (directives, filter),
-        Err(_) => ("info".to_owned(), EnvFilter::new("info")),
+        Err(_) => ("info".to_owned(), filter("info").unwrap_or_default()),
     };
     let (filter, handle) = reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
     Arc::new(Log { handle, directives: Mutex::new(directives) })
+}
+
+/// Kubernetes' client logs answers that it cannot read, in full: one may be a Secret. What it reports as an error names
+/// the request only, and its callers say what failed.
+const SILENCED: &str = "kube_client::client=error";
+
+/// The filter of these directives, and never what could hold a private key.
+fn filter(directives: &str) -> Result<EnvFilter, String> {
+    let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+    Ok(filter.add_directive(SILENCED.parse().map_err(|error| format!("{SILENCED}: {error}"))?))
 }
 
 /// What is logged, changeable while the process runs.
@@ -269,7 +279,7 @@ impl maille_proxy::LogControl for Log {
     }
 
     fn set(&self, directives: &str) -> Result<(), String> {
-        let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+        let filter = filter(directives)?;
         self.handle.reload(filter).map_err(|error| error.to_string())?;
         directives.clone_into(&mut self.directives.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())
