@@ -1,6 +1,7 @@
 //! Meshes that federate, over real sockets (SPIFFE Federation; reference mtls 5.6, 6.4).
 
 mod lab;
+mod policy;
 
 use std::process::Command;
 use std::time::SystemTime;
