@@ -56,6 +56,8 @@ pub(super) struct Script {
     pub(super) tokens: Mutex<BTreeMap<String, Identity>>,
     /// Lifetime of certificates, in place of what is asked for.
     pub(super) ttl: Mutex<Option<Duration>>,
+    /// Of the control plane's own certificate.
+    pub(super) server_ttl: Mutex<Duration>,
     pub(super) issued: Mutex<Vec<String>>,
     pub(super) nacks: Mutex<Vec<String>>,
     pub(super) flows: Mutex<Vec<Flow>>,
@@ -80,6 +82,7 @@ impl Script {
             successor: Mutex::default(),
             tokens: Mutex::default(),
             ttl: Mutex::default(),
+            server_ttl: Mutex::new(Duration::from_secs(3600)),
             issued: Mutex::default(),
             nacks: Mutex::default(),
             flows: Mutex::default(),
@@ -128,7 +131,7 @@ impl Control {
                 &key.public_key().expect("public key"),
                 &[SERVER_NAME],
                 &[],
-                Duration::from_secs(3600),
+                *script.server_ttl.lock(),
                 SystemTime::now(),
             )
             .expect("server certificate");

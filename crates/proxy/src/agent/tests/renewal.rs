@@ -3,6 +3,7 @@
 use maille_pki::{Authority, fingerprint};
 use maille_proto::flows::ProxyState;
 
+use super::super::channel::connect;
 use super::super::clock::Reading;
 use super::*;
 
@@ -290,4 +291,30 @@ async fn a_change_of_roots_is_followed_by_one_renewal() {
     let clock = lab.last_state().expect("told").clock_ms;
     lab.told("the same, seconds later", |state| state.clock_ms > clock + 4000).await;
     assert_eq!(lab.script.issued.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn a_control_plane_whose_certificate_seems_over_is_named_and_tried_on() {
+    let mut lab = Lab::new().await;
+    *lab.script.server_ttl.lock() = Duration::from_secs(1);
+    lab.control = None;
+    eventually("it has ended", || std::net::TcpListener::bind(lab.address).is_ok()).await;
+    lab.start_control().await;
+    let address = lab.address.to_string();
+    let reason = loop {
+        match connect(&address, Some(SERVER_NAME), &lab.file("root-cert.pem"), None).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(reason.contains("it expired at") && reason.contains("clock"), "{reason}");
+    let (agent, telemetry) = lab.agent();
+    eventually("the attempt fails", || failures(&telemetry) > 0).await;
+    assert!(agent.shared.borrow().is_none());
+
+    *lab.script.server_ttl.lock() = Duration::from_secs(3600);
+    lab.control = None;
+    eventually("it has ended", || std::net::TcpListener::bind(lab.address).is_ok()).await;
+    lab.start_control().await;
+    lab.uses_the_last(&shared(&agent).await).await;
 }
