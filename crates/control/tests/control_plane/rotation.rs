@@ -315,10 +315,11 @@ impl Sidecar {
                 continue;
             }
             let Some(bundle) = self.bundle() else { continue };
-            if !bundle.signer.is_empty() && self.state().signer != bundle.signer {
-                if let Err(error) = self.renew().await {
-                    self.failures.lock().expect("lock").push(format!("{}: renewal: {error}", self.account));
-                }
+            if !bundle.signer.is_empty()
+                && self.state().signer != bundle.signer
+                && let Err(error) = self.renew().await
+            {
+                self.failures.lock().expect("lock").push(format!("{}: renewal: {error}", self.account));
             }
             let state = Some(self.state());
             let _ = reports.send(FlowReport { flows: Vec::new(), state }).await;
