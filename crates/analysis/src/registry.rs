@@ -5,8 +5,8 @@ use crate::analyzers::{
     ca_certificates, conditions, destination_hosts, destination_ports, destination_subsets, destination_tls,
     entry_workloads, http_rules, identity_rules, injection, methods, multiple_services, namespaces,
     no_policy, originated_tls, peer_authentications, plaintext, port_level_mtls, port_names, principals,
-    providers, revocations, schema, service_entries, service_ports, shadowed, sidecar_defaults, sidecar_selectors,
-    token_rules,
+    providers, revocations, schema, service_entries, service_ports, shadowed, sidecar_defaults,
+    sidecar_selectors, token_rules,
 };
 use crate::mesh::{Mesh, Settings};
 use crate::message::{self, Message};
