@@ -116,9 +116,15 @@ impl fmt::Debug for Revoked {
 /// Lists of authorities, by the authorities that signed them.
 pub(crate) struct Lists {
     all: Vec<CertificateRevocationListDer<'static>>,
-    /// Per root, its subject and key first.
-    roots: Vec<(Vec<u8>, Vec<u8>, Arc<[RevocationList]>)>,
+    roots: Vec<KnownRoot>,
     intermediates: RwLock<BTreeMap<Vec<u8>, Known>>,
+}
+
+/// A root, and what it has signed.
+struct KnownRoot {
+    subject: Vec<u8>,
+    key: Vec<u8>,
+    lists: Arc<[RevocationList]>,
 }
 
 /// What is known of an intermediate.
@@ -139,7 +145,7 @@ impl Lists {
         let roots = roots.filter_map(|root| {
             let anchor = webpki::anchor_from_trusted_cert(root).ok()?;
             let (subject, key) = (anchor.subject.to_vec(), anchor.subject_public_key_info.to_vec());
-            Some((subject, key, signed_by(&all, root)))
+            Some(KnownRoot { subject, key, lists: signed_by(&all, root) })
         });
         let roots = roots.collect();
         Some(Self { all, roots, intermediates: RwLock::default() })
@@ -166,10 +172,10 @@ impl Lists {
     }
 
     fn of_root(&self, anchor: &TrustAnchor<'_>) -> Arc<[RevocationList]> {
-        let is_it = |(subject, key, _): &&(Vec<u8>, Vec<u8>, Arc<[RevocationList]>)| {
-            subject[..] == anchor.subject[..] && key[..] == anchor.subject_public_key_info[..]
+        let is_it = |root: &&KnownRoot| {
+            root.subject[..] == anchor.subject[..] && root.key[..] == anchor.subject_public_key_info[..]
         };
-        self.roots.iter().find(is_it).map(|(_, _, lists)| lists.clone()).unwrap_or_else(|| Arc::from([]))
+        self.roots.iter().find(is_it).map(|root| root.lists.clone()).unwrap_or_else(|| Arc::from([]))
     }
 
     fn known(&self, issuer: &webpki::Cert<'_>) -> Known {
