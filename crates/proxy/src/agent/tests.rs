@@ -6,6 +6,7 @@ mod dns;
 mod minting;
 mod process;
 mod renewal;
+mod revocation;
 mod servers;
 mod workload_api;
 

@@ -35,7 +35,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::minting::{JwtKey, Minter};
 
 pub(super) const SERVER_NAME: &str = "istiod.istio-system.svc";
-const TYPES: [&str; 7] = [
+const TYPES: [&str; 8] = [
+    type_urls::REVOCATIONS,
     type_urls::CREDENTIAL,
     type_urls::INBOUND,
     type_urls::DESTINATION,
