@@ -44,7 +44,6 @@ pub fn mesh_settings(world: &World, client: Client<'_>) -> wire::MeshSettings {
         post_quantum_only: config.mesh_tls.is_post_quantum_only(),
         key_exchanges: config.mesh_tls.key_exchanges.clone(),
         tls13_only: config.mesh_tls.tls13_only,
-        ..Default::default()
     }
 }
 

@@ -126,7 +126,8 @@ fn settings_fail_closed() {
 
 #[test]
 fn a_bundle_without_roots_is_refused() {
-    let message = wire::TrustBundle { trust_domain: "cluster.local".into(), roots: vec![], ..Default::default() };
+    let message =
+        wire::TrustBundle { trust_domain: "cluster.local".into(), roots: vec![], ..Default::default() };
     assert!(trust_bundle(&message).is_err());
 }
 
