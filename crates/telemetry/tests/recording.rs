@@ -470,7 +470,7 @@ fn the_page_is_what_promtool_expects() {
         &Way::default(),
     );
     registry.gauges().identity("cluster.local/ns/production/sa/cart".into());
-    registry.gauges().certificate_renewed(std::time::SystemTime::now());
+    registry.gauges().certificate_renewed(std::time::SystemTime::now(), std::time::SystemTime::now());
     registry.gauges().roots_loaded(std::time::SystemTime::now());
     registry.gauges().xds_updated(std::time::SystemTime::now());
     let page = registry.render_prometheus();
