@@ -110,7 +110,7 @@ fn other_names_of_the_trust_domain_are_the_same_account() {
 fn entries_are_written_as_they_are_read() {
     let entry =
         Entry { serial: Some("a1".to_owned()), reason: Some("leaked".to_owned()), ..Entry::default() };
-    let json = serde_json::to_string(&[entry.clone()]).expect("JSON");
+    let json = serde_json::to_string(std::slice::from_ref(&entry)).expect("JSON");
     assert_eq!(json, r#"[{"serial":"a1","reason":"leaked"}]"#);
     assert_eq!(serde_json::from_str::<Vec<Entry>>(&json).expect("read"), [entry]);
 }
