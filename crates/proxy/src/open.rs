@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use maille_core::{Identity, MtlsMode};
 use maille_policy::{ConnectionAttributes, ConnectionPolicy};
@@ -65,7 +65,14 @@ struct Shown {
     valid: Validity,
     /// The trust by which it was verified.
     generation: u64,
+    /// Since when no root of now stands behind it.
+    doubted: Option<Instant>,
 }
+
+/// How long a connection whose peer can prove a renewed certificate inside it is left alone when its root was withdrawn:
+/// the peer's proxy learns of the same at about the same time, and shows its certificate with its next housekeeping or the
+/// one after. Nothing new is taken from it meanwhile. Whoever is revoked is cut at once.
+pub(crate) const PROVES_WITHIN: Duration = Duration::from_secs(12);
 
 /// From when until when a certificate is good.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +103,8 @@ impl Validity {
 impl Proof {
     /// A chain that was verified by the trust of `generation`.
     pub(crate) fn new(chain: Rc<[CertificateDer<'static>]>, valid: Validity, generation: u64) -> Self {
-        let stands_on = Rc::new(RefCell::new(Shown { chain: chain.clone(), valid, generation }));
+        let stands_on =
+            Rc::new(RefCell::new(Shown { chain: chain.clone(), valid, generation, doubted: None }));
         Self { chain, stands_on, can_renew: Rc::default() }
     }
 
@@ -107,7 +115,7 @@ impl Proof {
 
     /// The peer has shown another certificate of its identity.
     pub(crate) fn renew(&self, chain: Rc<[CertificateDer<'static>]>, valid: Validity, generation: u64) {
-        self.stands_on.replace(Shown { chain, valid, generation });
+        self.stands_on.replace(Shown { chain, valid, generation, doubted: None });
     }
 
     fn valid(&self) -> Validity {
@@ -122,10 +130,26 @@ impl Proof {
             let now = SystemTime::now();
             let at = if outlives_it { shown.valid.at(now) } else { now };
             let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            current.recheck_client(&shown.chain, UnixTime::since_unix_epoch(at))?;
-            shown.generation = current.generation();
+            match current.recheck_client(&shown.chain, UnixTime::since_unix_epoch(at)) {
+                Ok(_) => {
+                    shown.generation = current.generation();
+                    shown.doubted = None;
+                }
+                Err(refusal) if self.can_renew.get() && refusal.reason.is_of_roots() => {
+                    let since = *shown.doubted.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= PROVES_WITHIN {
+                        return Err(refusal);
+                    }
+                }
+                Err(refusal) => return Err(refusal),
+            }
         }
         Ok(())
+    }
+
+    /// Whether no root of now stands behind the certificate shown last, and the peer has time to prove another one.
+    fn is_doubted(&self) -> bool {
+        self.stands_on.borrow().doubted.is_some()
     }
 }
 
@@ -140,6 +164,12 @@ fn other_key_exchange(agreed: &str, current: &Current) -> Refused {
 fn expired() -> Refused {
     let reason = "the peer's certificate has expired; it must connect again with a renewed one";
     Refused::new(RefusalKind::CertificateExpired, reason.to_owned())
+}
+
+fn doubted() -> Refused {
+    let reason = "no root that is trusted now stands behind the certificate that the peer showed last; it must connect again \
+                  with its renewed one";
+    Refused::new(RefusalKind::CertificateRevoked, reason.to_owned())
 }
 
 impl Facts {
@@ -261,7 +291,11 @@ impl Open {
             return Some(expired());
         }
         let current = tls.current();
-        Some(record::peer_lost(&proof.recheck(&current, false).err()?))
+        match proof.recheck(&current, false) {
+            Ok(()) if proof.is_doubted() => Some(doubted()),
+            Ok(()) => None,
+            Err(refusal) => Some(record::peer_lost(&refusal)),
+        }
     }
 
     /// Whether it carries bytes of a peer that cannot prove a renewed certificate inside it: it ends with the one that it
@@ -401,6 +435,8 @@ pub(crate) struct OpenConnections {
     asking: tokio::sync::Semaphore,
     next: Cell<u64>,
     rechecked: Cell<u64>,
+    /// Some peers have time to prove another certificate, and are looked at again.
+    doubts: Cell<bool>,
     all: RefCell<HashMap<u64, Rc<Open>, foldhash::fast::RandomState>>,
 }
 
@@ -410,6 +446,7 @@ impl Default for OpenConnections {
             asking: tokio::sync::Semaphore::new(ASKING_AGAIN),
             next: Cell::default(),
             rechecked: Cell::default(),
+            doubts: Cell::default(),
             all: RefCell::default(),
         }
     }
@@ -470,7 +507,7 @@ impl OpenConnections {
 
     /// Ends the connections whose peer is trusted no more, after the roots have changed.
     pub(crate) fn recheck(&self, tls: &TlsContext, keeps_tcp: bool) {
-        if self.rechecked.replace(tls.generation()) == tls.generation() {
+        if self.rechecked.replace(tls.generation()) == tls.generation() && !self.doubts.take() {
             return;
         }
         let current = tls.current();
@@ -483,6 +520,8 @@ impl OpenConnections {
             }
             if let Err(refusal) = proof.recheck(&current, keeps_tcp && open.is_tcp_of_other()) {
                 open.bar(record::peer_lost(&refusal));
+            } else if proof.is_doubted() {
+                self.doubts.set(true);
             }
         }
     }

@@ -8,10 +8,10 @@
 //! For a server outside the mesh, which a DestinationRule wants verified, only its own certificate's end counts, and
 //! streams under way go on: it has no identity that policy stands on, and no way to prove a renewed one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use maille_core::Identity;
 use maille_pki::leaf_facts;
@@ -21,6 +21,7 @@ use rustls::ClientConnection;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::Notify;
 
+use crate::open::PROVES_WITHIN;
 use crate::record::Refused;
 
 /// A server whose certificate ends sooner is asked for its renewed one: three rounds of housekeeping.
@@ -33,6 +34,10 @@ pub(crate) struct ServerProof {
     expected: Option<Arc<[String]>>,
     stands_on: RefCell<Shown>,
     refused: RefCell<Option<Rc<Refused>>>,
+    /// The server can prove a renewed certificate inside the connection.
+    can_renew: Cell<bool>,
+    /// Since when no root of now stands behind what it showed last.
+    doubted: Cell<Option<Instant>>,
     lost: Notify,
 }
 
@@ -87,19 +92,27 @@ impl ServerProof {
             expected,
             stands_on: RefCell::new(shown),
             refused: RefCell::default(),
+            can_renew: Cell::default(),
+            doubted: Cell::default(),
             lost: Notify::new(),
         }))
+    }
+
+    /// The server can prove a renewed certificate inside the connection.
+    pub(crate) fn can_be_renewed(&self) {
+        self.can_renew.set(true);
     }
 
     /// Whether something new may go over the connection. A change of trust is no question here: connections that were made
     /// under an older one get nothing new at all.
     pub(crate) fn holds(&self) -> bool {
-        self.refused.borrow().is_none() && SystemTime::now() < self.stands_on.borrow().expires
+        let is_trusted = self.refused.borrow().is_none() && self.doubted.get().is_none();
+        is_trusted && SystemTime::now() < self.stands_on.borrow().expires
     }
 
     /// Whether the server should have a renewed certificate by now.
     pub(crate) fn is_due(&self) -> bool {
-        self.stands_on.borrow().due <= SystemTime::now()
+        self.doubted.get().is_some() || self.stands_on.borrow().due <= SystemTime::now()
     }
 
     /// Judges a renewed certificate that the server shows inside the connection.
@@ -113,6 +126,7 @@ impl ServerProof {
         let chain = current.accept_server_renewal(binding, message, identity, UnixTime::now())?;
         if let Some(shown) = Shown::new(&chain, true, current.generation()) {
             self.stands_on.replace(shown);
+            self.doubted.set(None);
         }
         Ok(())
     }
@@ -127,7 +141,16 @@ impl ServerProof {
             match current.recheck_server(&shown.chain, expected, UnixTime::now()) {
                 Ok(()) => {
                     shown.generation = current.generation();
+                    self.doubted.set(None);
                     return;
+                }
+                Err(refusal) if self.can_renew.get() && refusal.reason.is_of_roots() => {
+                    let since = self.doubted.get().unwrap_or_else(Instant::now);
+                    self.doubted.set(Some(since));
+                    if since.elapsed() < PROVES_WITHIN {
+                        return;
+                    }
+                    refusal.to_string()
                 }
                 Err(refusal) => refusal.to_string(),
             }

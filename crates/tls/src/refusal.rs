@@ -138,6 +138,11 @@ fn until_when(until: &Option<SystemTime>) -> String {
 }
 
 impl Reason {
+    /// Whether no root that is known stands behind it: the roots may have been replaced.
+    pub fn is_of_roots(&self) -> bool {
+        matches!(self, Self::UnknownIssuer { .. })
+    }
+
     /// Whether somebody revoked it, or may have.
     pub fn is_revocation(&self) -> bool {
         matches!(

@@ -193,6 +193,9 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
     }
     let local = connected.local(worker);
     let binding = connected.stream.binding();
+    if let (Some(proof), Some(_)) = (&connected.proof, &binding) {
+        proof.can_be_renewed();
+    }
     let Connected { stream, identity, generation, proof, counted: _ } = connected;
     let failed = |error: h2::Error| ConnectError::Tcp { address: to.address, reason: error.to_string() };
     let window = worker.windows.take();
