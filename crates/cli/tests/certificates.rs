@@ -51,7 +51,7 @@ fn what_can_be_refused_is_refused_before_the_mesh_is_asked() {
         (vec!["ca", "rotate", "--intermediate"], "--to"),
         (vec!["ca", "rotate", "--rollback", "--dry-run"], "cannot be used with"),
         (vec!["check", "--fail-on", "note"], "warning"),
-        (vec!["check", "--cert-days", "-1"], "--cert-days"),
+        (vec!["check", "--cert-days", "soon"], "--cert-days"),
     ] {
         let mut all = arguments.clone();
         all.extend(["--kubeconfig", &kubeconfig]);

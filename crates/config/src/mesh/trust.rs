@@ -53,7 +53,12 @@ fn check_entry(entry: &View<'_>, errors: &mut Vec<FieldError>) -> Option<CaCerti
         at.text().filter(|text| !text.is_empty()).map(str::to_owned)
     };
     let (pem, url, endpoint_id) = (text("pem"), text("spiffeBundleUrl"), text("endpointSpiffeId"));
-    if pem.is_none() && url.is_none() {
+    // What is there but cannot be read has been told above.
+    let is_absent = |name| {
+        let at = entry.get(name);
+        at.is_absent() || at.text().is_some_and(str::is_empty)
+    };
+    if is_absent("pem") && is_absent("spiffeBundleUrl") {
         errors.push(
             entry
                 .required("a certificate comes from somewhere")
