@@ -117,7 +117,8 @@ fn fixture(alpn: ServerAlpn, aliases: &[&str]) -> [bool; 3] {
         let svid = authority.svid_for(&own, Duration::from_secs(60));
         let trust = Trust::of_mesh(authority.bundles(), &domain("new.td"), &[]).expect("trust");
         let client = TlsContext::new(svid, trust).expect("context").current();
-        let config = client.client_config(ClientAlpn::Tcp, &names([])).expect("config");
+        let offered = if alpn == ServerAlpn::Many { ClientAlpn::ManyTcp } else { ClientAlpn::Tcp };
+        let config = client.client_config(offered, &names([])).expect("config");
         let ends = handshake(config, server.current().server_config(alpn));
         match ends.server_error {
             None => {
