@@ -291,6 +291,10 @@ impl Open {
             return Some(expired());
         }
         let current = tls.current();
+        // A handshake that took long may have begun when another was allowed.
+        if !current.parameters().allows(self.facts.key_exchange) {
+            return Some(other_key_exchange(self.facts.key_exchange, &current));
+        }
         match proof.recheck(&current, false) {
             Ok(()) if proof.is_doubted() => Some(doubted()),
             Ok(()) => None,

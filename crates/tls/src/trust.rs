@@ -92,8 +92,9 @@ impl Anchors {
                 let accepted = self.accepted.iter().cloned().collect();
                 return Err(Reason::TrustDomain { found: domain.clone(), accepted });
             }
-            self.verify_path(domain, leaf, &facts, intermediates, now, Presenter::Client)?;
-            self.revoked.refuses(&facts, Some(&identity)).map_or(Ok(identity), Err)
+            let path = self.verify_path(domain, leaf, &facts, intermediates, now, Presenter::Client);
+            self.unless_revoked(path, &facts, Some(&identity))?;
+            Ok(identity)
         })();
         judged.map_err(|reason| refuse(Presenter::Client, &facts, reason))
     }
@@ -115,16 +116,28 @@ impl Anchors {
             // A server may carry DNS names only (SN-5); one URI makes it an SVID, two are refused.
             let identity = if facts.uris.is_empty() { None } else { Some(facts.identity()?) };
             let domain = identity.as_ref().map_or(own, Identity::trust_domain);
-            self.verify_path(domain, leaf, &facts, intermediates, now, Presenter::Server)?;
-            if let Some(reason) = self.revoked.refuses(&facts, identity.as_ref()) {
-                return Err(reason);
-            }
+            let path = self.verify_path(domain, leaf, &facts, intermediates, now, Presenter::Server);
+            self.unless_revoked(path, &facts, identity.as_ref())?;
             if !expected.is_empty() && !expected.iter().any(|name| facts.is_named(name)) {
                 return Err(Reason::Name { expected: expected.clone() });
             }
             Ok(())
         })();
         judged.map_err(|reason| refuse(Presenter::Server, &facts, reason))
+    }
+
+    /// A certificate that is revoked is refused for that, also where its root is gone too: who only lacks a root may be given
+    /// time to prove another certificate.
+    fn unless_revoked(
+        &self,
+        path: Result<(), Reason>,
+        facts: &LeafFacts,
+        identity: Option<&Identity>,
+    ) -> Result<(), Reason> {
+        match path {
+            Err(reason) if !reason.is_of_roots() => Err(reason),
+            path => self.revoked.refuses(facts, identity).map_or(path, Err),
+        }
     }
 
     fn verify_path(
