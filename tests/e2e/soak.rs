@@ -34,6 +34,12 @@ impl<'a> Soak<'a> {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/fixtures/soak.py");
         let file = format!("--from-file={}", program.display());
         mesh.kubectl(&["create", "configmap", "programs", "-n", NAMESPACE, &file])?;
+        soak.live(life)?;
+        Ok(soak)
+    }
+
+    /// Starts the workloads, or replaces their Pods by others whose certificates live for so long.
+    fn live(&self, life: &str) -> Result<()> {
         for (name, role, replicas, meshed) in [
             ("changing", "serve", 3, true),
             ("steady", "serve", 1, true),
@@ -43,11 +49,10 @@ impl<'a> Soak<'a> {
             ("bare-load", "load", 1, false),
         ] {
             for object in workload(name, role, replicas, meshed, life) {
-                mesh.apply(&object.to_string())?;
+                self.mesh.apply(&object.to_string())?;
             }
         }
-        soak.settled()?;
-        Ok(soak)
+        self.settled()
     }
 
     fn settled(&self) -> Result<()> {
@@ -215,8 +220,9 @@ pub(crate) fn churn() -> Result<()> {
         ensure!(!grew, "memory grew from {before:?} to {after:?} KiB");
         Ok(())
     })?;
-    replaced(&soak)?;
-    slept(&soak)
+    slept(&soak)?;
+    soak.live("1h")?;
+    replaced(&soak)
 }
 
 /// The whole mesh stands still, as on a machine that is suspended, until its certificates have ended; then it goes on by
