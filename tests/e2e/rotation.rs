@@ -114,32 +114,16 @@ struct Operator {
 }
 
 impl Operator {
-    fn new(mesh: &Mesh) -> Result<Self> {
-        let operator = Self { folder: mesh.folder().join("operator") };
+    /// With a root of this name and kind of key, as `openssl req -newkey` takes it.
+    fn new(mesh: &Mesh, name: &str, key: &[&str]) -> Result<Self> {
+        let operator = Self { folder: mesh.folder().join(name) };
         std::fs::create_dir_all(&operator.folder)?;
-        let subject = "/O=Operator/CN=root";
-        openssl(
-            &operator.folder,
-            &[
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "30",
-                "-subj",
-                subject,
-                "-keyout",
-                "root-key.pem",
-                "-out",
-                "root-cert.pem",
-                "-addext",
-                "basicConstraints=critical,CA:TRUE",
-                "-addext",
-                "keyUsage=critical,keyCertSign,cRLSign",
-            ],
-        )?;
+        let subject = format!("/O=Operator/CN={name}");
+        let is_authority = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"];
+        let make = ["req", "-x509", "-nodes", "-days", "30", "-subj", &subject, "-newkey"];
+        let into = ["-keyout", "root-key.pem", "-out", "root-cert.pem"];
+        let says = ["-addext", is_authority[0], "-addext", is_authority[1]];
+        openssl(&operator.folder, &[&make[..], key, &into, &says].concat())?;
         Ok(operator)
     }
 
@@ -222,7 +206,7 @@ pub(crate) fn under_load() -> Result<()> {
     }
     load.next("while the root was rotated")?;
 
-    let operator = Operator::new(&mesh)?;
+    let operator = Operator::new(&mesh, "root", &["rsa:2048"])?;
     rotate(&mesh, &["--to", &operator.intermediate("one")?.to_string_lossy()])?;
     let plugged = roots(&mesh)?;
     ensure!(plugged.len() == 1 && plugged != after, "the roots were {after:?} and are {plugged:?}");
@@ -235,7 +219,7 @@ pub(crate) fn under_load() -> Result<()> {
     is_verified(&mesh, "soak/steady", mesh.folder())?;
     load.next("while the intermediate was replaced")?;
 
-    waits_for_a_frozen_proxy(&mesh, &operator)?;
+    waits_for_a_frozen_proxy(&mesh)?;
     load.next("while a rotation waited for a frozen proxy")?;
 
     survives_the_control_plane(&mesh, &operator)?;
@@ -281,11 +265,9 @@ impl Drop for Load<'_> {
     }
 }
 
-fn waits_for_a_frozen_proxy(mesh: &Mesh, operator: &Operator) -> Result<()> {
+fn waits_for_a_frozen_proxy(mesh: &Mesh) -> Result<()> {
     let before = roots(mesh)?;
-    let other = Operator { folder: operator.folder.with_file_name("another") };
-    std::fs::create_dir_all(&other.folder)?;
-    let another = Operator::renewed(&other)?;
+    let another = Operator::new(mesh, "another", &["ec", "-pkeyopt", "ec_paramgen_curve:P-384"])?;
     let frozen = Frozen::sidecar(mesh, "development/dev-service")?;
     let to = another.intermediate("one")?;
     let ran = mesh.maille(&["ca", "rotate", "--no-wait", "--to", &to.to_string_lossy()])?;
@@ -318,39 +300,6 @@ fn waits_for_a_frozen_proxy(mesh: &Mesh, operator: &Operator) -> Result<()> {
     is_over(mesh)?;
     ensure!(roots(mesh)? != before, "the roots are the old ones");
     Ok(())
-}
-
-impl Operator {
-    /// Another root in this folder.
-    fn renewed(of: &Self) -> Result<Self> {
-        let folder = of.folder.clone();
-        let subject = "/O=Operator/CN=another root";
-        openssl(
-            &folder,
-            &[
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-384",
-                "-nodes",
-                "-days",
-                "30",
-                "-subj",
-                subject,
-                "-keyout",
-                "root-key.pem",
-                "-out",
-                "root-cert.pem",
-                "-addext",
-                "basicConstraints=critical,CA:TRUE",
-                "-addext",
-                "keyUsage=critical,keyCertSign,cRLSign",
-            ],
-        )?;
-        Ok(Self { folder })
-    }
 }
 
 fn is_over(mesh: &Mesh) -> Result<()> {
