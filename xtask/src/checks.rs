@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_maille, cargo, run, step, tools};
+use crate::{Profile, build_maille, cargo, run, step, tools};
 
 /// Formatting, clippy with warnings as errors, dependency licenses, bans and sources.
 pub(crate) fn lint() -> Result<()> {
@@ -35,7 +35,7 @@ pub(crate) fn end_to_end(names: &[String]) -> Result<()> {
 }
 
 fn in_end_to_end(names: &[String], settings: &[(&str, String)]) -> Result<()> {
-    let binary = build_maille()?;
+    let binary = build_maille(Profile::Demo)?;
     step("end-to-end tests");
     run(cargo()
         .args(["test", "--quiet", "--package", "maille-e2e", "--"])
@@ -93,7 +93,7 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
 /// Side-by-side figures; reports, never asserts. `policies` as first argument: what many policies cost.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     tools::install(tools::Wanted::Everything)?;
-    let binary = build_maille()?;
+    let binary = build_maille(Profile::Release)?;
     let (script, arguments) = match arguments.split_first() {
         Some((first, rest)) if first == "policies" => ("bench/policies.py", rest),
         _ => ("bench/sidecars.py", arguments),
