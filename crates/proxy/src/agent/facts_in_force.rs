@@ -317,7 +317,8 @@ impl FactsInForce {
                 }
                 self.signers.insert(domain.clone(), message.signer);
                 self.bundles.insert(domain, roots);
-                touched.trust = true;
+                // The snapshot is what workers hear of: they judge open connections by the trust of then.
+                *touched = Touched { snapshot: true, trust: true, ..*touched };
             }
             type_urls::REVOCATIONS => {
                 if name != MESH {
@@ -363,7 +364,7 @@ impl FactsInForce {
                 if let Ok(domain) = TrustDomain::parse(name) {
                     self.bundles.remove(&domain);
                     self.signers.remove(&domain);
-                    touched.trust = true;
+                    *touched = Touched { snapshot: true, trust: true, ..*touched };
                 }
             }
             type_urls::REVOCATIONS => {
