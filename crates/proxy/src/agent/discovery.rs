@@ -195,7 +195,7 @@ impl Discovery {
 }
 
 /// How the control plane's refusal begins of a stream whose certificate is revoked.
-const REVOKED: &str = "certificate revoked";
+pub(crate) const REVOKED: &str = "certificate revoked";
 
 struct Receiver {
     discovery: Arc<Discovery>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use maille_core::TrustDomain;
-use maille_pki::{CertificateDer, TrustBundles};
+use maille_pki::{CertificateDer, Svid, TrustBundles};
 use maille_policy::authentication::{Authentication, RequestAuthentication};
 use maille_policy::{Authorization, PolicySet, TrustContext};
 use maille_telemetry::Registry;
@@ -177,13 +177,16 @@ impl FactsInForce {
         self.refused_serial = self.credential.as_ref().map(|credential| credential.svid.serial().to_owned());
     }
 
+    /// Why peers that know what is known here believe one of the own certificates no more, if it is revoked.
+    pub(crate) fn revocation_of(&self, svid: &Svid) -> Option<String> {
+        let current = self.tls.as_ref()?.current();
+        let reason = current.recheck_client(svid.chain(), UnixTime::now()).err()?.reason;
+        reason.is_revocation().then(|| reason.to_string())
+    }
+
     /// Judges the own certificate as peers do.
     fn judge_own(&mut self) {
-        let judged = self.tls.as_ref().and_then(|tls| {
-            let current = tls.current();
-            let reason = current.recheck_client(current.svid().chain(), UnixTime::now()).err()?.reason;
-            reason.is_revocation().then(|| reason.to_string())
-        });
+        let judged = self.tls.as_ref().and_then(|tls| self.revocation_of(tls.current().svid()));
         if let Some(reason) = judged.as_ref().filter(|_| judged != self.own_revoked) {
             warn!(reason, "the own certificate is revoked; another one is asked for");
         }
