@@ -19,7 +19,7 @@ use std::time::SystemTime;
 use maille_core::{Identity, MtlsMode};
 use maille_policy::{ConnectionAttributes, ConnectionPolicy};
 use maille_telemetry::{RefusalKind, Way};
-use maille_tls::{Current, TlsContext};
+use maille_tls::{Current, Negotiated, TlsContext};
 
 use crate::authorizer::{self, AskedFor};
 use crate::record::{self, Refused};
@@ -43,18 +43,24 @@ pub(crate) struct Facts {
     pub(crate) destination: SocketAddr,
     /// Of the ClientHello.
     pub(crate) sni: Option<String>,
-    /// Of TLS that this proxy accepted; empty without.
-    pub(crate) key_exchange: &'static str,
+    /// Of TLS that this proxy accepted.
+    pub(crate) agreed: Option<Negotiated>,
     /// The certificates that the peer showed.
     pub(crate) proof: Option<Proof>,
 }
 
-fn other_key_exchange(agreed: &str, current: &Current) -> Refused {
-    let allowed = current.parameters().offered().join(", ");
+/// Why what the ends agreed upon is not allowed any more, if it is not; without TLS there is nothing to allow.
+pub(crate) fn disallowed(agreed: Option<&Negotiated>, current: &Current) -> Option<Refused> {
+    let (agreed, parameters) = (agreed?, current.parameters());
+    if parameters.allows(agreed) {
+        return None;
+    }
+    let (allowed, version) = (parameters.offered().join(", "), parameters.oldest_version());
     let reason = format!(
-        "the key exchange of the connection is {agreed}, and the mesh now allows {allowed} alone (meshMTLS.ecdhCurves)"
+        "the version and key exchange of the connection are {agreed}, and the mesh now allows {version} at least (meshMTLS.\
+         minProtocolVersion) and of key exchanges {allowed} alone (meshMTLS.ecdhCurves)"
     );
-    Refused::new(RefusalKind::PolicyChanged, reason)
+    Some(Refused::new(RefusalKind::PolicyChanged, reason))
 }
 
 fn expired() -> Refused {
@@ -218,8 +224,8 @@ impl Open {
         }
         let current = tls.current();
         // A handshake that took long may have begun when another was allowed.
-        if !current.parameters().allows(self.facts.key_exchange) {
-            return Some(other_key_exchange(self.facts.key_exchange, &current));
+        if let Some(refused) = disallowed(self.facts.agreed.as_ref(), &current) {
+            return Some(refused);
         }
         match proof.recheck(&current, false) {
             Ok(()) if proof.is_doubted() => Some(doubted()),
@@ -460,8 +466,8 @@ impl OpenConnections {
         let all = self.all.borrow();
         for open in all.values() {
             let Some(proof) = &open.facts.proof else { continue };
-            if !current.parameters().allows(open.facts.key_exchange) {
-                open.bar(other_key_exchange(open.facts.key_exchange, &current));
+            if let Some(refused) = disallowed(open.facts.agreed.as_ref(), &current) {
+                open.bar(refused);
                 continue;
             }
             if let Err(refusal) = proof.recheck(&current, keeps_tcp && open.is_tcp_of_other()) {

@@ -18,7 +18,7 @@ fn open(authority: &TestAuthority, tls: &TlsContext, ttl: Duration) -> Open {
         peer: address,
         destination: address,
         sni: None,
-        key_exchange: "X25519",
+        agreed: Some(Negotiated { key_exchange: "X25519", version: "TLSv1.2" }),
         proof: Some(Proof::new(svid.chain().into(), valid, tls.generation())),
     };
     let trust = TrustContext {

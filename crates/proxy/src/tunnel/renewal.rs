@@ -19,7 +19,7 @@ use maille_tls::{Binding, MAX_RENEWAL, TlsContext};
 use rustls::pki_types::UnixTime;
 use tokio::time::timeout;
 
-use crate::open::{Facts, Validity};
+use crate::open::{Facts, Validity, disallowed};
 
 const METHOD: &[u8] = b"MAILLE-RENEW";
 /// Verifying costs more than asking for it: no more often than so.
@@ -105,6 +105,10 @@ impl Renewals {
             return Err("the connection has nothing to bind it to".to_owned());
         };
         let current = tls.current();
+        // It would stand on the settings of now as well.
+        if let Some(refused) = disallowed(facts.agreed.as_ref(), &current) {
+            return Err(refused.reason().to_owned());
+        }
         let chain = current
             .accept_renewal(binding, message, identity, UnixTime::now())
             .map_err(|error| error.to_string())?;
