@@ -207,6 +207,7 @@ impl Handler for Receiver {
     fn connected(&mut self) {
         info!("connected to the control plane");
         self.was_connected = true;
+        self.discovery.facts.lock().accepted();
         self.discovery.telemetry.gauges().xds_connected(true);
         self.discovery.destinations.outage(None);
     }

@@ -177,6 +177,11 @@ impl FactsInForce {
         self.refused_serial = self.credential.as_ref().map(|credential| credential.svid.serial().to_owned());
     }
 
+    /// The control plane has accepted the own certificate; what it said of it before holds no more.
+    pub(crate) fn accepted(&mut self) {
+        self.refused_serial = None;
+    }
+
     /// Why peers that know what is known here believe one of the own certificates no more, if it is revoked.
     pub(crate) fn revocation_of(&self, svid: &Svid) -> Option<String> {
         let current = self.tls.as_ref()?.current();

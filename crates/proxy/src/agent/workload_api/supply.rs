@@ -51,9 +51,7 @@ struct Problem {
 
 impl Problem {
     fn of(error: &IssueError) -> Self {
-        let is_final =
-            matches!(error, IssueError::Refused(status) if status.code() == Code::PermissionDenied);
-        Self { code: code_of(error), text: error.to_string().into(), is_final }
+        Self { code: code_of(error), text: error.to_string().into(), is_final: error.is_denial() }
     }
 
     fn status(&self) -> Status {
