@@ -140,8 +140,8 @@ impl Arrival<'_> {
                 let negotiated = Negotiated::of(stream.get_ref().1);
                 let Negotiated { key_exchange, version } = negotiated;
                 self.worker.recorder.handshake("server", key_exchange, version);
-                let (identity, proof) = (Some(identity), Some(proof));
-                let facts = Facts { identity, sni, key_exchange, proof, ..self.facts() };
+                let (identity, proof, agreed) = (Some(identity), Some(proof), Some(negotiated));
+                let facts = Facts { identity, sni, agreed, proof, ..self.facts() };
                 Some((stream, facts))
             }
             Err((reason, tls)) => {
@@ -304,7 +304,7 @@ impl Arrival<'_> {
             peer: self.peer,
             destination: self.destination,
             sni: None,
-            key_exchange: "",
+            agreed: None,
             proof: None,
         }
     }
@@ -349,6 +349,7 @@ impl Arrival<'_> {
             identity,
             protocol,
         );
-        maille_telemetry::ConnectionLabels { key_exchange: facts.key_exchange, ..labels }
+        let key_exchange = facts.agreed.map_or("", |agreed| agreed.key_exchange);
+        maille_telemetry::ConnectionLabels { key_exchange, ..labels }
     }
 }

@@ -6,6 +6,7 @@
 //! HTTP connection that no request could pass any more, requests under way finish and the connection closes (HTTP/2:
 //! GOAWAY).
 
+mod proof;
 mod upgraded;
 
 use std::cell::{Cell, RefCell};
@@ -13,19 +14,19 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use maille_core::{Identity, MtlsMode};
 use maille_policy::{ConnectionAttributes, ConnectionPolicy};
 use maille_telemetry::{RefusalKind, Way};
-use maille_tls::{Current, Refusal, TlsContext};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use maille_tls::{Current, Negotiated, TlsContext};
 
 use crate::authorizer::{self, AskedFor};
 use crate::record::{self, Refused};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 
+pub(crate) use proof::{PROVES_WITHIN, Proof, Validity};
 pub(crate) use upgraded::{Asked, Upgraded};
 
 /// Streams of a worker that external authorizers are asked about again at the same time; others wait for their turn.
@@ -42,123 +43,24 @@ pub(crate) struct Facts {
     pub(crate) destination: SocketAddr,
     /// Of the ClientHello.
     pub(crate) sni: Option<String>,
-    /// Of TLS that this proxy accepted; empty without.
-    pub(crate) key_exchange: &'static str,
+    /// Of TLS that this proxy accepted.
+    pub(crate) agreed: Option<Negotiated>,
     /// The certificates that the peer showed.
     pub(crate) proof: Option<Proof>,
 }
 
-/// What an identity stands on, kept to judge it again. Clones are of one connection: what renews one renews all.
-#[derive(Debug, Clone)]
-pub(crate) struct Proof {
-    /// From the peer's own certificate upwards, as shown in the handshake.
-    pub(crate) chain: Rc<[CertificateDer<'static>]>,
-    stands_on: Rc<RefCell<Shown>>,
-    /// The peer can prove a renewed certificate inside the connection.
-    can_renew: Rc<Cell<bool>>,
-}
-
-/// The certificate that a peer showed last.
-#[derive(Debug)]
-struct Shown {
-    chain: Rc<[CertificateDer<'static>]>,
-    valid: Validity,
-    /// The trust by which it was verified.
-    generation: u64,
-    /// Since when no root of now stands behind it.
-    doubted: Option<Instant>,
-}
-
-/// How long a connection whose peer can prove a renewed certificate inside it is left alone when its root was withdrawn:
-/// the peer's proxy learns of the same at about the same time, and shows its certificate with its next housekeeping or the
-/// one after. Nothing new is taken from it meanwhile. Whoever is revoked is cut at once.
-pub(crate) const PROVES_WITHIN: Duration = Duration::from_secs(12);
-
-/// From when until when a certificate is good.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Validity {
-    not_before: SystemTime,
-    not_after: SystemTime,
-}
-
-impl Validity {
-    /// Of a peer's own certificate.
-    pub(crate) fn of(leaf: &CertificateDer<'_>) -> Result<Self, maille_pki::Error> {
-        let facts = maille_pki::leaf_facts(leaf)?;
-        Ok(Self { not_before: facts.not_before, not_after: facts.not_after })
+/// Why what the ends agreed upon is not allowed any more, if it is not; without TLS there is nothing to allow.
+pub(crate) fn disallowed(agreed: Option<&Negotiated>, current: &Current) -> Option<Refused> {
+    let (agreed, parameters) = (agreed?, current.parameters());
+    if parameters.allows(agreed) {
+        return None;
     }
-
-    /// Whether no more than a tenth of its life is left: it should have been renewed long since.
-    fn is_about_to_end(&self, now: SystemTime) -> bool {
-        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
-        self.not_after.duration_since(now).is_ok_and(|left| left <= life / 10)
-    }
-
-    /// `now`, or the last moment before the end.
-    fn at(&self, now: SystemTime) -> SystemTime {
-        self.not_after.checked_sub(Duration::from_secs(1)).map_or(now, |last| now.min(last))
-    }
-}
-
-impl Proof {
-    /// A chain that was verified by the trust of `generation`.
-    pub(crate) fn new(chain: Rc<[CertificateDer<'static>]>, valid: Validity, generation: u64) -> Self {
-        let stands_on =
-            Rc::new(RefCell::new(Shown { chain: chain.clone(), valid, generation, doubted: None }));
-        Self { chain, stands_on, can_renew: Rc::default() }
-    }
-
-    /// The peer can prove a renewed certificate inside the connection.
-    pub(crate) fn can_be_renewed(&self) {
-        self.can_renew.set(true);
-    }
-
-    /// The peer has shown another certificate of its identity.
-    pub(crate) fn renew(&self, chain: Rc<[CertificateDer<'static>]>, valid: Validity, generation: u64) {
-        self.stands_on.replace(Shown { chain, valid, generation, doubted: None });
-    }
-
-    fn valid(&self) -> Validity {
-        self.stands_on.borrow().valid
-    }
-
-    /// Verifies the certificate shown last by the trust of now, once for each change of it; as of a moment when it was
-    /// valid, if its end does not count.
-    fn recheck(&self, current: &Current, outlives_it: bool) -> Result<(), Refusal> {
-        let mut shown = self.stands_on.borrow_mut();
-        if shown.generation < current.generation() {
-            let now = SystemTime::now();
-            let at = if outlives_it { shown.valid.at(now) } else { now };
-            let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            match current.recheck_client(&shown.chain, UnixTime::since_unix_epoch(at)) {
-                Ok(_) => {
-                    shown.generation = current.generation();
-                    shown.doubted = None;
-                }
-                Err(refusal) if self.can_renew.get() && refusal.reason.is_of_roots() => {
-                    let since = *shown.doubted.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= PROVES_WITHIN {
-                        return Err(refusal);
-                    }
-                }
-                Err(refusal) => return Err(refusal),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether no root of now stands behind the certificate shown last, and the peer has time to prove another one.
-    fn is_doubted(&self) -> bool {
-        self.stands_on.borrow().doubted.is_some()
-    }
-}
-
-fn other_key_exchange(agreed: &str, current: &Current) -> Refused {
-    let allowed = current.parameters().offered().join(", ");
+    let (allowed, version) = (parameters.offered().join(", "), parameters.oldest_version());
     let reason = format!(
-        "the key exchange of the connection is {agreed}, and the mesh now allows {allowed} alone (meshMTLS.ecdhCurves)"
+        "the version and key exchange of the connection are {agreed}, and the mesh now allows {version} at least (meshMTLS.\
+         minProtocolVersion) and of key exchanges {allowed} alone (meshMTLS.ecdhCurves)"
     );
-    Refused::new(RefusalKind::PolicyChanged, reason)
+    Some(Refused::new(RefusalKind::PolicyChanged, reason))
 }
 
 fn expired() -> Refused {
@@ -223,6 +125,7 @@ pub(crate) enum Fate {
 pub(crate) struct Open {
     pub(crate) facts: Facts,
     carries: Carries,
+    since: SystemTime,
     policy: RefCell<ConnectionPolicy>,
     /// Whom a CUSTOM rule wanted asked last; only of streams.
     asked: RefCell<Option<Asked>>,
@@ -241,6 +144,7 @@ impl Open {
         Self {
             facts,
             carries,
+            since: SystemTime::now(),
             policy: RefCell::new(policy),
             asked: RefCell::new(asked),
             barred: RefCell::default(),
@@ -283,23 +187,63 @@ impl Open {
         self.barred.borrow().clone()
     }
 
+    /// Why no request may come on the connection, if none may. Asked for each of them, so that none passes that came after
+    /// its caller's certificate has ended, or lost its root, but before anybody looks after open connections; costs two
+    /// comparisons while all is well. A request in the last moments still passes, and the connection goes with it: its
+    /// caller then need not find it closed. One that was opened in the last moments stays to the end.
+    pub(crate) fn closed_to_requests(&self, tls: &TlsContext) -> Option<Rc<Refused>> {
+        if let Some(barred) = self.barred() {
+            return Some(barred);
+        }
+        let now = SystemTime::now();
+        if let Some(refused) = self.unproven_at(tls, now) {
+            self.bar(refused);
+            return self.barred();
+        }
+        let is_late =
+            |valid: Validity| valid.is_in_last_moments(now) && !valid.is_in_last_moments(self.since);
+        if self.facts.proof.as_ref().is_some_and(|proof| is_late(proof.valid())) {
+            self.drain();
+        }
+        None
+    }
+
     /// Why the peer's identity does not hold any more, if it does not: its certificate has expired, or the roots have
     /// changed since it was verified. The handshake may have taken long, or been a while ago.
     pub(crate) fn unproven(&self, tls: &TlsContext) -> Option<Refused> {
+        self.unproven_at(tls, SystemTime::now())
+    }
+
+    fn unproven_at(&self, tls: &TlsContext, now: SystemTime) -> Option<Refused> {
         let proof = self.facts.proof.as_ref()?;
-        if proof.valid().not_after <= SystemTime::now() {
+        if proof.valid().not_after <= now {
             return Some(expired());
+        }
+        if proof.is_of(tls.generation()) {
+            return None;
         }
         let current = tls.current();
         // A handshake that took long may have begun when another was allowed.
-        if !current.parameters().allows(self.facts.key_exchange) {
-            return Some(other_key_exchange(self.facts.key_exchange, &current));
+        if let Some(refused) = disallowed(self.facts.agreed.as_ref(), &current) {
+            return Some(refused);
         }
         match proof.recheck(&current, false) {
             Ok(()) if proof.is_doubted() => Some(doubted()),
             Ok(()) => None,
             Err(refusal) => Some(record::peer_lost(&refusal)),
         }
+    }
+
+    /// When it ends with the certificate of its peer, if it is not ending already.
+    fn ends(&self, keeps_tcp: bool) -> Option<SystemTime> {
+        let proof = self.facts.proof.as_ref()?;
+        let is_exempt = keeps_tcp && self.is_tcp_of_other();
+        (!is_exempt && matches!(*self.fate.borrow(), Fate::Lives)).then(|| proof.valid().not_after)
+    }
+
+    /// Whether the connection is not simply to go on.
+    pub(crate) fn is_leaving(&self) -> bool {
+        !matches!(*self.fate.borrow(), Fate::Lives)
     }
 
     /// Whether it carries bytes of a peer that cannot prove a renewed certificate inside it: it ends with the one that it
@@ -487,9 +431,7 @@ impl OpenConnections {
     pub(crate) fn expire(&self, now: SystemTime, keeps_tcp: bool) {
         let all = self.all.borrow();
         for open in all.values().filter(|open| matches!(*open.fate.borrow(), Fate::Lives)) {
-            if open.facts.proof.as_ref().is_some_and(|proof| proof.valid().not_after <= now)
-                && !(keeps_tcp && open.is_tcp_of_other())
-            {
+            if open.ends(keeps_tcp).is_some_and(|end| end <= now) {
                 open.bar(expired());
             } else if let Carries::Upgraded(upgraded) = &open.carries
                 && let Some(refused) = upgraded.expiry(now)
@@ -497,6 +439,12 @@ impl OpenConnections {
                 open.end(refused);
             }
         }
+    }
+
+    /// When the next connection ends with the certificate of its peer.
+    pub(crate) fn next_end(&self, now: SystemTime, keeps_tcp: bool) -> Option<SystemTime> {
+        let all = self.all.borrow();
+        all.values().filter_map(|open| open.ends(keeps_tcp)).filter(|end| *end > now).min()
     }
 
     /// How many connections are about to end with the certificate of their peer.
@@ -518,8 +466,8 @@ impl OpenConnections {
         let all = self.all.borrow();
         for open in all.values() {
             let Some(proof) = &open.facts.proof else { continue };
-            if !current.parameters().allows(open.facts.key_exchange) {
-                open.bar(other_key_exchange(open.facts.key_exchange, &current));
+            if let Some(refused) = disallowed(open.facts.agreed.as_ref(), &current) {
+                open.bar(refused);
                 continue;
             }
             if let Err(refusal) = proof.recheck(&current, keeps_tcp && open.is_tcp_of_other()) {
@@ -550,3 +498,6 @@ impl Drop for Entry {
         self.all.all.borrow_mut().remove(&self.id);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant, SystemTime};
 use maille_core::Identity;
 use maille_pki::leaf_facts;
 use maille_telemetry::RefusalKind;
-use maille_tls::{Binding, Current, RenewalError, TlsContext};
+use maille_tls::{Binding, Current, Negotiated, RenewalError, TlsContext};
 use rustls::ClientConnection;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::Notify;
 
-use crate::open::PROVES_WITHIN;
+use crate::open::{self, PROVES_WITHIN};
 use crate::record::Refused;
 
 /// A server whose certificate ends sooner is asked for its renewed one: three rounds of housekeeping.
@@ -32,6 +32,8 @@ const AHEAD: Duration = Duration::from_secs(15);
 pub(crate) struct ServerProof {
     /// In the mesh: the names of which it must have one.
     expected: Option<Arc<[String]>>,
+    /// With a server of the mesh; what is agreed with others is a DestinationRule's.
+    agreed: Option<Negotiated>,
     stands_on: RefCell<Shown>,
     refused: RefCell<Option<Rc<Refused>>>,
     /// The server can prove a renewed certificate inside the connection.
@@ -89,6 +91,7 @@ impl ServerProof {
     ) -> Option<Rc<Self>> {
         let shown = Shown::new(connection.peer_certificates()?, expected.is_some(), generation)?;
         Some(Rc::new(Self {
+            agreed: expected.is_some().then(|| Negotiated::of(connection)),
             expected,
             stands_on: RefCell::new(shown),
             refused: RefCell::default(),
@@ -131,9 +134,13 @@ impl ServerProof {
         Ok(())
     }
 
-    /// Verifies the certificate shown last by the clock, and by the trust of now once for each change of it.
+    /// Verifies the certificate shown last by the clock, and by the trust of now once for each change of it; and what was
+    /// agreed upon by the settings of now.
     fn judge(&self, current: &Current) {
         let Some(expected) = &self.expected else { return };
+        if let Some(refused) = open::disallowed(self.agreed.as_ref(), current) {
+            return self.lose(refused);
+        }
         let mut shown = self.stands_on.borrow_mut();
         let refused = if shown.expires <= SystemTime::now() {
             "the server's certificate has expired, and it has proved no renewed one".to_owned()
@@ -157,7 +164,10 @@ impl ServerProof {
         } else {
             return;
         };
-        let refused = Refused::new(RefusalKind::ServerIdentity, refused);
+        self.lose(Refused::new(RefusalKind::ServerIdentity, refused));
+    }
+
+    fn lose(&self, refused: Refused) {
         self.refused.replace(Some(Rc::new(refused)));
         self.lost.notify_waiters();
     }

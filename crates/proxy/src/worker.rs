@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -138,6 +139,7 @@ impl Worker {
         let mut changes = self.shared.snapshot.watch();
         let mut tick = tokio::time::interval(HOUSEKEEPING);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next_end = pin!(tokio::time::sleep(HOUSEKEEPING));
         // What was swapped in between the first load and the watch.
         self.take_snapshot();
         loop {
@@ -148,7 +150,14 @@ impl Worker {
                     }
                     self.take_snapshot();
                 }
-                _ = tick.tick() => self.keep_house(),
+                _ = tick.tick() => {
+                    self.keep_house();
+                    next_end.as_mut().reset(self.next_end());
+                }
+                () = &mut next_end => {
+                    self.open.expire(SystemTime::now(), self.keeps_expired_tcp());
+                    next_end.as_mut().reset(self.next_end());
+                }
                 changed = phase.changed() => {
                     let now = *phase.borrow_and_update();
                     if changed.is_err() || now == Phase::Stop {
@@ -212,6 +221,14 @@ impl Worker {
         self.pools.sweep(self.config.limits.idle, self.shared.tls.generation());
         self.callers.sweep(self.config.limits.idle, &self.shared.tls);
         self.destinations.sweep();
+    }
+
+    /// When the next connection ends with the certificate of its peer, or the next round of housekeeping would find it.
+    fn next_end(&self) -> tokio::time::Instant {
+        let now = SystemTime::now();
+        let end = self.open.next_end(now, self.keeps_expired_tcp());
+        let left = end.and_then(|end| end.duration_since(now).ok()).unwrap_or(HOUSEKEEPING);
+        tokio::time::Instant::now() + left.min(HOUSEKEEPING)
     }
 
     /// Room for one more inbound stream that is a connection of its own, if there is any.

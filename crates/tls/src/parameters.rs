@@ -80,9 +80,11 @@ impl Parameters {
         if self.tls13_only || only_hybrid { NEWEST } else { VERSIONS }
     }
 
-    /// Whether a connection that agreed upon this key exchange may go on.
-    pub fn allows(&self, key_exchange: &str) -> bool {
-        self.key_exchanges.is_empty() || self.key_exchanges.iter().any(|kx| kx.name() == key_exchange)
+    /// Whether a connection whose ends agreed upon this may go on.
+    pub fn allows(&self, agreed: &Negotiated) -> bool {
+        let is_allowed = |kx: &KeyExchange| kx.name() == agreed.key_exchange;
+        let key_exchange = self.key_exchanges.is_empty() || self.key_exchanges.iter().any(is_allowed);
+        key_exchange && self.versions().iter().any(|version| version_name(version.version) == agreed.version)
     }
 
     /// The names of what is offered, in order.
@@ -112,11 +114,7 @@ impl Negotiated {
         let group = connection.negotiated_key_exchange_group();
         Self {
             key_exchange: group.map_or("other", |group| group_name(group.name())),
-            version: match connection.protocol_version() {
-                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-                _ => "other",
-            },
+            version: connection.protocol_version().map_or("other", version_name),
         }
     }
 
@@ -132,6 +130,14 @@ impl fmt::Display for Negotiated {
     }
 }
 
+fn version_name(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        _ => "other",
+    }
+}
+
 fn group_name(group: NamedGroup) -> &'static str {
     match group {
         NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
@@ -139,5 +145,35 @@ fn group_name(group: NamedGroup) -> &'static str {
         NamedGroup::secp256r1 => "P-256",
         NamedGroup::secp384r1 => "P-384",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_goes_on_only_by_a_key_exchange_and_a_version_that_are_allowed() {
+        let hybrid = Negotiated { key_exchange: "X25519MLKEM768", version: "TLSv1.3" };
+        let classic = Negotiated { key_exchange: "P-256", version: "TLSv1.3" };
+        let old = Negotiated { key_exchange: "P-256", version: "TLSv1.2" };
+        let named = |key_exchanges: &[KeyExchange], tls13_only| Parameters {
+            key_exchanges: key_exchanges.to_vec(),
+            tls13_only,
+        };
+        for (parameters, allowed) in [
+            (Parameters::default(), [true, true, true]),
+            (named(&[], true), [true, true, false]),
+            (named(&[KeyExchange::P256], false), [false, true, true]),
+            (named(&[KeyExchange::P256], true), [false, true, false]),
+            (Parameters::post_quantum_only(), [true, false, false]),
+            (named(&[KeyExchange::X25519MlKem768], false), [true, false, false]),
+        ] {
+            assert_eq!(
+                [hybrid, classic, old].map(|agreed| parameters.allows(&agreed)),
+                allowed,
+                "{parameters:?}"
+            );
+        }
     }
 }

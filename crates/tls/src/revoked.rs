@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use maille_core::Identity;
-use maille_pki::{CertificateDer, LeafFacts, RevocationList, TrustBundles};
+use maille_pki::{BACKDATE, CertificateDer, LeafFacts, RevocationList, TrustBundles};
 use rustls_pki_types::{CertificateRevocationListDer, TrustAnchor};
 
 use crate::error::SetupError;
@@ -81,6 +81,16 @@ impl Revoked {
         let identity = identity.filter(|_| !self.identities.is_empty())?;
         match self.identities.get(identity)? {
             Some(until) if facts.not_before > *until => None,
+            until => Some(Reason::RevokedIdentity { identity: identity.clone(), until: *until }),
+        }
+    }
+
+    /// Why a token (a JWT-SVID) of an identity is revoked that was issued at a moment, if that is known. What is said of
+    /// certificates by their start holds for tokens by when they were issued; authorities date back the one and not the
+    /// other. Serial numbers and the lists of authorities say nothing of tokens.
+    pub fn refuses_token(&self, identity: &Identity, issued: Option<SystemTime>) -> Option<Reason> {
+        match self.identities.get(identity)? {
+            Some(until) if issued.is_some_and(|issued| issued > *until + BACKDATE) => None,
             until => Some(Reason::RevokedIdentity { identity: identity.clone(), until: *until }),
         }
     }

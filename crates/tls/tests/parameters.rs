@@ -83,7 +83,9 @@ fn parameters_are_shown_as_istio_names_them() {
     assert_eq!(own.offered(), ["X25519MLKEM768", "X25519", "P-256", "P-384"]);
     assert_eq!(own.oldest_version(), "TLSv1.2");
     let only = Parameters::post_quantum_only();
-    assert!(own.allows("X25519") && only.allows("X25519MLKEM768") && !only.allows("X25519"));
+    let agreed = |key_exchange| Negotiated { key_exchange, version: "TLSv1.3" };
+    let (classic, hybrid) = (agreed("X25519"), agreed("X25519MLKEM768"));
+    assert!(own.allows(&classic) && only.allows(&hybrid) && !only.allows(&classic));
     assert_eq!((only.offered(), only.oldest_version()), (vec!["X25519MLKEM768"], "TLSv1.3"));
     for name in own.offered() {
         assert_eq!(KeyExchange::named(name).map(KeyExchange::name), Some(name));

@@ -1,6 +1,6 @@
 //! JWT-SVIDs (SPIFFE JWT-SVID standard): the same tokens, with rules of their own.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -58,6 +58,14 @@ pub struct JwtSvid {
     pub id: String,
     /// All claims.
     pub claims: Map<String, Value>,
+}
+
+impl JwtSvid {
+    /// When it was issued, if it says so (`iat`).
+    pub fn issued(&self) -> Option<SystemTime> {
+        let seconds = self.claims.get("iat")?.as_f64()?;
+        UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+    }
 }
 
 /// Verifies a JWT-SVID for one audience (JWT-SVID sections 4 and 5). `keys` gives the key set of a trust domain, a JWK
@@ -135,8 +143,6 @@ fn for_svids(set: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
     use serde_json::json;

@@ -195,7 +195,7 @@ impl Discovery {
 }
 
 /// How the control plane's refusal begins of a stream whose certificate is revoked.
-const REVOKED: &str = "certificate revoked";
+pub(crate) const REVOKED: &str = "certificate revoked";
 
 struct Receiver {
     discovery: Arc<Discovery>,
@@ -207,6 +207,7 @@ impl Handler for Receiver {
     fn connected(&mut self) {
         info!("connected to the control plane");
         self.was_connected = true;
+        self.discovery.facts.lock().accepted();
         self.discovery.telemetry.gauges().xds_connected(true);
         self.discovery.destinations.outage(None);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use maille_core::TrustDomain;
-use maille_pki::{CertificateDer, TrustBundles};
+use maille_pki::{CertificateDer, Svid, TrustBundles};
 use maille_policy::authentication::{Authentication, RequestAuthentication};
 use maille_policy::{Authorization, PolicySet, TrustContext};
 use maille_telemetry::Registry;
@@ -177,13 +177,21 @@ impl FactsInForce {
         self.refused_serial = self.credential.as_ref().map(|credential| credential.svid.serial().to_owned());
     }
 
+    /// The control plane has accepted the own certificate; what it said of it before holds no more.
+    pub(crate) fn accepted(&mut self) {
+        self.refused_serial = None;
+    }
+
+    /// Why peers that know what is known here believe one of the own certificates no more, if it is revoked.
+    pub(crate) fn revocation_of(&self, svid: &Svid) -> Option<String> {
+        let current = self.tls.as_ref()?.current();
+        let reason = current.recheck_client(svid.chain(), UnixTime::now()).err()?.reason;
+        reason.is_revocation().then(|| reason.to_string())
+    }
+
     /// Judges the own certificate as peers do.
     fn judge_own(&mut self) {
-        let judged = self.tls.as_ref().and_then(|tls| {
-            let current = tls.current();
-            let reason = current.recheck_client(current.svid().chain(), UnixTime::now()).err()?.reason;
-            reason.is_revocation().then(|| reason.to_string())
-        });
+        let judged = self.tls.as_ref().and_then(|tls| self.revocation_of(tls.current().svid()));
         if let Some(reason) = judged.as_ref().filter(|_| judged != self.own_revoked) {
             warn!(reason, "the own certificate is revoked; another one is asked for");
         }
@@ -317,7 +325,8 @@ impl FactsInForce {
                 }
                 self.signers.insert(domain.clone(), message.signer);
                 self.bundles.insert(domain, roots);
-                touched.trust = true;
+                // The snapshot is what workers hear of: they judge open connections by the trust of then.
+                *touched = Touched { snapshot: true, trust: true, ..*touched };
             }
             type_urls::REVOCATIONS => {
                 if name != MESH {
@@ -363,7 +372,7 @@ impl FactsInForce {
                 if let Ok(domain) = TrustDomain::parse(name) {
                     self.bundles.remove(&domain);
                     self.signers.remove(&domain);
-                    touched.trust = true;
+                    *touched = Touched { snapshot: true, trust: true, ..*touched };
                 }
             }
             type_urls::REVOCATIONS => {

@@ -82,6 +82,11 @@ impl IssueError {
         }
     }
 
+    /// Whether the authority has said that this workload may have none.
+    pub(crate) fn is_denial(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::PermissionDenied)
+    }
+
     /// Whether the same call may succeed if it is made again at once (reference mtls 5.2).
     fn is_transient(&self) -> bool {
         match self {

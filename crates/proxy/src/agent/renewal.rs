@@ -31,6 +31,9 @@ const LOOK_AT_FILES_EVERY: Duration = Duration::from_millis(250);
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT_WITHOUT: Duration = Duration::from_secs(3);
 const MAX_WAIT_WITH: Duration = Duration::from_secs(150);
+/// The longest after the authority has said that this workload may have none: somebody may take that back at any moment, and
+/// the workload is out of the mesh until it is asked again.
+const MAX_WAIT_DENIED: Duration = Duration::from_secs(5);
 /// Renewals that all proxies of a mesh have reason for at the same moment are spread over so long.
 const MAX_SPREAD: Duration = Duration::from_secs(2);
 /// An authority that hands out certificates without a life is not asked without a pause.
@@ -172,6 +175,12 @@ impl Demands {
     }
 }
 
+/// The longest wait after a failed attempt.
+fn longest_wait(life: Option<&Life>, error: &IssueError, now: Reading) -> Duration {
+    let longest = life.map_or(MAX_WAIT_WITHOUT, |life| life.max_wait(now));
+    if error.is_denial() { longest.min(MAX_WAIT_DENIED) } else { longest }
+}
+
 impl Renewer {
     /// Keeps a certificate of the own identity in use for ever. Starts with the one that is there.
     pub(crate) async fn run(self) {
@@ -253,8 +262,8 @@ impl Renewer {
                 }
                 Err(error) => {
                     self.failed(&error, before, now, &mut warned);
-                    let most = before.map_or(MAX_WAIT_WITHOUT, |life| life.max_wait(now));
-                    let pause = wait.min(most).mul_f64(rand::random_range(0.8..1.2));
+                    let pause =
+                        wait.min(longest_wait(before, &error, now)).mul_f64(rand::random_range(0.8..1.2));
                     wait = if self.pause(pause, &files, asked).await { FIRST_WAIT } else { wait * 2 };
                     wait = wait.min(MAX_WAIT_WITH);
                 }
@@ -309,11 +318,13 @@ impl Renewer {
         [&self.options.token_file, &self.options.root_file].map(|path| Stamp::of(path))
     }
 
-    /// Waits, but not while there is something new to try: a file has changed, the clock was set, or the machine slept.
-    /// Says whether there is.
+    /// Waits, but not while there is something new to try: a file has changed, the clock was set, the machine slept, or the
+    /// certificate in use is revoked no more. Says whether there is.
     async fn pause(&self, wait: Duration, files: &[Option<Stamp>; 2], asked: Reading) -> bool {
         let started = self.clocks.read();
         let mut looked = started;
+        let is_revoked = || self.facts.lock().own_revocation().is_some();
+        let was_revoked = is_revoked();
         if started.set_since(&asked) > MAX_SPREAD {
             return true;
         }
@@ -323,7 +334,8 @@ impl Renewer {
             };
             tokio::time::sleep(left.min(LOOK_AT_FILES_EVERY)).await;
             let now = self.clocks.read();
-            if self.files() != *files || now.set_since(&looked) > MAX_SPREAD {
+            let is_free = was_revoked && !is_revoked();
+            if is_free || self.files() != *files || now.set_since(&looked) > MAX_SPREAD {
                 return true;
             }
             looked = now;

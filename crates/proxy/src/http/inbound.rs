@@ -275,7 +275,7 @@ impl Handler for InboundHttp {
         let checked = head::check(&mut request, self.worker.path_normalization());
         let mut exchange = Exchange::new(self.clone(), Some(self.edge()), &request, started, head_bytes);
         // A peer that takes no notice of GOAWAY gains nothing by that.
-        if let Some(barred) = self.open.barred() {
+        if let Some(barred) = self.open.closed_to_requests(&self.worker.shared.tls) {
             let stopped =
                 Stopped::new(&exchange, StatusCode::SERVICE_UNAVAILABLE, "", Refused::clone(&barred));
             return stop(*stopped, exchange);

@@ -49,6 +49,10 @@ pub(crate) async fn serve_http<H: Handler>(
     // Only inbound connections are judged while they live.
     let departure = worker.departure(if open.is_some() { Direction::Inbound } else { Direction::Outbound });
     let is_used = Cell::new(false);
+    let judged = open.clone();
+    let is_leaving =
+        || departure.stage() != Stage::Stays || judged.as_ref().is_some_and(|open| open.is_leaving());
+    let is_leaving = &is_leaving;
     if is_http2 {
         let is_of_many = io.get_ref().is_of_many();
         let service = service_fn(|mut request| {
@@ -98,7 +102,7 @@ pub(crate) async fn serve_http<H: Handler>(
             async move {
                 let mut response = handler.call(request).await.map(|body| body.during(under_way));
                 let goes_on = is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                if departure.stage() != Stage::Stays && !goes_on {
+                if is_leaving() && !goes_on {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)

@@ -26,7 +26,7 @@ pub(crate) struct ByteStream {
     has_been_ended: bool,
     /// The own end of the connection that it is a stream of.
     local: Option<SocketAddr>,
-    _counted: Option<Counted>,
+    _counted: Counted,
 }
 
 enum Receive {
@@ -43,20 +43,20 @@ impl ByteStream {
         local: Option<SocketAddr>,
         counted: Counted,
     ) -> Self {
-        Self::new(send, Receive::Asked(answer), local, Some(counted))
+        Self::new(send, Receive::Asked(answer), local, counted)
     }
 
     /// A stream that the peer opened, and that has been answered.
-    pub(crate) fn accepted(send: SendStream<Bytes>, receive: RecvStream, local: Option<SocketAddr>) -> Self {
-        Self::new(send, Receive::Open(receive), local, None)
+    pub(crate) fn accepted(
+        send: SendStream<Bytes>,
+        receive: RecvStream,
+        local: Option<SocketAddr>,
+        counted: Counted,
+    ) -> Self {
+        Self::new(send, Receive::Open(receive), local, counted)
     }
 
-    fn new(
-        send: SendStream<Bytes>,
-        receive: Receive,
-        local: Option<SocketAddr>,
-        counted: Option<Counted>,
-    ) -> Self {
+    fn new(send: SendStream<Bytes>, receive: Receive, local: Option<SocketAddr>, counted: Counted) -> Self {
         let (left, has_ended, has_been_ended) = (Bytes::new(), false, false);
         Self { send, receive, left, has_ended, has_been_ended, local, _counted: counted }
     }

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::bounds::{FRAME, PING, PONG, SEND_BUFFER, SINGLE_FOR, STREAMS};
 use super::bytes::{ByteStream, Counted};
-use super::renewal;
+use super::renewal::{Showing, Shown};
 use crate::connect::{self, ConnectError, Connected, Security, Upstream};
 use crate::server_proof::{self, ServerProof};
 use crate::stream::Stream;
@@ -81,8 +81,8 @@ struct One {
     proof: Option<Rc<ServerProof>>,
     /// Of the certificate that the peer knows of.
     shown: Rc<Cell<u64>>,
-    /// Both ends are about to show their certificates.
-    is_showing: Rc<Cell<bool>>,
+    /// Where both ends show their certificates; `None` while they do.
+    showing: Rc<RefCell<Option<Showing>>>,
     used: Rc<Cell<Instant>>,
 }
 
@@ -209,6 +209,10 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         .handshake(stream)
         .await
         .map_err(failed)?;
+    let showing = match &binding {
+        Some(_) => Showing::open(&sender).await,
+        None => None,
+    };
     let one = One {
         sender,
         identity,
@@ -218,7 +222,7 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         is_over: Rc::default(),
         binding,
         proof,
-        is_showing: Rc::default(),
+        showing: Rc::new(RefCell::new(showing)),
         shown: Rc::new(Cell::new(generation)),
         used: Rc::new(Cell::new(Instant::now())),
     };
@@ -262,19 +266,18 @@ impl One {
     /// Shows the peer the certificate of `generation` and takes its own, unless somebody does already; tried again if
     /// either is not taken.
     async fn renew(self, generation: u64, tls: Arc<TlsContext>) {
-        let Some(binding) = &self.binding else { return };
-        if self.is_showing.replace(true) {
-            return;
+        // Not while somebody else has it.
+        let (Some(binding), Some(mut showing)) = (&self.binding, self.showing.take()) else { return };
+        // A stream that is of no use is gone: what stands on its certificates ends with them.
+        let Some(shown) = showing.show(binding, &tls).await else { return };
+        self.showing.replace(Some(showing));
+        let Shown::Accepted(theirs) = shown else { return };
+        self.shown.set(generation);
+        if let (Some(proof), Some(identity), Some(theirs)) = (&self.proof, &self.identity, theirs)
+            && let Err(reason) = proof.renew(binding, &theirs, identity, &tls.current())
+        {
+            tracing::warn!(server = %identity.uri(), %reason, "a server's renewed certificate was refused");
         }
-        if let Some(theirs) = renewal::show(&self.sender, binding, &tls).await {
-            self.shown.set(generation);
-            if let (Some(proof), Some(identity), Some(theirs)) = (&self.proof, &self.identity, theirs)
-                && let Err(reason) = proof.renew(binding, &theirs, identity, &tls.current())
-            {
-                tracing::warn!(server = %identity.uri(), %reason, "a server's renewed certificate was refused");
-            }
-        }
-        self.is_showing.set(false);
     }
 
     async fn stream(&self) -> Result<ByteStream, h2::Error> {

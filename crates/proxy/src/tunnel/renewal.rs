@@ -5,98 +5,165 @@
 //! own, whose method no stream of an application has; the called proxy verifies it, lets the streams stand on it, and
 //! answers with the certificate that it has itself, which the caller's proxy verifies. Each end cuts the streams when the
 //! other's last certificate ends, as on any other connection.
+//!
+//! That stream is opened with the connection and stays: a called proxy that is leaving (a successor has taken its place,
+//! say) takes no new streams after its GOAWAY, and those that are open may go on for longer than any certificate. Messages
+//! on it have their length before them; one of the caller's, a certificate, is answered with two: the verdict, and the
+//! certificate of the called proxy, or nothing.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use h2::client::SendRequest;
+use bytes::{Buf as _, Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode, Uri};
 use maille_tls::{Binding, MAX_RENEWAL, TlsContext};
 use rustls::pki_types::UnixTime;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::open::{Facts, Validity};
+use crate::open::{Facts, Validity, disallowed};
 
-const METHOD: &[u8] = b"MAILLE-RENEW";
+const METHOD: &[u8] = b"MAILLE-PROOFS";
 /// Verifying costs more than asking for it: no more often than so.
 const APART: Duration = Duration::from_secs(1);
-/// For a message that fits into one flight.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// For messages that fit into one flight, and a peer that may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Of a message, before it.
+const LENGTH: usize = 4;
+/// Two messages, of which only one can be under way.
+const MAX_LEFT: usize = 2 * (LENGTH + MAX_RENEWAL);
+/// What the called proxy thinks of a certificate.
+const ACCEPTED: &[u8] = b"+";
+const REFUSED: &[u8] = b"-";
 
 /// Whether a stream shows a renewed certificate.
 pub(super) fn is_renewal(method: &Method) -> bool {
     method.as_str().as_bytes() == METHOD
 }
 
-/// Shows the certificate in use. If the peer has taken it: what the peer shows of its own, if it does.
-pub(super) async fn show(
-    sender: &SendRequest<Bytes>,
-    binding: &Binding,
-    tls: &TlsContext,
-) -> Option<Option<BytesMut>> {
-    let message = binding.renew(tls.current().svid()).ok()?;
-    let method = Method::from_bytes(METHOD).ok()?;
-    let exchange = async {
+/// The caller's side of the stream on which both ends show their certificates.
+pub(super) struct Showing {
+    send: SendStream<Bytes>,
+    receive: Incoming,
+}
+
+impl Showing {
+    /// Opens the stream. Early: a peer that is leaving takes no new ones.
+    pub(super) async fn open(sender: &SendRequest<Bytes>) -> Option<Self> {
         let mut request = Request::new(());
-        *request.method_mut() = method;
+        *request.method_mut() = Method::from_bytes(METHOD).ok()?;
         *request.uri_mut() = Uri::from_static("http://renewal/");
-        let (answer, mut send) = sender.clone().ready().await?.send_request(request, false)?;
-        send.send_data(message.into(), true)?;
-        answer.await
-    };
-    let show = async {
-        let answer: Result<_, h2::Error> = exchange.await;
-        let answer = answer.ok().filter(|answer| answer.status() == StatusCode::OK)?;
-        Some(read(answer.into_body()).await.filter(|theirs| !theirs.is_empty()))
-    };
-    timeout(PATIENCE, show).await.ok().flatten()
+        let (answer, send) = sender.clone().ready().await.ok()?.send_request(request, false).ok()?;
+        Some(Self { send, receive: Incoming::new(Source::Asked(answer)) })
+    }
+
+    /// Shows the certificate in use. `None`: the stream is of no use any more.
+    pub(super) async fn show(&mut self, binding: &Binding, tls: &TlsContext) -> Option<Shown> {
+        let Ok(message) = binding.renew(tls.current().svid()) else { return Some(Shown::Refused) };
+        let exchange = async {
+            write(&mut self.send, &message).await?;
+            let verdict = self.receive.message().await?;
+            let theirs = self.receive.message().await?;
+            Some(match verdict.as_ref() == ACCEPTED {
+                true if theirs.is_empty() => Shown::Accepted(None),
+                true => Shown::Accepted(Some(theirs)),
+                false => Shown::Refused,
+            })
+        };
+        timeout(PATIENCE, exchange).await.ok().flatten()
+    }
+}
+
+impl Drop for Showing {
+    fn drop(&mut self) {
+        self.send.send_reset(Reason::CANCEL);
+    }
+}
+
+/// What the peer said to a certificate.
+pub(super) enum Shown {
+    Refused,
+    /// It stands on it from now on; and this is what it shows itself, if it does.
+    Accepted(Option<BytesMut>),
 }
 
 /// The called side of one connection.
 pub(super) struct Renewals {
     binding: Option<Binding>,
     last: Cell<Option<Instant>>,
+    serving: RefCell<Option<AbortHandle>>,
 }
 
 impl Renewals {
     pub(super) fn new(binding: Option<Binding>) -> Rc<Self> {
-        Rc::new(Self { binding, last: Cell::default() })
+        Rc::new(Self { binding, last: Cell::default(), serving: RefCell::default() })
     }
 
-    /// Judges what the peer shows, and answers; `facts` are of the connection and all its streams.
-    pub(super) async fn judge(
+    /// Takes the stream on which the peer shows its certificates, in the place of the one before: a connection has one.
+    /// `facts` are of the connection and all its streams.
+    pub(super) fn serve(
+        self: &Rc<Self>,
+        body: RecvStream,
+        respond: SendResponse<Bytes>,
+        facts: Facts,
+        tls: Arc<TlsContext>,
+    ) {
+        let serving = tokio::task::spawn_local(self.clone().judge_all(body, respond, facts, tls));
+        if let Some(before) = self.serving.replace(Some(serving.abort_handle())) {
+            before.abort();
+        }
+    }
+
+    /// Ends the stream, since nothing stands on what is shown there any more.
+    pub(super) fn end(&self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+        }
+    }
+
+    async fn judge_all(
         self: Rc<Self>,
         body: RecvStream,
         mut respond: SendResponse<Bytes>,
         facts: Facts,
-        tls: std::sync::Arc<TlsContext>,
+        tls: Arc<TlsContext>,
     ) {
-        let is_too_often = self.last.get().is_some_and(|last| last.elapsed() < APART);
-        self.last.set(Some(Instant::now()));
-        if is_too_often {
-            return respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+        let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+        let mut incoming = Incoming::new(Source::Open(body));
+        while let Some(message) = incoming.message().await {
+            let is_too_often = self.last.get().is_some_and(|last| last.elapsed() < APART);
+            let verdict = match is_too_often {
+                true => Err("they come too often".to_owned()),
+                false => {
+                    self.last.set(Some(Instant::now()));
+                    self.accept(&message, &facts, &tls)
+                }
+            };
+            let (verdict, own) = match verdict {
+                Ok(()) => {
+                    let binding = self.binding.as_ref();
+                    (ACCEPTED, binding.and_then(|own| own.renew_server(tls.current().svid()).ok()))
+                }
+                Err(reason) => {
+                    tracing::warn!(peer = %facts.peer, %reason, "a renewed certificate was refused");
+                    (REFUSED, None)
+                }
+            };
+            let answer = async {
+                write(&mut send, verdict).await?;
+                write(&mut send, &own.unwrap_or_default()).await
+            };
+            if answer.await.is_none() {
+                return;
+            }
         }
-        let verdict = match timeout(PATIENCE, read(body)).await {
-            Ok(Some(message)) => self.accept(&message, &facts, &tls),
-            Ok(None) | Err(_) => Err("it could not be read".to_owned()),
-        };
-        let mut response = Response::new(());
-        if let Err(reason) = verdict {
-            tracing::warn!(peer = %facts.peer, %reason, "a renewed certificate was refused");
-            *response.status_mut() = StatusCode::FORBIDDEN;
-            let _ = respond.send_response(response, true);
-            return;
-        }
-        let own = self.binding.as_ref().and_then(|binding| binding.renew_server(tls.current().svid()).ok());
-        if let Ok(mut send) = respond.send_response(response, own.is_none())
-            && let Some(own) = own
-        {
-            let _ = send.send_data(own.into(), true);
-        }
+        let _ = send.send_data(Bytes::new(), true);
     }
 
     fn accept(&self, message: &[u8], facts: &Facts, tls: &TlsContext) -> Result<(), String> {
@@ -105,6 +172,10 @@ impl Renewals {
             return Err("the connection has nothing to bind it to".to_owned());
         };
         let current = tls.current();
+        // It would stand on the settings of now as well.
+        if let Some(refused) = disallowed(facts.agreed.as_ref(), &current) {
+            return Err(refused.reason().to_owned());
+        }
         let chain = current
             .accept_renewal(binding, message, identity, UnixTime::now())
             .map_err(|error| error.to_string())?;
@@ -115,15 +186,72 @@ impl Renewals {
     }
 }
 
-async fn read(mut body: RecvStream) -> Option<BytesMut> {
-    let mut message = BytesMut::new();
-    while let Some(bytes) = body.data().await {
-        let bytes = bytes.ok()?;
-        if message.len() + bytes.len() > MAX_RENEWAL {
+/// What comes on a stream, as messages with their lengths before them.
+struct Incoming {
+    source: Source,
+    /// Read and not yet taken.
+    left: BytesMut,
+}
+
+enum Source {
+    /// The peer has not answered yet.
+    Asked(ResponseFuture),
+    Open(RecvStream),
+}
+
+impl Incoming {
+    fn new(source: Source) -> Self {
+        Self { source, left: BytesMut::new() }
+    }
+
+    /// The next message; `None` at the end, and if it is longer than any.
+    async fn message(&mut self) -> Option<BytesMut> {
+        loop {
+            if let Some((length, rest)) = self.left.split_first_chunk() {
+                let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+                if length > MAX_RENEWAL {
+                    return None;
+                }
+                if rest.len() >= length {
+                    self.left.advance(LENGTH);
+                    return Some(self.left.split_to(length));
+                }
+            }
+            self.more().await?;
+        }
+    }
+
+    async fn more(&mut self) -> Option<()> {
+        let body = match &mut self.source {
+            Source::Open(body) => body,
+            Source::Asked(answer) => {
+                let answer = answer.await.ok().filter(|answer| answer.status() == StatusCode::OK)?;
+                self.source = Source::Open(answer.into_body());
+                return Some(());
+            }
+        };
+        let bytes = body.data().await?.ok()?;
+        // A peer that does not wait for its answer is none of ours.
+        if self.left.len() + bytes.len() > MAX_LEFT {
             return None;
         }
         body.flow_control().release_capacity(bytes.len()).ok()?;
-        message.extend_from_slice(&bytes);
+        self.left.extend_from_slice(&bytes);
+        Some(())
     }
-    Some(message)
+}
+
+/// Sends one message, when the peer takes it.
+async fn write(send: &mut SendStream<Bytes>, message: &[u8]) -> Option<()> {
+    let length = u32::try_from(message.len()).ok()?.to_be_bytes();
+    let mut left = Bytes::from([&length, message].concat());
+    while !left.is_empty() {
+        send.reserve_capacity(left.len());
+        while send.capacity() == 0 {
+            poll_fn(|cx| send.poll_capacity(cx)).await?.ok()?;
+        }
+        let now = left.split_to(send.capacity().min(left.len()));
+        send.send_data(now, false).ok()?;
+    }
+    Some(())
 }

@@ -3,20 +3,26 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
+use std::time::Duration;
 
 use h2::{Reason, server};
 use http::{Method, Response, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::bounds::{FRAME, SEND_BUFFER, STREAMS, TAKEN_BACK};
-use super::bytes::ByteStream;
+use super::bytes::{ByteStream, Counted};
 use super::renewal::{Renewals, is_renewal};
 use crate::departure::Stage;
 use crate::open::{Fate, Open};
 use crate::snapshot::Direction;
 use crate::stream::Stream;
 use crate::worker::Worker;
+
+/// How long a connection that is leaving waits for streams that its caller opened before it knew.
+const LULL: Duration = Duration::from_secs(2);
 
 /// What happens next on a connection.
 enum Next<T> {
@@ -34,7 +40,8 @@ pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, e
     let handshake = server::Builder::new()
         .initial_window_size(window.stream())
         .initial_connection_window_size(window.connection())
-        .max_concurrent_streams(STREAMS as u32)
+        // And the one on which certificates are shown.
+        .max_concurrent_streams(STREAMS as u32 + 1)
         .max_pending_accept_reset_streams(TAKEN_BACK)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
@@ -44,8 +51,18 @@ pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, e
     let departure = worker.departure(Direction::Inbound);
     let mut leaving = pin!(departure.reached(Stage::Leaves));
     let mut is_draining = false;
+    let streams = Arc::new(AtomicUsize::new(0));
+    let mut lull = pin!(sleep(LULL));
     loop {
         let next = poll_fn(|cx| {
+            // Looked at whenever a stream has ended, too: that wakes the connection.
+            if is_draining {
+                match streams.load(Relaxed) {
+                    0 if lull.as_mut().poll(cx).is_ready() => renewals.end(),
+                    0 => {}
+                    _ => lull.as_mut().reset(Instant::now() + LULL),
+                }
+            }
             if !is_draining && leaving.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Drain);
             }
@@ -67,8 +84,7 @@ pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, e
                 let mut response = Response::new(());
                 if is_renewal(request.method()) {
                     let (facts, tls) = (open.facts.clone(), worker.shared.tls.clone());
-                    let judging = renewals.clone().judge(request.into_body(), respond, facts, tls);
-                    tokio::task::spawn_local(judging);
+                    renewals.serve(request.into_body(), respond, facts, tls);
                     continue;
                 }
                 if *request.method() != Method::CONNECT {
@@ -79,11 +95,12 @@ pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, e
                 // Nothing that the request says is read: identity, SNI and destination are the connection's. It is
                 // answered before it is judged, as a TCP connection is accepted before.
                 if let Ok(send) = respond.send_response(response, false) {
-                    each(ByteStream::accepted(send, request.into_body(), local));
+                    each(ByteStream::accepted(send, request.into_body(), local, Counted::new(&streams)));
                 }
             }
             Next::Drain => {
                 is_draining = true;
+                lull.as_mut().reset(Instant::now() + LULL);
                 connection.graceful_shutdown();
             }
             Next::End => return,

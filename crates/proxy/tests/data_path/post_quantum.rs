@@ -1,7 +1,8 @@
 //! X25519MLKEM768 between proxies and with Envoy, and nothing else where it is demanded.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use maille_proxy::StaticProxy;
@@ -88,6 +89,70 @@ fn a_classic_connection_ends_when_more_is_demanded() {
     lab.server_file(&Server { extra: after, ..file });
     server.reload().expect("good facts");
     assert!(is_closed_soon(&mut stream), "the classic connection goes on");
+}
+
+#[test]
+fn a_classic_connection_ends_when_its_caller_demands_more() {
+    let lab = Lab::new();
+    let facts = Server { backend: line_backend(), protocol: "TCP", policy: None, ..Default::default() };
+    let server = lab.server(&facts);
+    for client in ["web", "many-web"] {
+        let proxy = match client {
+            "web" => lab.client("web", at(&server), "TCP", "ISTIO_MUTUAL"),
+            _ => many(&lab, "web", at(&server), "TCP"),
+        };
+        let path = match client {
+            "web" => lab.path("client-web.yaml"),
+            _ => lab.path("many-web.yaml"),
+        };
+        let text = std::fs::read_to_string(&path).expect("written");
+        std::fs::write(&path, format!("{text}settings: {{keyExchanges: [X25519]}}\n")).expect("writable");
+        proxy.reload().expect("good facts");
+        let mut stream = dial(at(&proxy));
+        stream.write_all(b"one\n").expect("open");
+        assert_eq!(read_until(&mut stream, "\n"), "one\n");
+        std::fs::write(&path, format!("{text}{DEMANDED}\n")).expect("writable");
+        proxy.reload().expect("good facts");
+        assert!(is_closed_soon(&mut stream), "{client}: the classic connection goes on");
+        let mut stream = dial(at(&proxy));
+        stream.write_all(b"two\n").expect("open");
+        assert_eq!(read_until(&mut stream, "\n"), "two\n", "{client}");
+    }
+}
+
+#[test]
+fn a_connection_of_an_old_version_ends_when_a_newer_one_is_demanded() {
+    let lab = Lab::new();
+    let facts = Server { backend: line_backend(), protocol: "TCP", policy: None, ..Default::default() };
+    let server = lab.server(&facts);
+    let files = lab.pem("web");
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-tls1_2", "-alpn", "istio", "-connect", &at(&server).to_string()])
+        .args(["-cert".as_ref(), files.chain.as_os_str(), "-key".as_ref(), files.key.as_os_str()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl is needed");
+    let (mut input, output) = (client.stdin.take().expect("piped"), client.stdout.take().expect("piped"));
+    let mut lines = BufReader::new(output).lines();
+    input.write_all(b"one\n").expect("open");
+    assert_eq!(lines.next().expect("an answer").expect("text"), "one");
+    lab.server_file(&Server { extra: "settings: {tls13Only: true}", ..facts });
+    server.reload().expect("good facts");
+    let deadline = Instant::now() + PATIENCE;
+    let has_ended = loop {
+        if client.try_wait().expect("a child").is_some() {
+            break true;
+        }
+        if Instant::now() > deadline {
+            break false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    let _ = client.kill();
+    let _ = client.wait();
+    assert!(has_ended, "a connection of TLS 1.2 goes on");
 }
 
 fn tls(lab: &Lab, account: &str, curve: &str, kind: &str) -> Value {

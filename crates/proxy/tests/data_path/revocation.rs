@@ -1,11 +1,11 @@
-//! Whoever is revoked loses what he has and gets nothing new, as client and as server.
+//! Whoever is revoked, or whose certificate has ended, loses what he has and gets nothing new, as client and as server.
 
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use maille_pki::{certificates_from_pem, leaf_facts};
+use maille_pki::{LeafFacts, certificates_from_pem, leaf_facts};
 use maille_proxy::StaticProxy;
 
 use crate::lab::{
@@ -16,11 +16,11 @@ use crate::tunnel::client as many;
 const WEB: &str = "revocations: {identities: [{id: 'spiffe://cluster.local/ns/shop/sa/web'}]}";
 const CART: &str = "revocations: {identities: [{id: 'spiffe://cluster.local/ns/shop/sa/cart'}]}\n";
 
-/// The serial number of the certificate that was last written for an account.
-fn serial(lab: &Lab, account: &str) -> String {
+/// The certificate that was last written for an account.
+fn leaf(lab: &Lab, account: &str) -> LeafFacts {
     let pem = std::fs::read_to_string(lab.path(&format!("{account}.crt"))).expect("written");
     let chain = certificates_from_pem("chain", &pem).expect("PEM");
-    leaf_facts(&chain[0]).expect("a leaf").serial
+    leaf_facts(&chain[0]).expect("a leaf")
 }
 
 fn say(stream: &mut TcpStream, line: &str) {
@@ -88,7 +88,7 @@ fn a_revoked_serial_number_costs_one_certificate_and_not_its_owner() {
     let proxy = lab.server(&facts);
     let web = lab.client("web", at(&proxy), "HTTP", "ISTIO_MUTUAL");
     get_until(&web, "HTTP/1.1 200");
-    let extra = format!("revocations: {{serials: ['00{}']}}", serial(&lab, "web"));
+    let extra = format!("revocations: {{serials: ['00{}']}}", leaf(&lab, "web").serial);
     facts.extra = &extra;
     lab.server_file(&facts);
     proxy.reload().expect("good facts");
@@ -142,7 +142,7 @@ fn a_revoked_server_gets_no_request_and_its_streams_are_cut() {
 #[test]
 fn only_certificates_from_before_the_moment_are_revoked() {
     let lab = Lab::new();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later than 1970");
+    let now = SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later than 1970");
     let spares = |not_after_ms: u128| {
         format!(
             "revocations: {{identities: [{{id: 'spiffe://cluster.local/ns/shop/sa/web', notAfterMs: {not_after_ms}}}]}}"
@@ -160,4 +160,26 @@ fn only_certificates_from_before_the_moment_are_revoked() {
     proxy.reload().expect("good facts");
     get_until(&web, "HTTP/1.1 503");
     assert!(proxy.metrics().contains("maille_tls_handshakes_total"));
+}
+
+/// Between two rounds of housekeeping, too.
+#[test]
+fn no_request_passes_that_was_sent_after_the_end_of_its_callers_certificate() {
+    let mut lab = Lab::new();
+    let server = lab.server(&server("HTTP", http_backend()));
+    // Not a multiple of the time between two rounds.
+    lab.ttl = std::time::Duration::from_secs(7);
+    let web = lab.client("web", at(&server), "HTTP", "ISTIO_MUTUAL");
+    let ends = leaf(&lab, "web").not_after;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let sent = SystemTime::now();
+        let answer = get(at(&web), "/x");
+        if sent >= ends {
+            assert!(answer.starts_with("HTTP/1.1 503"), "a request passes: {answer}");
+            break;
+        }
+        assert!(answer.starts_with("HTTP/1.1 200") || SystemTime::now() >= ends, "{answer}");
+        assert!(Instant::now() < deadline, "the certificate does not end");
+    }
 }

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use maille_proxy::StaticProxy;
 
 use crate::lab::{
-    ALLOW_WEB, HOST, Lab, Server, at, dial, exchange_half_closed, get, http_backend, is_closed_soon,
-    line_backend, read_until, tcp_backend,
+    ALLOW_WEB, HOST, Lab, PATIENCE, Server, at, dial, exchange_half_closed, get, http_backend,
+    is_closed_soon, line_backend, read_until, tcp_backend,
 };
 
 /// An outbound proxy that knows of its peer that it multiplexes.
@@ -236,6 +236,50 @@ fn a_stream_outlives_its_certificate_when_the_renewed_one_is_shown() {
     assert!(is_closed_soon(&mut cut), "a stream outlives the certificate of its caller");
     writeln!(kept, "two").expect("open");
     assert_eq!(read_until(&mut kept, "\n"), "two\n", "the renewed certificate was not taken");
+}
+
+/// As a predecessor serves the connections that it has, while its successor takes the new ones.
+#[test]
+fn a_stream_of_a_proxy_that_is_leaving_outlives_the_certificates_of_both_ends() {
+    let mut lab = Lab::new();
+    lab.ttl = std::time::Duration::from_secs(8);
+    let server = lab.server(&Server { backend: line_backend(), policy: None, ..TCP });
+    let near = client(&lab, "web", at(&server), "TCP");
+    let mut stream = dial(at(&near));
+    let mut say = |line: &str| {
+        writeln!(stream, "{line}").expect("open");
+        assert_eq!(read_until(&mut stream, "\n"), format!("{line}\n"), "a renewed certificate was not taken");
+    };
+    say("one");
+    // Two rounds of housekeeping after both have ended.
+    let over = std::time::SystemTime::now() + lab.ttl + std::time::Duration::from_secs(7);
+    server.workers().drain();
+    lab.ttl = std::time::Duration::from_secs(3600);
+    for (account, proxy) in [("web", &near), ("cart", &server)] {
+        lab.pem(account);
+        proxy.reload().expect("read again");
+    }
+    while std::time::SystemTime::now() < over {
+        say("again");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_connection_of_a_proxy_that_is_leaving_ends_with_its_last_stream() {
+    let (_lab, server, client) = pair(&Server { backend: line_backend(), ..TCP });
+    let mut stream = dial(at(&client));
+    writeln!(stream, "one").expect("open");
+    assert_eq!(read_until(&mut stream, "\n"), "one\n");
+    server.workers().drain();
+    writeln!(stream, "two").expect("open");
+    assert_eq!(read_until(&mut stream, "\n"), "two\n");
+    drop(stream);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while sockets(&server) > 0 {
+        assert!(std::time::Instant::now() < deadline, "the connection stays");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 #[test]

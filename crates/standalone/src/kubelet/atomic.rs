@@ -4,9 +4,9 @@
 //! `..data`. Replacing that one link replaces every file in the same instant.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown, symlink};
 use std::path::{Component, Path};
 
 /// A file's content, permissions and, if it has one, owner.
@@ -38,9 +38,7 @@ pub(crate) fn write(directory: &Path, files: &Files) -> io::Result<()> {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::write(&target, &entry.bytes)?;
-        fs::set_permissions(&target, Permissions::from_mode(entry.mode & 0o777))?;
-        chown(&target, entry.owner, entry.group)?;
+        place(&target, entry)?;
         if let Some(Component::Normal(first)) = path.components().next() {
             top.push(first.to_owned());
         }
@@ -69,6 +67,14 @@ pub(crate) fn write(directory: &Path, files: &Files) -> io::Result<()> {
     }
 }
 
+/// A new file, which nobody may read who may not when it is done: containers may have the directory already.
+fn place(target: &Path, entry: &Entry) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
+    file.write_all(&entry.bytes)?;
+    fchown(&file, entry.owner, entry.group)?;
+    file.set_permissions(Permissions::from_mode(entry.mode & 0o777))
+}
+
 /// A relative path that stays inside.
 fn clean(name: &str) -> Option<&Path> {
     let path = Path::new(name);
@@ -78,6 +84,9 @@ fn clean(name: &str) -> Option<&Path> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn files(pairs: &[(&str, &str)]) -> Files {
@@ -96,6 +105,32 @@ mod tests {
         assert_eq!(fs::read_to_string(at.join("c")).unwrap(), "4");
         assert!(!at.join("d").exists() && !old.exists());
         assert_eq!(fs::read_dir(&at).unwrap().count(), 4, "two links, ..data and one version");
+    }
+
+    #[test]
+    fn a_file_for_few_is_at_no_time_readable_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("v");
+        let entry = Entry { bytes: vec![b'x'; 16 << 20], mode: 0o400, owner: None, group: None };
+        let secret = Files::from([("key".to_owned(), entry)]);
+        let is_over = AtomicBool::new(false);
+        let modes = std::thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                let mut modes = BTreeSet::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let versions = fs::read_dir(&at).into_iter().flatten().flatten();
+                    let keys = versions.filter_map(|version| fs::metadata(version.path().join("key")).ok());
+                    modes.extend(keys.map(|key| key.permissions().mode() & 0o777));
+                }
+                modes
+            });
+            for _ in 0..5 {
+                write(&at, &secret).unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            looks.join().unwrap()
+        });
+        assert!(modes.contains(&0o400) && modes.iter().all(|mode| mode & 0o077 == 0), "{modes:?}");
     }
 
     #[test]

@@ -83,3 +83,21 @@ fn each_change_of_roots_is_reason_for_one_renewal_and_the_first_roots_are_none()
     assert_eq!(judge(&wants("s", &["a", "b"])), None);
     assert_eq!(judge(&wants("s", &["b"])), Some(Reason::OtherRoots));
 }
+
+/// Or the workload would be out of the mesh for minutes after somebody has taken its revocation back.
+#[test]
+fn who_is_denied_asks_again_within_seconds() {
+    let status = |code| IssueError::Refused(Box::new(tonic::Status::new(code, "no")));
+    let (denied, unknown) = (status(tonic::Code::PermissionDenied), status(tonic::Code::Unauthenticated));
+    let now = start();
+    let (long, short) = (HOUR * 24, SECOND * 8);
+    for (life, error, longest) in [
+        (Some(long), &unknown, MAX_WAIT_WITH),
+        (Some(long), &denied, MAX_WAIT_DENIED),
+        (Some(short), &denied, short / 8),
+        (None, &denied, MAX_WAIT_WITHOUT),
+    ] {
+        let life = life.map(|length| Life::new(now, length, 0.0));
+        assert_eq!(longest_wait(life.as_ref(), error, now), longest);
+    }
+}

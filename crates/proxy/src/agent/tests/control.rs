@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::{Stream, StreamExt as _, stream};
@@ -64,6 +65,8 @@ pub(super) struct Script {
     pub(super) flows: Mutex<Vec<Flow>>,
     pub(super) states: Mutex<Vec<ProxyState>>,
     pub(super) jwt: Arc<JwtKey>,
+    /// Nothing is issued to anybody, as to who is revoked.
+    pub(super) refuses: Arc<AtomicBool>,
     resources: watch::Sender<Resources>,
 }
 
@@ -89,6 +92,7 @@ impl Script {
             flows: Mutex::default(),
             states: Mutex::default(),
             jwt: JwtKey::new(),
+            refuses: Arc::default(),
             resources: watch::Sender::default(),
         })
     }
@@ -173,6 +177,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, script: Arc<Script
                 .add_service(IdentityServer::new(Minter {
                     key: services.script.jwt.clone(),
                     peer: services.peer.clone(),
+                    refuses: services.script.refuses.clone(),
                 }))
                 .add_service(FlowsServer::new(services))
                 .serve_with_incoming(stream::iter([Ok::<_, std::io::Error>(far)]).chain(stream::pending()));
@@ -201,6 +206,9 @@ impl IstioCertificateService for Services {
         let proved =
             token.and_then(|t| self.script.tokens.lock().get(t).cloned()).or_else(|| self.peer.clone());
         let identity = proved.ok_or_else(|| Status::unauthenticated("request authenticate failure"))?;
+        if self.script.refuses.load(Ordering::Relaxed) {
+            return Err(Status::permission_denied("this identity is revoked; nothing is issued to it"));
+        }
         let asked = request.into_inner();
         let ttl = Duration::from_secs(asked.validity_duration.try_into().unwrap_or(60));
         let ttl = self.script.ttl.lock().unwrap_or(ttl);

@@ -1,6 +1,7 @@
 //! The authority's JWT-SVIDs, in the scripted control plane.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -37,7 +38,7 @@ impl JwtKey {
         json!({"keys": [key]}).to_string().into_bytes()
     }
 
-    fn sign(&self, identity: &Identity, audience: &[String], expires: u64, now: u64) -> String {
+    pub(super) fn sign(&self, identity: &Identity, audience: &[String], expires: u64, now: u64) -> String {
         let header = Header { kid: Some("one".into()), ..Header::new(Algorithm::ES256) };
         let claims = json!({"sub": identity.uri(), "aud": audience, "exp": expires, "iat": now});
         let key = EncodingKey::from_ec_der(self.key.to_der().secret_der());
@@ -48,6 +49,7 @@ impl JwtKey {
 pub(super) struct Minter {
     pub(super) key: Arc<JwtKey>,
     pub(super) peer: Option<Identity>,
+    pub(super) refuses: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
@@ -57,6 +59,9 @@ impl IdentityService for Minter {
         request: Request<MintJwtSvidRequest>,
     ) -> Result<Response<MintJwtSvidResponse>, Status> {
         let peer = self.peer.as_ref().ok_or_else(|| Status::unauthenticated("show your certificate"))?;
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(Status::permission_denied("this identity is revoked; nothing is issued to it"));
+        }
         let audience = request.into_inner().audience;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
         let expires_s = now + self.key.life.lock().as_secs();

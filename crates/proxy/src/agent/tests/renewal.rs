@@ -318,3 +318,25 @@ async fn a_control_plane_whose_certificate_seems_over_is_named_and_tried_on() {
     lab.start_control().await;
     lab.uses_the_last(&shared(&agent).await).await;
 }
+
+/// Or connections that are open would be judged by the trust of now only when somebody next looks after them.
+#[tokio::test]
+async fn workers_hear_of_every_change_of_trust() {
+    let lab = Lab::new().await;
+    let (agent, _) = lab.agent();
+    let shared = shared(&agent).await;
+    let domain = TrustDomain::parse("other.example").expect("valid");
+    let other = Authority::self_signed(&domain, std::time::SystemTime::now(), Duration::from_secs(3600))
+        .expect("an authority");
+    let theirs = wire::TrustBundle { trust_domain: domain.to_string(), ..bundle(&[&other], String::new()) };
+    let is_trusted = || !shared.tls.current().trust().bundles.roots(&domain).is_empty();
+    let mut heard = shared.snapshot.watch();
+    heard.mark_unchanged();
+    lab.script.set(type_urls::TRUST_BUNDLE, "other.example", &theirs);
+    eventually("they are trusted", is_trusted).await;
+    assert!(heard.has_changed().expect("open"), "nobody is told");
+    heard.mark_unchanged();
+    lab.script.remove(type_urls::TRUST_BUNDLE, "other.example");
+    eventually("they are trusted no more", || !is_trusted()).await;
+    assert!(heard.has_changed().expect("open"), "nobody is told");
+}

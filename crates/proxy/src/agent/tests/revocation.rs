@@ -1,5 +1,7 @@
 //! Revocations are put in force, kept for a restart, and cost the own certificate only until the next one.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 fn revoking(version: &str, serial: &str) -> wire::Revocations {
@@ -51,4 +53,25 @@ async fn a_proxy_whose_certificate_is_revoked_gets_another_at_once() {
     let serial = shared.tls.current().svid().serial().to_owned();
     lab.script.set(type_urls::REVOCATIONS, "mesh", &revoking("first", &serial));
     eventually("another certificate is in use", || shared.tls.current().svid().serial() != serial).await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_revoked_no_more_has_another_certificate_at_once() {
+    let lab = Lab::new().await;
+    let (agent, _) = lab.agent();
+    let shared = shared(&agent).await;
+    let own = || shared.tls.current().svid().serial().to_owned();
+    let before = own();
+    lab.script.refuses.store(true, Ordering::Relaxed);
+    let id = identity("cart").uri();
+    let whole = wire::RevokedIdentity { id, not_after_ms: 0 };
+    let revoked =
+        wire::Revocations { version: "first".into(), identities: vec![whole], ..Default::default() };
+    lab.script.set(type_urls::REVOCATIONS, "mesh", &revoked);
+    let failed = || agent.facts.lock().own_revocation().is_some();
+    eventually("it knows that it is revoked", failed).await;
+    lab.script.refuses.store(false, Ordering::Relaxed);
+    lab.script.remove(type_urls::REVOCATIONS, "mesh");
+    eventually("another certificate is in use", || own() != before).await;
+    eventually("it is revoked no more", || agent.facts.lock().own_revocation().is_none()).await;
 }

@@ -1,6 +1,7 @@
 //! The Workload API as applications see it, through the socket.
 
 mod clients;
+mod revoked;
 mod secrets;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use maille_core::TrustDomain;
 use maille_pki::CertificateDer;
 use maille_proto::facts as wire;
+use maille_tls::Revoked;
 use maille_xds::type_urls;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -23,6 +24,8 @@ pub(super) struct Believed {
     pub(super) keys: BTreeMap<TrustDomain, Bytes>,
     /// Revocation lists, DER.
     pub(super) crls: Vec<Bytes>,
+    /// Who has lost its right.
+    pub(super) revoked: Arc<Revoked>,
 }
 
 /// What is believed now; nothing until the proxy has a certificate.
@@ -83,7 +86,7 @@ impl Believed {
                 keys.entry(alias.clone()).or_insert_with(|| set.clone());
             }
         }
-        Self { roots, keys, crls }
+        Self { roots, keys, crls, revoked: tls.trust().revoked.clone() }
     }
 }
 

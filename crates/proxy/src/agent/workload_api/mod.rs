@@ -9,7 +9,9 @@
 //! one of the same identity with a key made for the applications alone, by a request of its own to the authority. That
 //! happens when somebody asks for the first time, and is kept current as long as somebody listens; what nobody listens to is
 //! forgotten when it would be due for renewal. It is renewed whenever the proxy's own is, and so follows changes of the
-//! authority and of the trust domain, and at half of its life otherwise. It is kept in memory only.
+//! authority and of the trust domain, and at half of its life otherwise. It is kept in memory only. Once it is revoked it is
+//! given to nobody, and once the authority says that this workload may have none, all that is kept is dropped and callers are
+//! told (`PERMISSION_DENIED`).
 //!
 //! Everything is bounded: connections, streams, what is remembered, and what a slow reader can make this process hold (one
 //! message: each is the whole state, and what was overtaken is not sent).
@@ -42,7 +44,7 @@ use super::options::ProxyOptions;
 use believed::{Believed, BelievedWatch};
 use sds::SecretService;
 use service::WorkloadService;
-use supply::Supply;
+use supply::{Judge, Supply};
 use tokens::Tokens;
 
 /// Streams and calls at once, of all callers.
@@ -105,14 +107,15 @@ impl WorkloadApi {
         let (sender, believed) = watch::channel(Arc::new(Believed::default()));
         let sources = Sources {
             supply: Arc::new(Supply::new(credential.clone())),
+            tokens: Arc::new(Tokens::new(credential.clone(), channel, believed.clone())),
             believed,
-            tokens: Arc::new(Tokens::new(credential.clone(), channel)),
             places: Arc::new(Semaphore::new(MAX_STREAMS)),
             options: Arc::clone(&options),
             credential: credential.clone(),
         };
+        let judge = Judge { facts: Arc::clone(&facts), news: news.clone() };
         tasks.spawn(believed::follow(facts, news, sender));
-        tasks.spawn(supply::run(Arc::clone(&sources.supply), options, credential));
+        tasks.spawn(supply::run(Arc::clone(&sources.supply), options, credential, judge));
         tasks.spawn(async move {
             let workload = SpiffeWorkloadApiServer::new(WorkloadService(sources.clone()))
                 .max_decoding_message_size(MAX_REQUEST);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::{Stream, stream};
+use maille_core::Identity;
 use maille_policy::authentication::verify_jwt_svid;
 use maille_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApi;
 use maille_proto::spiffe::{
@@ -58,8 +59,13 @@ impl SpiffeWorkloadApi for WorkloadService {
             _want: want,
             _place: place,
         };
-        let answers = stream::unfold(watching, |mut watching| async move {
-            watching.next().await.map(|message| (Ok(message), watching))
+        // An error ends the stream; callers come back.
+        let answers = stream::unfold(Some(watching), |watching| async move {
+            let mut watching = watching?;
+            match watching.next().await? {
+                Ok(message) => Some((Ok(message), Some(watching))),
+                Err(status) => Some((Err(status), None)),
+            }
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -112,13 +118,21 @@ impl SpiffeWorkloadApi for WorkloadService {
         }
         let believed = self.0.believed.borrow().clone();
         let keys = |domain: &_| believed.keys.get(domain).map(|set| set.as_ref());
-        let good = verify_jwt_svid(&svid, &audience, SystemTime::now(), keys)
-            .map_err(|why| Status::invalid_argument(format!("the JWT-SVID is not good: {why}")))?;
+        let good = verify_jwt_svid(&svid, &audience, SystemTime::now(), keys).map_err(|why| no_good(&why))?;
+        if let Ok(identity) = Identity::parse_uri(&good.id)
+            && let Some(why) = believed.revoked.refuses_token(&identity, good.issued())
+        {
+            return Err(no_good(&why));
+        }
         Ok(Response::new(ValidateJwtsvidResponse {
             spiffe_id: good.id,
             claims: Some(as_struct(good.claims)),
         }))
     }
+}
+
+fn no_good(why: &dyn std::fmt::Display) -> Status {
+    Status::invalid_argument(format!("the JWT-SVID is not good: {why}"))
 }
 
 struct SvidStream {
@@ -130,15 +144,20 @@ struct SvidStream {
 }
 
 impl SvidStream {
-    /// The next state that differs from the one sent; `None` when there will be none.
-    async fn next(&mut self) -> Option<X509svidResponse> {
+    /// The next state that differs from the one sent; `None` when there will be none. An error once the workload has lost
+    /// its right (SPIFFE Workload API section 5.1).
+    async fn next(&mut self) -> Option<Result<X509svidResponse, Status>> {
         loop {
-            let credential = self.held.borrow_and_update().credential.clone();
+            let held = self.held.borrow_and_update().clone();
+            if let Some(status) = held.denied() {
+                return Some(Err(status));
+            }
+            let credential = held.credential;
             let believed = self.believed.borrow_and_update().clone();
             let message = credential.and_then(|credential| x509::svids(&credential, &believed));
             if let Some(message) = message.filter(|message| self.sent.as_ref() != Some(message)) {
                 self.sent = Some(message.clone());
-                return Some(message);
+                return Some(Ok(message));
             }
             if !either_changed(&mut self.held, &mut self.believed).await {
                 return None;

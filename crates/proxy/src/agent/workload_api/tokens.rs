@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use crate::agent::discovery::ChannelWatch;
+use super::believed::BelievedWatch;
+use crate::agent::discovery::{ChannelWatch, REVOKED};
 use crate::agent::identity::CredentialWatch;
 
 /// Audiences of one token, and the longest.
@@ -24,10 +25,12 @@ const MAX_KEPT: usize = 256;
 const MAX_MINTING: usize = 4;
 const MINT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Mints tokens, and keeps each for half of its life.
+/// Mints tokens, and keeps each for half of its life; longer only while the authority cannot say whether the workload may
+/// still have them.
 pub(super) struct Tokens {
     credential: CredentialWatch,
     channel: ChannelWatch,
+    believed: BelievedWatch,
     kept: Mutex<HashMap<Vec<String>, Kept>>,
     minting: Semaphore,
 }
@@ -36,6 +39,8 @@ pub(super) struct Tokens {
 struct Kept {
     identity: Identity,
     token: Zeroizing<String>,
+    /// No later than the authority made it.
+    asked: SystemTime,
     fresh_until: SystemTime,
     expires: SystemTime,
 }
@@ -47,8 +52,8 @@ pub(super) struct Token {
 }
 
 impl Tokens {
-    pub(super) fn new(credential: CredentialWatch, channel: ChannelWatch) -> Self {
-        Self { credential, channel, kept: Mutex::default(), minting: Semaphore::new(MAX_MINTING) }
+    pub(super) fn new(credential: CredentialWatch, channel: ChannelWatch, believed: BelievedWatch) -> Self {
+        Self { credential, channel, believed, kept: Mutex::default(), minting: Semaphore::new(MAX_MINTING) }
     }
 
     /// A token for these audiences. `wanted` is the SPIFFE ID that the caller asks for; empty: its own.
@@ -66,22 +71,29 @@ impl Tokens {
         // Never closed.
         let _place = self.minting.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
         // Somebody else may have asked for the same meanwhile.
-        let old = self.kept(&audiences, &identity);
-        if let Some(kept) = old.clone().filter(is_fresh) {
+        if let Some(kept) = self.kept(&audiences, &identity).filter(is_fresh) {
             return Ok(kept.into());
         }
-        match (self.mint(&audiences).await, old.filter(|kept| SystemTime::now() < kept.expires)) {
-            (Ok(minted), _) => {
-                let kept = self.keep(audiences, identity, minted);
+        let asked = SystemTime::now();
+        match self.mint(&audiences).await {
+            Ok(minted) => {
+                let kept = self.keep(audiences, identity, minted, asked);
                 Ok(kept.into())
             }
-            (Err(_), Some(old)) => Ok(old.into()),
-            (Err(status), None) => Err(status),
+            Err(status) => {
+                let is_good = |kept: &Kept| SystemTime::now() < kept.expires;
+                self.kept(&audiences, &identity).filter(is_good).map(Token::from).ok_or(status)
+            }
         }
     }
 
+    /// What is kept and still good: of the own identity, and not revoked.
     fn kept(&self, audiences: &[String], identity: &Identity) -> Option<Kept> {
-        self.kept.lock().get(audiences).filter(|kept| kept.identity == *identity).cloned()
+        let revoked = self.believed.borrow().revoked.clone();
+        let is_good = |kept: &&Kept| {
+            kept.identity == *identity && revoked.refuses_token(identity, Some(kept.asked)).is_none()
+        };
+        self.kept.lock().get(audiences).filter(is_good).cloned()
     }
 
     async fn mint(&self, audiences: &[String]) -> Result<MintJwtSvidResponse, Status> {
@@ -91,6 +103,10 @@ impl Tokens {
         let minted = timeout(MINT_TIMEOUT, IdentityClient::new(channel).mint_jwt_svid(request)).await;
         let minted = minted.map_err(|_| Status::unavailable("the authority did not answer in time"))?;
         minted.map(tonic::Response::into_inner).map_err(|status| {
+            if status.code() == Code::PermissionDenied || status.message().starts_with(REVOKED) {
+                // Nor are those that were minted before the workload's any more.
+                self.kept.lock().clear();
+            }
             let text = format!("the authority gave no token: {}", status.message());
             match status.code() {
                 // Standard answers of the Workload API (reference mtls 6.3).
@@ -101,12 +117,23 @@ impl Tokens {
         })
     }
 
-    fn keep(&self, audiences: Vec<String>, identity: Identity, minted: MintJwtSvidResponse) -> Kept {
+    fn keep(
+        &self,
+        audiences: Vec<String>,
+        identity: Identity,
+        minted: MintJwtSvidResponse,
+        asked: SystemTime,
+    ) -> Kept {
         let now = SystemTime::now();
         let expires = UNIX_EPOCH.checked_add(Duration::from_secs(minted.expires_s)).unwrap_or(now);
         let life = expires.duration_since(now).unwrap_or_default();
-        let kept =
-            Kept { identity, token: Zeroizing::new(minted.token), fresh_until: now + life / 2, expires };
+        let kept = Kept {
+            identity,
+            token: Zeroizing::new(minted.token),
+            asked,
+            fresh_until: now + life / 2,
+            expires,
+        };
         let mut all = self.kept.lock();
         if all.len() >= MAX_KEPT && !all.contains_key(&audiences) {
             all.retain(|_, kept| now < kept.expires);
