@@ -28,16 +28,15 @@ pub(crate) enum Behind<'a> {
 
 /// Looks a port up.
 pub(crate) fn behind(destination: &Destination, port: u16) -> Behind<'_> {
-    match destination {
-        Destination::Service(service) => match service.port(port) {
-            Some(declared) => Behind::Service(service, declared),
-            None => Behind::Undeclared(None),
-        },
-        Destination::Workload(direct) => match direct.headless_ports.iter().find(|p| p.port == port) {
+    if let Destination::Workload(direct) = destination {
+        return match direct.headless_ports.iter().find(|p| p.port == port) {
             Some(declared) => Behind::Headless(&direct.workload, declared),
             None => Behind::Undeclared(Some(&direct.workload)),
-        },
-        Destination::Unknown => Behind::Undeclared(None),
+        };
+    }
+    match destination.service().and_then(|service| Some((service, service.port(port)?))) {
+        Some((service, declared)) => Behind::Service(service, declared),
+        None => Behind::Undeclared(None),
     }
 }
 
