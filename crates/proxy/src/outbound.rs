@@ -376,6 +376,9 @@ impl Departure<'_> {
         let upstream_local = connected.local(self.worker);
         let way = Way { upstream: Some(upstream.address), upstream_local, ..self.dialled.way() };
         let server = connected.proof.as_deref();
+        if let (Some(server), Stream::Connected(_)) = (server, &connected.stream) {
+            server.carries_tcp();
+        }
         let passage = Passage { connection, open: None, server, way, marks: None, explain: &explain };
         let (idle, age) = limits_of_opaque(upstream.terms.as_deref());
         let mut timed = Timed::new(&mut connected.stream, idle, age);
