@@ -266,6 +266,10 @@ fn endpoint(message: &wire::Endpoint) -> Checked<Endpoint> {
             Some(_) => IpAddr::from([0, 0, 0, 0]),
             None => address("service.endpoints.address", &message.address)?,
         },
+        other_address: match message.other_address.as_str() {
+            "" => None,
+            other => Some(address("service.endpoints.other_address", other)?),
+        },
         ports: endpoint_ports(message, unix_path.is_some())?,
         weight: message.weight.max(1),
         unix_path,

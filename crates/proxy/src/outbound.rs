@@ -374,7 +374,8 @@ impl Departure<'_> {
             Some(refusal.refused())
         };
         let upstream_local = connected.local(self.worker);
-        let way = Way { upstream: Some(upstream.address), upstream_local, ..self.dialled.way() };
+        let reached = upstream.reached_from(upstream_local);
+        let way = Way { upstream: Some(reached), upstream_local, ..self.dialled.way() };
         let server = connected.proof.as_deref();
         if let (Some(server), Stream::Connected(_)) = (server, &connected.stream) {
             server.carries_tcp();

@@ -168,6 +168,8 @@ pub struct Endpoint {
     pub workload: Arc<Workload>,
     /// Its address.
     pub address: IpAddr,
+    /// Its address of the other family, for when the first cannot be connected to.
+    pub other_address: Option<IpAddr>,
     /// Its ports.
     pub ports: Vec<EndpointPort>,
     /// Its share in proportion to others; at least 1.

@@ -75,6 +75,7 @@ fn add_addresses(service: &mut Service, known: &[Option<Known>]) {
         let endpoints = known.addresses.iter().take(wanted).map(|address: &IpAddr| Endpoint {
             workload: named.workload.clone(),
             address: *address,
+            other_address: None,
             ports: named.ports.clone(),
             weight: named.weight,
             unix_path: None,
