@@ -217,10 +217,9 @@ fn check_protocol(protocol: &View<'_>, errors: &mut Vec<FieldError>) -> Option<P
     class
 }
 
-/// Of a port that names no host, where the mesh gives the hosts addresses.
-const ALLOCATED: &str = "connections to the port do not name their host: they are recognised by the address that the mesh gives \
-                         it where applications' DNS queries are captured (ISTIO_META_DNS_CAPTURE), and elsewhere all are \
-                         taken for the entry's, whatever the address";
+/// Of a port that names no host, where the mesh gives the hosts addresses. Kubernetes cuts longer warnings.
+const ALLOCATED: &str = "connections to the port name no host: where DNS is captured (ISTIO_META_DNS_CAPTURE) the mesh \
+                         gives the hosts addresses, elsewhere all on the port are taken for the entry's";
 
 pub(super) fn warnings(entry: &ServiceEntry) -> Vec<FieldError> {
     let spec = FieldPath::root().key("spec");
@@ -256,7 +255,7 @@ pub(super) fn warnings(entry: &ServiceEntry) -> Vec<FieldError> {
             let message = match allocates(entry) {
                 true => ALLOCATED,
                 false => {
-                    "connections to the port do not name their host: all of them are taken for the entry's, whatever the address"
+                    "connections to the port name no host: all on the port are taken for the entry's, whatever the address"
                 }
             };
             warn(spec.key("ports").index(i), message, "list the hosts' addresses in spec.addresses");
