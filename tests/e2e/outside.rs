@@ -144,11 +144,25 @@ fn unknown_destinations(lab: &Lab<'_>) -> Result<()> {
     lab.expect(&format!("{curl} -H 'Host: web.example:8080' {http}"), "two /")?;
     let seen = lab.run(&format!("{curl} -H 'Host: unknown.example' {http}"))?;
     ensure!(seen == "502", "the answer has a body: {seen}");
+    // OT-1: nobody takes requests on the next port, so that none is answered.
+    let seen = lab.run(&format!("{curl} http://{}:8081/", lab.one))?;
+    ensure!(seen.starts_with("000"), "HTTP to an unknown address where nobody has HTTP: {seen}");
     // OT-1, OT-4: accepted and closed.
     let seen = lab.run(&format!("{tcp}; echo ended"))?;
     ensure!(!seen.contains("one") && seen.contains("ended"), "TCP to an unknown address: {seen}");
     let seen = lab.run(&format!("{curl} -k https://{}:8443/", lab.one))?;
     ensure!(!seen.contains("one /") && seen.contains("curl: (35)"), "TLS to an unknown address: {seen}");
+    // SE-11: the port is allowed at every address.
+    let any = json!({"hosts": ["any.example"], "resolution": "NONE", "location": "MESH_EXTERNAL",
+        "ports": [{"number": 5432, "name": "tcp", "protocol": "TCP"}]});
+    lab.mesh.apply(&networking("ServiceEntry", "any", &any))?;
+    lab.expect(&tcp, "one")?;
+    lab.mesh.kubectl(&["delete", "serviceentry", "any", "-n", NAMESPACE])?;
+    eventually(PATIENCE, || {
+        let seen = lab.run(&tcp)?;
+        ensure!(!seen.contains("one"), "TCP to any address without the entry: {seen}");
+        Ok(())
+    })?;
     lab.outbound_policy("ALLOW_ANY")?;
     lab.expect(&tcp, "one")
 }
@@ -189,6 +203,12 @@ fn a_sidecar_hides(lab: &Lab<'_>) -> Result<()> {
         "egress": [{"hosts": ["./*", "istio-system/*"]}],
         "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}});
     lab.mesh.apply(&networking("Sidecar", "client", &sidecar))?;
+    // OT-1: what it sees has no HTTP on the port.
+    lab.expect(curl, "000")?;
+    let other = json!({"hosts": ["other.example"], "resolution": "NONE", "location": "MESH_EXTERNAL",
+        "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]});
+    lab.mesh.apply(&networking("ServiceEntry", "other", &other))?;
+    // OT-2: now it has.
     lab.expect(curl, "502")?;
     lab.expect("timeout 5 cat < /dev/tcp/db-one.corp/5432", "one\n")?;
     lab.mesh.kubectl(&["delete", "sidecar", "client", "-n", NAMESPACE])?;

@@ -58,7 +58,7 @@ pub struct MeshConfig {
     /// `maille.explainInResponse`, which Istio does not have: refusals carry their reason in a response
     /// header. Default false: callers learn of policies what their refusals show.
     pub explain_in_response: bool,
-    /// `maille.keepExpiredTcp`, which Istio does not have: TCP connections of peers that cannot prove a renewed
+    /// `maille.keepExpiredTcp`, which Istio does not have: TCP connections of and to peers that cannot prove a renewed
     /// certificate outlive the one that they were opened with. Default false: they are cut when it ends.
     pub keep_expired_tcp: bool,
 }

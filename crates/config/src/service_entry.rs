@@ -55,14 +55,23 @@ pub fn owners<'e>(
     claimants: impl IntoIterator<Item = &'e ServiceEntry>,
     namespace: &str,
 ) -> Vec<&'e ServiceEntry> {
-    let mut seen: Vec<_> = claimants.into_iter().filter(|entry| visible_to(entry, namespace)).collect();
-    seen.sort_by(|a, b| precedence(a, b));
+    let mut seen = in_order(claimants, namespace);
     let Some(first) = seen.first().copied() else { return seen };
     seen.retain(|other| {
         namespace_of(other) == namespace_of(first)
             && other.spec.resolution == first.spec.resolution
             && other.spec.location == first.spec.location
     });
+    seen
+}
+
+/// The entries that `namespace` sees, those first that own what several claim.
+pub fn in_order<'e>(
+    claimants: impl IntoIterator<Item = &'e ServiceEntry>,
+    namespace: &str,
+) -> Vec<&'e ServiceEntry> {
+    let mut seen: Vec<_> = claimants.into_iter().filter(|entry| visible_to(entry, namespace)).collect();
+    seen.sort_by(|a, b| precedence(a, b));
     seen
 }
 

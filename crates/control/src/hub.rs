@@ -85,6 +85,8 @@ impl Snapshot {
                     || world.is_claimed(&key, "");
                 exists.then_some(key)
             }
+            // No more of them than ports that somebody declares.
+            Asked::Port(port) => world.is_declared(port.number).then_some(Key::Port(*port)),
             Asked::Nothing => None,
         }
     }

@@ -216,7 +216,7 @@ impl PeerView {
                 dirty.extend(self.all_asked());
             }
             Key::Credential(source) => dirty.push(Dirty::Name(CREDENTIAL, source.to_string())),
-            Key::Service(_) | Key::Address(_) | Key::Host(_) => {}
+            Key::Service(_) | Key::Address(_) | Key::Port(_) | Key::Host(_) => {}
         }
         let names = self.asked.get(key).into_iter().flatten();
         dirty.extend(names.map(|name| Dirty::Name(DESTINATION, name.clone())));

@@ -21,21 +21,26 @@ pub(crate) struct Known<'d> {
     pub(crate) registry_only: bool,
 }
 
+fn service_of(kind: &Kind) -> Option<&wire::Service> {
+    match kind {
+        Kind::Service(service) => Some(service),
+        Kind::AnyAddress(any) => any.service.as_ref(),
+        Kind::Workload(_) | Kind::Unknown(_) => None,
+    }
+}
+
 impl<'d> Known<'d> {
     pub(crate) fn of(dump: &'d wire::ConfigDump, facts: &'d wire::FactsInForce) -> Self {
         let kinds = || facts.destinations.iter().filter_map(|d| d.destination.as_ref()?.kind.as_ref());
-        let services = kinds().filter_map(|kind| match kind {
-            Kind::Service(service) => Some((service.hostname.as_str(), service)),
-            Kind::Workload(_) | Kind::Unknown(_) => None,
-        });
+        let services = kinds().filter_map(service_of).map(|service| (service.hostname.as_str(), service));
         let resolved = facts.destinations.iter().filter(|d| !d.resolved.is_empty()).filter_map(|d| {
-            let Kind::Service(service) = d.destination.as_ref()?.kind.as_ref()? else { return None };
+            let service = service_of(d.destination.as_ref()?.kind.as_ref()?)?;
             Some((service.hostname.as_str(), d.resolved.as_slice()))
         });
         let mut ejections: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for destination in &facts.destinations {
             let kind = destination.destination.as_ref().and_then(|d| d.kind.as_ref());
-            let Some(Kind::Service(service)) = kind else { continue };
+            let Some(service) = kind.and_then(service_of) else { continue };
             for ejection in &destination.ejections {
                 let of_port = ejections.entry((service.hostname.as_str(), ejection.port)).or_default();
                 of_port.insert(ejection.endpoint.as_str());
@@ -43,7 +48,7 @@ impl<'d> Known<'d> {
         }
         let workloads = kinds().filter_map(|kind| match kind {
             Kind::Workload(workload) => Some(workload),
-            Kind::Service(_) | Kind::Unknown(_) => None,
+            Kind::Service(_) | Kind::Unknown(_) | Kind::AnyAddress(_) => None,
         });
         let policy = facts.mesh_settings.as_ref().map(wire::MeshSettings::outbound_policy);
         Self {

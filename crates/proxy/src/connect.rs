@@ -2,19 +2,16 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use maille_core::Identity;
-use maille_core::ports::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6, is_sidecars};
+use maille_core::ports::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
 use maille_telemetry::{RefusalKind, ResponseFlags, TlsReason};
 use maille_tls::{ClientAlpn, HandshakeError, Negotiated, OriginRequest};
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -26,11 +23,16 @@ use crate::snapshot::{OrderMode, TlsOrder};
 use crate::sniff::Prefixed;
 use crate::stream::Stream;
 use crate::worker::Worker;
+use dial::open;
+
+mod dial;
 
 /// Where to connect, and how. Connections with equal upstreams may serve each other's requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
+    /// The same workload's address of the other family, where the first cannot be connected to.
+    pub(crate) other: Option<IpAddr>,
     pub(crate) security: Security,
     /// Bounds of a DestinationRule: services with rules of their own share no connections.
     pub(crate) terms: Option<Arc<Terms>>,
@@ -41,7 +43,7 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// An address, without bounds.
     pub(crate) fn at(address: SocketAddr, security: Security) -> Self {
-        Self { address, security, terms: None, socket: None }
+        Self { address, other: None, security, terms: None, socket: None }
     }
 
     /// The same, of a workload whose proxy takes many streams over one connection, or does not.
@@ -50,6 +52,16 @@ impl Upstream {
             *multiplexes = does;
         }
         self
+    }
+
+    /// Where a connection goes that has this end here, as far as that is known.
+    pub(crate) fn reached_from(&self, local: Option<SocketAddr>) -> SocketAddr {
+        match (local, self.other) {
+            (Some(local), Some(other)) if local.is_ipv6() == other.is_ipv6() => {
+                SocketAddr::new(other, self.address.port())
+            }
+            _ => self.address,
+        }
     }
 
     /// How long connecting may take; `default` unless a rule says otherwise.
@@ -330,71 +342,6 @@ fn ordered_handshake(
     ConnectError::Ordered { rule: order.rule.clone(), reason, kind }
 }
 
-async fn open(to: &Upstream, from: Option<IpAddr>) -> io::Result<TcpStream> {
-    let address = to.address;
-    if let Some(path) = &to.socket {
-        let stream = UnixStream::connect(&**path).await?;
-        refuse_own(path, stream.peer_cred()?.uid())?;
-        // Once connected, the calls are the same for any stream socket, and so is the type.
-        return TcpStream::from_std(OwnedFd::from(stream.into_std()?).into());
-    }
-    if to.security != Security::Deliver {
-        refuse_own_port(address)?;
-    }
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(from) = from {
-        socket.bind(SocketAddr::new(from, 0))?;
-    }
-    if let Some(keepalive) = to.terms.as_ref().and_then(|terms| terms.pool.keepalive) {
-        let mut wanted = TcpKeepalive::new();
-        if let Some(time) = keepalive.time {
-            wanted = wanted.with_time(time);
-        }
-        if let Some(interval) = keepalive.interval {
-            wanted = wanted.with_interval(interval);
-        }
-        if let Some(probes) = keepalive.probes {
-            wanted = wanted.with_retries(probes);
-        }
-        SockRef::from(&socket).set_tcp_keepalive(&wanted)?;
-    }
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// Keeps the application from talking as the proxy to what listens for nobody but the proxy, such as its successor: a
-/// ServiceEntry may name any path. `listener` is the user of the process that listens, as the connection has it: what is at
-/// the path may have been exchanged meanwhile.
-fn refuse_own(path: &str, listener: u32) -> io::Result<()> {
-    if is_own(rustix::process::geteuid().as_raw(), listener) {
-        let why =
-            format!("{path} belongs to the proxy's own user; a socket of an application is another user's");
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    }
-    Ok(())
-}
-
-/// The same for ports: a ServiceEntry may name any address, and so may a name server, or an application that dials one.
-/// Towards its admin port, the proxy would be taken for the operator.
-fn refuse_own_port(address: SocketAddr) -> io::Result<()> {
-    let ip = address.ip().to_canonical();
-    let is_here = ip.is_loopback() || ip.is_unspecified() || ip == INBOUND_SOURCE_V6;
-    if is_here && is_sidecars(address.port()) {
-        let why = format!(
-            "port {} of this host is the proxy's own; an endpoint on the loopback must be of a port of the application",
-            address.port()
-        );
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    }
-    Ok(())
-}
-
-/// As root, everything is; that is no sidecar's user.
-fn is_own(own: u32, owner: u32) -> bool {
-    own != 0 && own == owner
-}
-
 fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "Connection refused".to_owned(),
@@ -402,49 +349,5 @@ fn describe(error: &io::Error) -> String {
         io::ErrorKind::HostUnreachable => "No route to host".to_owned(),
         io::ErrorKind::NetworkUnreachable => "Network is unreachable".to_owned(),
         _ => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sockets_of_the_proxys_own_user_are_no_endpoints() {
-        for (own, owner, is_refused) in
-            [(1337, 1337, true), (1337, 1000, false), (1337, 0, false), (0, 0, false)]
-        {
-            assert_eq!(is_own(own, owner), is_refused, "{own} {owner}");
-        }
-        let own = rustix::process::geteuid().as_raw();
-        let denied = if own == 0 { Ok(()) } else { Err(io::ErrorKind::PermissionDenied) };
-        assert_eq!(refuse_own("/run/a.sock", own).map_err(|e| e.kind()), denied);
-        assert!(refuse_own("/run/a.sock", own.wrapping_add(1)).is_ok());
-    }
-
-    fn outbound(address: &str, security: Security) -> Upstream {
-        Upstream::at(address.parse().expect("an address"), security)
-    }
-
-    /// Whatever listens there, also the admin port of another test's agent, nothing is dialled.
-    #[tokio::test]
-    async fn the_proxys_own_ports_are_no_endpoints_however_the_loopback_is_written() {
-        for address in [
-            "127.0.0.1:15000",
-            "127.9.9.9:15020",
-            "0.0.0.0:15000",
-            "[::1]:15000",
-            "[::]:15090",
-            "[::6]:15020",
-            "[::ffff:127.0.0.1]:15000",
-            "[::ffff:0.0.0.0]:15000",
-        ] {
-            let error = open(&outbound(address, Security::Plain), None).await.map(drop).expect_err(address);
-            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{address}: {error}");
-            assert!(error.to_string().contains("is the proxy's own"), "{address}: {error}");
-        }
-        for allowed in ["127.0.0.1:8080", "[::1]:9090", "10.0.0.1:15000", "192.0.2.1:15020"] {
-            assert!(refuse_own_port(allowed.parse().expect("an address")).is_ok(), "{allowed}");
-        }
     }
 }

@@ -43,6 +43,11 @@ impl Destinations {
         Ok(cell)
     }
 
+    /// What a port means of addresses that say nothing of themselves.
+    pub(crate) async fn at_any_address(&self, port: u16) -> Result<Arc<DestinationCell>, ResolveError> {
+        self.find(&self.resolver.name_of_port(port)).await
+    }
+
     /// The workload at `address`, for telemetry, if that is known by now. Otherwise it is asked for, and known a moment
     /// later.
     pub(crate) fn workload_at(&self, address: IpAddr) -> Option<Arc<Workload>> {
@@ -58,7 +63,7 @@ impl Destinations {
         cell.touch(coarse_now_s());
         match &**cell.load() {
             Destination::Workload(direct) => Some(direct.workload.clone()),
-            Destination::Service(_) | Destination::Unknown => None,
+            Destination::Service(_) | Destination::Unknown | Destination::AnyAddress(_) => None,
         }
     }
 

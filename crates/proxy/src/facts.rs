@@ -20,8 +20,8 @@ use rustls::pki_types::CertificateDer;
 
 use crate::balance::Terms;
 use crate::snapshot::{
-    Destination, DirectWorkload, Endpoint, EndpointPort, HeadlessPort, Inbound, InboundPort, MeshSettings,
-    NamedEndpoint, OutboundPolicy, Service, ServiceName, ServicePort, Workload,
+    AnyAddress, Destination, DirectWorkload, Endpoint, EndpointPort, HeadlessPort, Inbound, InboundPort,
+    MeshSettings, NamedEndpoint, OutboundPolicy, Service, ServiceName, ServicePort, Workload,
 };
 
 mod external;
@@ -140,6 +140,11 @@ pub fn destination(message: &wire::Destination) -> Checked<Destination> {
         Some(Kind::Service(service)) => self::service(service).map(Destination::Service),
         Some(Kind::Workload(direct)) => direct_workload(direct).map(Destination::Workload),
         Some(Kind::Unknown(_)) => Ok(Destination::Unknown),
+        Some(Kind::AnyAddress(any)) => Ok(Destination::AnyAddress(AnyAddress {
+            http: any.http,
+            tls: any.tls,
+            service: any.service.as_ref().map(self::service).transpose()?,
+        })),
         // Not `Unknown`: that would send plaintext on the word of a message that we do not understand.
         None => Err(wrong("kind", "missing or of a newer version")),
     }
@@ -260,6 +265,10 @@ fn endpoint(message: &wire::Endpoint) -> Checked<Endpoint> {
         address: match unix_path {
             Some(_) => IpAddr::from([0, 0, 0, 0]),
             None => address("service.endpoints.address", &message.address)?,
+        },
+        other_address: match message.other_address.as_str() {
+            "" => None,
+            other => Some(address("service.endpoints.other_address", other)?),
         },
         ports: endpoint_ports(message, unix_path.is_some())?,
         weight: message.weight.max(1),

@@ -11,6 +11,7 @@ use maille_telemetry::{Marks, Protocol, RefusalKind, Way};
 use tokio::net::TcpStream;
 
 use crate::balance::{self, Held, Outcome, Timed, Watched, What, Wish, limits_of_opaque};
+use crate::chain::Inspectors;
 use crate::connect::{Connected, Security, Upstream};
 use crate::http::outbound::OutboundHttp;
 use crate::http::serve::serve_http;
@@ -27,6 +28,9 @@ use crate::stream::Stream;
 use crate::tcp::Passage;
 use crate::tunnel;
 use crate::worker::Worker;
+use meant::Meant;
+
+mod meant;
 
 /// Further endpoints tried when one cannot be connected to: nothing was sent then. Envoy's `tcp_proxy` tries one, and
 /// lets the application see what another endpoint could have spared it.
@@ -35,8 +39,8 @@ const RETRIES: usize = 2;
 /// Accept → original destination → what is behind it → protocol → endpoint → upstream TLS → forward → record.
 pub(crate) async fn serve(worker: &Rc<Worker>, socket: TcpStream, spec: &ListenerSpec) {
     let Some(dialled) = Dialled::of(&socket, spec) else { return };
-    let known = worker.destinations.find(&dialled.name).await;
-    let departure = Departure { worker, dialled, known };
+    let Meant { known, looks } = Meant::of(worker, &dialled).await;
+    let departure = Departure { worker, dialled, known, looks };
     match departure.first(&socket).await {
         First::Caller => {}
         First::Server(opened) => {
@@ -153,6 +157,7 @@ struct Departure<'a> {
     worker: &'a Rc<Worker>,
     dialled: Dialled,
     known: Result<Arc<DestinationCell>, ResolveError>,
+    looks: Option<Inspectors>,
 }
 
 impl Departure<'_> {
@@ -160,8 +165,8 @@ impl Departure<'_> {
         let number = self.dialled.port;
         let limit = self.worker.snapshot().settings.protocol_detection_timeout;
         match &self.known {
-            Ok(cell) => Plan::of(&route::behind(&cell.load(), number), number, limit),
-            Err(_) => Plan::of(&Behind::Undeclared(None), number, limit),
+            Ok(cell) => Plan::of(&route::behind(&cell.load(), number), self.looks, number, limit),
+            Err(_) => Plan::of(&Behind::Undeclared(None), self.looks, number, limit),
         }
     }
 
@@ -369,8 +374,12 @@ impl Departure<'_> {
             Some(refusal.refused())
         };
         let upstream_local = connected.local(self.worker);
-        let way = Way { upstream: Some(upstream.address), upstream_local, ..self.dialled.way() };
+        let reached = upstream.reached_from(upstream_local);
+        let way = Way { upstream: Some(reached), upstream_local, ..self.dialled.way() };
         let server = connected.proof.as_deref();
+        if let (Some(server), Stream::Connected(_)) = (server, &connected.stream) {
+            server.carries_tcp();
+        }
         let passage = Passage { connection, open: None, server, way, marks: None, explain: &explain };
         let (idle, age) = limits_of_opaque(upstream.terms.as_deref());
         let mut timed = Timed::new(&mut connected.stream, idle, age);

@@ -8,7 +8,7 @@ use crate::chain::Inspectors;
 use crate::route::Behind;
 
 /// How long a caller is waited for before somebody looks whether the server speaks first: a caller of an unknown address,
-/// since Istio does not inspect ports that no service declares (OT-1), and one of a port that says nothing of its
+/// where something else than its server may be meant, and one of a port that says nothing of its
 /// protocol, which would wait with its server for ever (PA-12). To look is to connect: a server whose caller speaks HTTP,
 /// only later, sees a connection without a byte, and may refuse it by its policy, which nobody else takes notice of.
 pub(crate) const UNKNOWN_PATIENCE: Duration = Duration::from_millis(300);
@@ -40,8 +40,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Pure: by what is declared of a port.
-    pub(crate) fn of(behind: &Behind<'_>, number: u16, detection_timeout: Option<Duration>) -> Self {
+    /// Pure: by what is declared of a port. Where nothing is at the address that was dialled, `looks` says what may be said
+    /// by the first bytes; where they cannot say anything they are not waited for (OT-1).
+    pub(crate) fn of(
+        behind: &Behind<'_>,
+        looks: Option<Inspectors>,
+        number: u16,
+        detection_timeout: Option<Duration>,
+    ) -> Self {
         let class = behind.protocol();
         let originates = behind.originates().is_some();
         let plan = |tls, http, limit| Self {
@@ -55,10 +61,17 @@ impl Plan {
             only_for_entries: false,
         };
         let patient = Some(UNKNOWN_PATIENCE);
+        let looks = looks.or(match behind {
+            Behind::Undeclared(_) => Some(Inspectors { tls: true, http: true }),
+            Behind::Service(..) | Behind::Headless(..) => None,
+        });
+        if let Some(Inspectors { tls, http }) = looks {
+            let tls = tls || (originates && class == PortProtocol::Auto);
+            let patience = patient.filter(|_| tls || http);
+            // However late the caller speaks, it may mean somebody else than who gets opaque bytes.
+            return Self { is_declared: false, patience, opaque_if_late: false, ..plan(tls, http, None) };
+        }
         match (behind, class) {
-            (Behind::Undeclared(_), _) => {
-                Self { is_declared: false, patience: patient, ..plan(true, true, None) }
-            }
             (Behind::Service(_, port), _) if port.is_tls => {
                 Self { patience: patient, ..plan(true, port.is_encrypted(), None) }
             }
@@ -118,7 +131,7 @@ mod tests {
 
     fn looks(meshed: bool, protocol: PortProtocol, number: u16) -> (Inspectors, Option<Duration>) {
         let (workload, port) = (Arc::new(Workload { meshed, ..Workload::default() }), headless(protocol));
-        let plan = Plan::of(&Behind::Headless(&workload, &port), number, None);
+        let plan = Plan::of(&Behind::Headless(&workload, &port), None, number, None);
         (plan.wanted, plan.patience)
     }
 
@@ -137,7 +150,7 @@ mod tests {
         let patience = |number, limit| {
             let (workload, port) =
                 (Arc::new(Workload { meshed: true, ..Workload::default() }), headless(PortProtocol::Auto));
-            let plan = Plan::of(&Behind::Headless(&workload, &port), number, limit);
+            let plan = Plan::of(&Behind::Headless(&workload, &port), None, number, limit);
             assert!(plan.wanted.http && !plan.opaque_if_late, "a late caller may still speak HTTP");
             plan.patience
         };
@@ -155,9 +168,22 @@ mod tests {
         let both = Inspectors { tls: true, http: true };
         assert_eq!(looks(false, PortProtocol::Tcp, 9443), (both, Some(UNKNOWN_PATIENCE)));
         let (workload, port) = (Arc::new(Workload::default()), headless(PortProtocol::Tcp));
-        let first = |number| Plan::of(&Behind::Headless(&workload, &port), number, None).server_first;
+        let first = |number| Plan::of(&Behind::Headless(&workload, &port), None, number, None).server_first;
         assert!(first(9443) && !first(443), "on HTTPS's port callers speak first");
-        let plan = Plan::of(&Behind::Undeclared(None), 25, None);
+        let plan = Plan::of(&Behind::Undeclared(None), None, 25, None);
         assert_eq!((plan.wanted, plan.patience, plan.is_declared), (both, Some(UNKNOWN_PATIENCE), false));
+    }
+
+    #[test]
+    fn an_address_that_says_nothing_is_looked_at_for_what_its_port_means_and_no_more() {
+        let plan =
+            |tls, http| Plan::of(&Behind::Undeclared(None), Some(Inspectors { tls, http }), 9000, None);
+        let nothing = plan(false, false);
+        assert_eq!((nothing.wanted, nothing.patience), (Inspectors { tls: false, http: false }, None));
+        for (tls, http) in [(true, false), (false, true)] {
+            let looked_at = plan(tls, http);
+            assert_eq!(looked_at.wanted, Inspectors { tls, http });
+            assert_eq!(looked_at.patience, Some(UNKNOWN_PATIENCE), "its server may speak first");
+        }
     }
 }

@@ -28,16 +28,15 @@ pub(crate) enum Behind<'a> {
 
 /// Looks a port up.
 pub(crate) fn behind(destination: &Destination, port: u16) -> Behind<'_> {
-    match destination {
-        Destination::Service(service) => match service.port(port) {
-            Some(declared) => Behind::Service(service, declared),
-            None => Behind::Undeclared(None),
-        },
-        Destination::Workload(direct) => match direct.headless_ports.iter().find(|p| p.port == port) {
+    if let Destination::Workload(direct) = destination {
+        return match direct.headless_ports.iter().find(|p| p.port == port) {
             Some(declared) => Behind::Headless(&direct.workload, declared),
             None => Behind::Undeclared(Some(&direct.workload)),
-        },
-        Destination::Unknown => Behind::Undeclared(None),
+        };
+    }
+    match destination.service().and_then(|service| Some((service, service.port(port)?))) {
+        Some((service, declared)) => Behind::Service(service, declared),
+        None => Behind::Undeclared(None),
     }
 }
 
@@ -161,6 +160,7 @@ pub(crate) fn to_endpoint(
         security,
         terms: terms(port),
         socket: endpoint.unix_path.clone(),
+        other: endpoint.other_address,
     }
     .of_proxy_that_multiplexes(endpoint.workload.multiplexes)
 }
@@ -189,7 +189,8 @@ pub(crate) fn to_dialled(
         Some(order) => ordered(order, &port.sni, &service.subject_alt_names, host),
     };
     let number = port.target_port.unwrap_or(dialled.port());
-    Upstream { address: SocketAddr::new(dialled.ip(), number), security, terms: terms(port), socket: None }
+    let address = SocketAddr::new(dialled.ip(), number);
+    Upstream { terms: terms(port), ..Upstream::at(address, security) }
 }
 
 /// What a DestinationRule orders (reference mtls 2.2).
@@ -220,7 +221,7 @@ pub(crate) fn to_headless(address: IpAddr, port: &HeadlessPort, host: Option<&st
         Some(order) => ordered(order, &port.sni, &port.subject_alt_names, host),
     };
     let address = SocketAddr::new(address, port.port);
-    Upstream { address, security, terms: port.terms.clone(), socket: None }
+    Upstream { terms: port.terms.clone(), ..Upstream::at(address, security) }
 }
 
 fn security(tls: EndpointTls, sni: &Arc<str>, expected: &Arc<[String]>) -> Security {

@@ -38,6 +38,8 @@ pub(crate) struct ServerProof {
     refused: RefCell<Option<Rc<Refused>>>,
     /// The server can prove a renewed certificate inside the connection.
     can_renew: Cell<bool>,
+    /// The connection carries one stream of opaque bytes and nothing else.
+    is_tcp: Cell<bool>,
     /// Since when no root of now stands behind what it showed last.
     doubted: Cell<Option<Instant>>,
     lost: Notify,
@@ -66,6 +68,13 @@ impl Shown {
             due: facts.not_after.checked_sub(ahead).unwrap_or(SystemTime::UNIX_EPOCH),
             generation,
         })
+    }
+
+    /// The moment that counts: now, or at the latest one before the end of what may outlive it.
+    fn judged_at(&self, now: SystemTime, outlives_it: bool) -> UnixTime {
+        let last = self.expires.checked_sub(Duration::from_secs(1)).filter(|_| outlives_it);
+        let at = last.map_or(now, |last| now.min(last));
+        UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
     }
 }
 
@@ -96,6 +105,7 @@ impl ServerProof {
             stands_on: RefCell::new(shown),
             refused: RefCell::default(),
             can_renew: Cell::default(),
+            is_tcp: Cell::default(),
             doubted: Cell::default(),
             lost: Notify::new(),
         }))
@@ -104,6 +114,11 @@ impl ServerProof {
     /// The server can prove a renewed certificate inside the connection.
     pub(crate) fn can_be_renewed(&self) {
         self.can_renew.set(true);
+    }
+
+    /// The connection carries one stream of opaque bytes and nothing else.
+    pub(crate) fn carries_tcp(&self) {
+        self.is_tcp.set(true);
     }
 
     /// Whether something new may go over the connection. A change of trust is no question here: connections that were made
@@ -135,17 +150,20 @@ impl ServerProof {
     }
 
     /// Verifies the certificate shown last by the clock, and by the trust of now once for each change of it; and what was
-    /// agreed upon by the settings of now.
-    fn judge(&self, current: &Current) {
+    /// agreed upon by the settings of now. Opaque bytes of a server that cannot prove a renewed certificate outlive it where
+    /// the mesh says so, as in the other direction.
+    fn judge(&self, current: &Current, keeps_tcp: bool) {
         let Some(expected) = &self.expected else { return };
         if let Some(refused) = open::disallowed(self.agreed.as_ref(), current) {
             return self.lose(refused);
         }
         let mut shown = self.stands_on.borrow_mut();
-        let refused = if shown.expires <= SystemTime::now() {
+        let now = SystemTime::now();
+        let outlives_it = keeps_tcp && self.is_tcp.get() && !self.can_renew.get();
+        let refused = if shown.expires <= now && !outlives_it {
             "the server's certificate has expired, and it has proved no renewed one".to_owned()
         } else if shown.generation < current.generation() {
-            match current.recheck_server(&shown.chain, expected, UnixTime::now()) {
+            match current.recheck_server(&shown.chain, expected, shown.judged_at(now, outlives_it)) {
                 Ok(()) => {
                     shown.generation = current.generation();
                     self.doubted.set(None);
@@ -209,11 +227,11 @@ impl Servers {
     }
 
     /// Ends what stands on certificates that have expired or are trusted no more.
-    pub(crate) fn judge(&self, tls: &TlsContext) {
+    pub(crate) fn judge(&self, tls: &TlsContext, keeps_tcp: bool) {
         let current = tls.current();
         self.0.borrow_mut().retain(|proof| match proof.upgrade() {
             Some(proof) if proof.refused.borrow().is_none() => {
-                proof.judge(&current);
+                proof.judge(&current, keeps_tcp);
                 true
             }
             Some(_) | None => false,

@@ -28,8 +28,8 @@ mod service;
 mod traffic;
 
 pub use service::{
-    Destination, DirectWorkload, Endpoint, EndpointPort, HeadlessPort, NamedEndpoint, Resolution, Service,
-    ServicePort,
+    AnyAddress, Destination, DirectWorkload, Endpoint, EndpointPort, HeadlessPort, NamedEndpoint, Resolution,
+    Service, ServicePort,
 };
 pub use traffic::{
     Algorithm, ConnectionPool, HashKey, HashTable, IdleLimit, Keepalive, OutlierDetection, Traffic,
@@ -321,6 +321,11 @@ pub trait Resolver: Send + Sync + 'static {
 
     /// What is behind `name`; asks the control plane if need be, with a bound on the wait.
     fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a>;
+
+    /// What is asked for to know what a port means of addresses that say nothing of themselves.
+    fn name_of_port(&self, port: u16) -> String {
+        format!("*:{port}")
+    }
 
     /// Asks for `name` without waiting, for whoever looks it up later. What only telemetry wants is asked for in this
     /// way: it may be left out when there is much else to hold.

@@ -205,7 +205,7 @@ impl Worker {
     /// Ends what stands on certificates that are trusted no more.
     fn judge_peers(&self) {
         self.open.recheck(&self.shared.tls, self.keeps_expired_tcp());
-        self.servers.judge(&self.shared.tls);
+        self.servers.judge(&self.shared.tls, self.keeps_expired_tcp());
     }
 
     fn keeps_expired_tcp(&self) -> bool {

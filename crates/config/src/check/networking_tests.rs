@@ -330,13 +330,13 @@ fn service_entries_are_checked_as_istio_does() {
                 of(
                     json!({"hosts": ["*.a.corp"], "resolution": "NONE", "ports": [{"number": 5432, "name": "db"}]}),
                 ),
-                vec![("spec.ports[0]", NotEnforced)],
+                vec![],
             ),
             (
                 of(
                     json!({"resolution": "NONE", "ports": [{"number": 5432, "name": "db", "protocol": "MONGO"}]}),
                 ),
-                vec![("spec.ports[0]", NotEnforced)],
+                vec![],
             ),
             (
                 of(
@@ -476,5 +476,8 @@ fn service_entries_that_reach_nobody_are_warned_about() {
     assert_eq!(selecting(json!({"labels": {"a": "b"}})), none);
     assert_eq!(selecting(json!({})), ["spec.workloadSelector"]);
     let unnamed = json!([{"number": 80, "name": "http", "protocol": "HTTP"}, {"number": 5432, "name": "db"}]);
-    assert_eq!(entry(json!({"hosts": ["a.corp"], "ports": unnamed, "resolution": "DNS"})), ["spec.ports[1]"]);
+    for resolution in ["DNS", "NONE"] {
+        let spec = json!({"hosts": ["a.corp"], "ports": unnamed, "resolution": resolution});
+        assert_eq!(entry(spec), ["spec.ports[1]"], "{resolution}");
+    }
 }

@@ -12,7 +12,7 @@ use crate::field_error::{FieldError, FieldErrorKind};
 use crate::hosts;
 use crate::istio::{Resolution, ServiceEntry};
 use crate::path::FieldPath;
-use crate::service_entry::{ALLOCATION_LABEL, PortClass};
+use crate::service_entry::{PortClass, allocates};
 
 /// The sizes of the schema.
 const MAX_HOSTS: usize = 256;
@@ -39,7 +39,7 @@ pub(super) fn check(object: View<'_>, errors: &mut Vec<FieldError>) {
     }
     check_hosts(&spec, errors);
     check_addresses(&spec, errors);
-    check_ports(&spec, allocates(&object), errors);
+    check_ports(&spec, errors);
     let mode = resolution.text().unwrap_or("NONE");
     if mode == "DYNAMIC_DNS" {
         check_dynamic(&spec, errors);
@@ -132,17 +132,6 @@ fn check_dynamic(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// Whether the hosts get addresses of their own (SE-15).
-fn allocates(object: &View<'_>) -> bool {
-    let spec = object.get("spec");
-    let labels = object.get("metadata").get("labels");
-    let wildcard = spec.get("hosts").elements().any(|h| h.text().is_some_and(|text| text.starts_with('*')));
-    let opted_out =
-        labels.get_exactly(ALLOCATION_LABEL).text().is_some_and(|text| text.eq_ignore_ascii_case("false"));
-    let resolution = spec.get("resolution").text().unwrap_or("NONE");
-    resolution != "NONE" && (!wildcard || resolution == "DYNAMIC_DNS") && !opted_out
-}
-
 fn check_addresses(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     let by_dns = matches!(spec.get("resolution").text(), Some("DNS" | "DNS_ROUND_ROBIN"));
     let list = spec.get("addresses");
@@ -159,10 +148,10 @@ fn check_addresses(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn check_ports(spec: &View<'_>, allocates: bool, errors: &mut Vec<FieldError>) {
+fn check_ports(spec: &View<'_>, errors: &mut Vec<FieldError>) {
     let list = spec.get("ports");
     let (mut names, mut numbers) = (Vec::new(), Vec::new());
-    let (mut all_name_their_host, unaddressed) = (true, spec.get("addresses").is_empty() && !allocates);
+    let mut all_name_their_host = true;
     for port in list.elements() {
         let name = port.get("name");
         match name.text().unwrap_or_default() {
@@ -201,19 +190,6 @@ fn check_ports(spec: &View<'_>, allocates: bool, errors: &mut Vec<FieldError>) {
         }
         let class = check_protocol(&port.get("protocol"), errors);
         all_name_their_host &= class.is_none_or(PortClass::names_its_host);
-        if port.is_object() && unaddressed && class.is_some_and(|class| !class.names_its_host()) {
-            let written = match port.get("protocol").text() {
-                None | Some("") => "a port without protocol".to_owned(),
-                Some(protocol) => format!("a {protocol} port"),
-            };
-            errors.push(
-                port.error(
-                    FieldErrorKind::NotEnforced,
-                    format!("{written} cannot be recognised without addresses: nothing in its bytes names the host"),
-                )
-                .help("list the hosts' addresses in spec.addresses, or write protocol HTTP or TLS if it is one"),
-            );
-        }
     }
     let several = spec.get("hosts").elements().count() > 1;
     if several && !all_name_their_host && !matches!(spec.get("resolution").text(), None | Some("NONE")) {
@@ -240,6 +216,10 @@ fn check_protocol(protocol: &View<'_>, errors: &mut Vec<FieldError>) -> Option<P
     }
     class
 }
+
+/// Of a port that names no host, where the mesh gives the hosts addresses. Kubernetes cuts longer warnings.
+const ALLOCATED: &str = "connections to the port name no host: where DNS is captured (ISTIO_META_DNS_CAPTURE) the mesh \
+                         gives the hosts addresses, elsewhere all on the port are taken for the entry's";
 
 pub(super) fn warnings(entry: &ServiceEntry) -> Vec<FieldError> {
     let spec = FieldPath::root().key("spec");
@@ -272,12 +252,13 @@ pub(super) fn warnings(entry: &ServiceEntry) -> Vec<FieldError> {
     for (i, port) in entry.spec.ports.iter().enumerate() {
         let named = PortClass::parse(&port.protocol).is_none_or(PortClass::names_its_host);
         if entry.spec.addresses.is_empty() && !named {
-            warn(
-                spec.key("ports").index(i),
-                "connections to the port do not name their host: they are recognised by the address that the mesh \
-                 gives it, which applications know only if their DNS queries are captured (ISTIO_META_DNS_CAPTURE)",
-                "list the hosts' addresses in spec.addresses",
-            );
+            let message = match allocates(entry) {
+                true => ALLOCATED,
+                false => {
+                    "connections to the port name no host: all on the port are taken for the entry's, whatever the address"
+                }
+            };
+            warn(spec.key("ports").index(i), message, "list the hosts' addresses in spec.addresses");
         }
     }
     let without_endpoints = entry.spec.endpoints.is_empty() && selector.is_none();

@@ -2,13 +2,14 @@ use std::net::IpAddr;
 
 use maille_config::HostPattern;
 use maille_config::destination_rule::Client;
+use maille_config::service_entry::namespace_of;
 use maille_proto::facts as wire;
 use wire::destination::Kind;
 
 use super::entry::entry_service;
 use super::host_name;
 use super::service::{direct_workload, service};
-use crate::world::{Alias, Asked, AskedHost, Pod, Service, Sight, World};
+use crate::world::{Alias, AnyAddress, Asked, AskedHost, AskedPort, OwnedHost, Pod, Service, Sight, World};
 
 /// What is behind an address or a host's name, as one client sees it. What the registry does not know, or does not show
 /// to this client, is said to be unknown.
@@ -17,6 +18,7 @@ pub fn destination(world: &World, asked: &Asked, client: Client<'_>) -> wire::De
     let kind = match asked {
         Asked::Host(host) => host_kind(world, host, &sight),
         Asked::Address(address) => address_kind(world, *address, &sight),
+        Asked::Port(port) => Some(Kind::AnyAddress(any_address(world, *port, &sight))),
         Asked::Nothing => None,
     };
     wire::Destination { kind: Some(kind.unwrap_or(Kind::Unknown(wire::Unknown {}))) }
@@ -60,6 +62,22 @@ fn address_kind(world: &World, address: IpAddr, sight: &Sight<'_>) -> Option<Kin
         Some(owned) => Some(Kind::Service(entry_service(world, &owned, sight.client))),
         None => pod.map(|pod| Kind::Workload(direct_workload(world, pod, sight))),
     }
+}
+
+/// What a port means of addresses that say nothing of themselves.
+fn any_address(world: &World, port: AskedPort, sight: &Sight<'_>) -> wire::AnyAddress {
+    let AnyAddress { http, tls, encrypted, entry } = world.any_address(port, sight);
+    // Plain requests are taken where a rule has them encrypted (reference mtls DR-5, from which this departs).
+    let http = http || encrypted.iter().any(|owned| encrypts(world, owned, port.number, sight.client));
+    let service = entry.map(|owned| entry_service(world, &owned, sight.client));
+    wire::AnyAddress { http, tls, service }
+}
+
+/// Whether a rule puts TLS around what a client sends to a port of an entry's host.
+fn encrypts(world: &World, owned: &OwnedHost<'_>, port: u16, client: Client<'_>) -> bool {
+    let Some(owner) = owned.entries.first() else { return false };
+    let order = super::order::Order::of(world, client, &owned.host, namespace_of(owner));
+    order.client_tls(port, &[]).is_some_and(|tls| tls.mode() != wire::client_tls::Mode::Disable)
 }
 
 /// Whether a client may know a Service.

@@ -138,6 +138,14 @@ impl Found<'_> {
         }
     }
 
+    /// Of a Pod, its address of the other family.
+    fn other_address(&self) -> String {
+        let Origin::Pod(pod) = self.origin else { return String::new() };
+        let first = pod.addresses.first();
+        let other = pod.addresses.iter().find(|other| first.is_some_and(|a| a.is_ipv6() != other.is_ipv6()));
+        other.map(ToString::to_string).unwrap_or_default()
+    }
+
     fn labels(&self) -> &Labels {
         match self.origin {
             Origin::Pod(pod) => &pod.labels,
@@ -237,6 +245,7 @@ impl Endpoints {
             weight: spec.weight.unwrap_or_default(),
             labels: order.subset_labels(endpoint.labels()),
             unix_path,
+            other_address: endpoint.other_address(),
         });
         for port in ports {
             if !found.ports.iter().any(|p| p.service_port == port.service_port) {

@@ -133,6 +133,7 @@ impl Mesh {
             Kind::Service(service) => service.service_entry,
             Kind::Workload(workload) => workload.workload.map(|w| w.uid).unwrap_or_default(),
             Kind::Unknown(_) => "unknown".into(),
+            Kind::AnyAddress(any) => any.service.map(|s| s.service_entry).unwrap_or_default(),
         }
     }
 }

@@ -35,6 +35,8 @@ pub use revocation::{REVOCATIONS_NAME, revocations};
 use crate::world::{MeshConfig, Pod};
 
 #[cfg(test)]
+mod any_address_tests;
+#[cfg(test)]
 mod external_tests;
 #[cfg(test)]
 mod registry_tests;

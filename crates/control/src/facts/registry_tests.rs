@@ -308,6 +308,21 @@ fn a_pod_of_two_families_is_one_endpoint() {
         ["10.0.0.2", "fd00::1"],
         "b has no other"
     );
+    let others = |service: wire::Service| {
+        service.endpoints.into_iter().map(|endpoint| endpoint.other_address).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        others(mesh(false, false).service("shop", "cart")),
+        ["fd00::1", ""],
+        "tried if the first fails"
+    );
+    assert_eq!(others(mesh(false, true).service("shop", "cart")), ["", "10.0.0.1"]);
+    assert_eq!(others(mesh(true, false).service("shop", "cart")), ["", "", ""], "dialled as they are");
+    let selecting = json!({"hosts": ["vm.corp"], "resolution": "STATIC", "workloadSelector": {"labels": {"app": "cart"}},
+        "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]});
+    let selected = mesh(false, false).entry("shop", "vm", selecting).service("shop", "vm.corp");
+    assert_eq!(addresses(&selected), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(others(selected), ["fd00::1", ""]);
     assert_eq!(addresses(&mesh(true, false).service("shop", "cart")), ["10.0.0.1", "10.0.0.2", "fd00::1"]);
     let Kind::Workload(direct) = mesh(true, false).ask("shop", "fd00::1") else { panic!("a workload") };
     assert_eq!(direct.headless_ports.len(), 2, "by either address");

@@ -61,6 +61,7 @@ fn endpoints(
 ) -> Vec<wire::Endpoint> {
     let config = world.config();
     let preferred = pods_of_the_preferred_family(world, service);
+    let others = other_addresses(world, service, &preferred);
     // One endpoint may be in two slices while it moves between them.
     let mut endpoints: BTreeMap<IpAddr, wire::Endpoint> = BTreeMap::new();
     for (slice, found) in ready(world, service) {
@@ -78,6 +79,7 @@ fn endpoints(
         let endpoint = endpoints.entry(*address).or_insert_with(|| wire::Endpoint {
             workload: pod.map(|pod| workload(pod, config)),
             address: address.to_string(),
+            other_address: pod.and_then(|pod| others.get(&pod.name)).cloned().unwrap_or_default(),
             labels: pod.map(|pod| order.subset_labels(&pod.labels)).unwrap_or_default(),
             ..Default::default()
         });
@@ -135,6 +137,24 @@ fn pods_of_the_preferred_family<'w>(world: &'w World, service: &Service) -> BTre
         |e: &&SliceEndpoint| e.addresses.first().is_some_and(|a| a.is_ipv6() == service.prefers_ipv6);
     let endpoints = ready(world, service).map(|(_, endpoint)| endpoint).filter(preferred);
     endpoints.filter_map(|endpoint| pod_of(world, service, endpoint)).map(|pod| &pod.name).collect()
+}
+
+/// Addresses of the other family by which those pods are endpoints, too. Istio tells Envoy of them in the same way
+/// (`additional_addresses`).
+fn other_addresses<'w>(
+    world: &'w World,
+    service: &Service,
+    pods: &BTreeSet<&'w NamespacedName>,
+) -> BTreeMap<&'w NamespacedName, String> {
+    if pods.is_empty() {
+        return BTreeMap::new();
+    }
+    let others = ready(world, service).filter_map(|(_, endpoint)| {
+        let address = endpoint.addresses.first().filter(|a| a.is_ipv6() != service.prefers_ipv6)?;
+        let pod = pod_of(world, service, endpoint)?;
+        pods.contains(&pod.name).then(|| (&pod.name, address.to_string()))
+    });
+    others.collect()
 }
 
 fn address_of(spec: &WorkloadEntrySpec) -> Option<IpAddr> {

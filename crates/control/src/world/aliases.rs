@@ -51,7 +51,7 @@ impl World {
             }
             let entry = match Asked::read(target, sight.client.namespace, domain) {
                 Asked::Host(host) => self.entry_for(&host, sight),
-                Asked::Address(_) | Asked::Nothing => None,
+                Asked::Address(_) | Asked::Port(_) | Asked::Nothing => None,
             };
             return entry.map_or(Alias::External(target), Alias::Entry);
         }

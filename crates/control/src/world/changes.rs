@@ -6,6 +6,7 @@ use maille_config::HostPattern;
 use maille_core::NamespacedName;
 
 use super::credentials::CredentialSource;
+use super::names::AskedPort;
 
 /// Something a fact depends on. Facts are subscribed to by the keys they depend on, and derived anew when one of
 /// them changes.
@@ -15,6 +16,8 @@ pub enum Key {
     Service(NamespacedName),
     /// What stands behind an address.
     Address(IpAddr),
+    /// What a port means of addresses that say nothing of themselves.
+    Port(AskedPort),
     /// What a host name means to ServiceEntries and DestinationRules.
     Host(HostKey),
     /// A pod as a proxy's own workload: what it accepts, and whether it lives.
@@ -72,6 +75,13 @@ impl ChangeSet {
     /// Adds one key; whether it was not there.
     pub fn add(&mut self, key: Key) -> bool {
         self.keys.insert(key)
+    }
+
+    /// Adds what a port means, whoever asks.
+    pub fn add_port(&mut self, number: u16) {
+        for is_given_addresses in [false, true] {
+            self.add(Key::Port(AskedPort { number, is_given_addresses }));
+        }
     }
 
     /// Adds all hosts that a pattern means.

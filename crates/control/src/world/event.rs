@@ -266,6 +266,7 @@ impl World {
         }
         self.note_exports(name, new.as_ref());
         self.note_alias(name, old.as_deref(), new.as_ref());
+        self.note_ports_of_service(name, old.as_deref(), new.as_ref(), changes);
         let new = new.map(Arc::new);
         let services = Arc::make_mut(&mut self.services);
         match &new {

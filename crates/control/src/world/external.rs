@@ -14,7 +14,7 @@ use maille_core::{Labels, NamespacedName};
 use super::changes::{ChangeSet, Key};
 use super::names::{AskedHost, Claimants, service_named};
 use super::sidecar::Sight;
-use super::{World, allocation, in_namespace};
+use super::{World, allocation, any_address, in_namespace};
 
 /// ServiceEntries by what they claim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,7 +93,12 @@ impl World {
         asked.above.iter().any(|above| self.services.contains_key(&above.service))
     }
 
-    fn entry_for_host<'w>(&'w self, host: &str, wildcards: bool, sight: &Sight<'_>) -> Option<OwnedHost<'w>> {
+    pub(super) fn entry_for_host<'w>(
+        &'w self,
+        host: &str,
+        wildcards: bool,
+        sight: &Sight<'_>,
+    ) -> Option<OwnedHost<'w>> {
         let wildcards = host.match_indices('.').filter(|(at, _)| wildcards && *at > 0);
         let wildcards =
             wildcards.filter_map(|(at, _)| Some(HostPattern::new(&format!("*{}", host.get(at..)?))));
@@ -122,6 +127,11 @@ impl World {
             entries.retain(|entry| claimed_hosts(entry).any(|other| other == host));
             Some(OwnedHost { host, entries })
         })
+    }
+
+    /// The ServiceEntries that claim exactly a host, whoever sees them.
+    pub(super) fn claimants_of(&self, host: &HostPattern) -> impl Iterator<Item = &ServiceEntry> {
+        self.claims.hosts.get(host).into_iter().flat_map(|names| self.entries_named(names))
     }
 
     fn entries_named<'w>(
@@ -190,7 +200,7 @@ impl World {
             }
             let entries = self.claims.hosts.iter().filter(|(claimed, _)| host.covers(claimed));
             for entry in entries.flat_map(|(_, names)| names).filter_map(|name| self.entries.get(name)) {
-                touch_addresses(entry, changes);
+                touch_places(entry, changes);
             }
         }
         super::event::put(Arc::make_mut(&mut self.rules), name, new);
@@ -224,6 +234,7 @@ impl World {
                 claims.addresses.entry(address).or_default().insert(name.clone());
             }
         }
+        self.note_ports_of_entry(&name, old.as_deref(), new.as_deref());
         let entries = Arc::make_mut(&mut self.entries);
         match &new {
             Some(entry) => entries.insert(name, Arc::clone(entry)),
@@ -250,8 +261,9 @@ impl World {
     pub(super) fn touch_entry(&self, entry: &ServiceEntry, changes: &mut ChangeSet) {
         for host in claimed_hosts(entry) {
             self.touch_host(&host, changes);
+            self.touch_ports_of_host(&host, changes);
         }
-        touch_addresses(entry, changes);
+        touch_places(entry, changes);
     }
 
     /// What is said about a host changed: for services of that name, too, and for its other names.
@@ -295,12 +307,14 @@ fn has_connection_pool(rule: &DestinationRule) -> bool {
     })
 }
 
-fn touch_addresses(entry: &ServiceEntry, changes: &mut ChangeSet) {
+/// The addresses and ports at which an entry is reached.
+fn touch_places(entry: &ServiceEntry, changes: &mut ChangeSet) {
     addresses_of(entry).for_each(|block| changes.add_network(block));
+    any_address::ports_of(entry).for_each(|port| changes.add_port(port));
 }
 
 /// The hosts of an entry that proxies can match: a wildcard stands for whole labels.
-fn claimed_hosts(entry: &ServiceEntry) -> impl Iterator<Item = HostPattern> {
+pub(super) fn claimed_hosts(entry: &ServiceEntry) -> impl Iterator<Item = HostPattern> {
     let hosts = entry.spec.hosts.iter().map(|host| HostPattern::new(host));
     hosts.filter(|host| host.suffix().is_none_or(|rest| rest.starts_with('.')))
 }

@@ -5,6 +5,7 @@
 
 mod aliases;
 mod allocation;
+mod any_address;
 mod changes;
 mod credentials;
 mod event;
@@ -30,6 +31,7 @@ use maille_core::NamespacedName;
 
 pub(crate) use aliases::Alias;
 pub use allocation::Allocation;
+pub use any_address::AnyAddress;
 pub use changes::{ChangeSet, Key};
 pub use credentials::{CredentialData, CredentialSource, Material};
 pub use event::{Change, Event};
@@ -38,7 +40,7 @@ pub use external::{OwnedHost, Scope};
 pub use federation::Federated;
 pub use keys::{KeySource, Keys};
 pub use mesh::MeshConfig;
-pub use names::{Above, Asked, AskedHost, Claimants};
+pub use names::{Above, Asked, AskedHost, AskedPort, Claimants};
 pub use objects::{
     EndpointSlice, MULTIPLEX_ANNOTATION, Pod, Scrape, Service, ServicePort, SliceEndpoint, TLS_MODE_LABEL,
     TargetPort,
@@ -80,6 +82,7 @@ pub struct World {
     rules: Arc<BTreeMap<String, BTreeMap<String, Arc<DestinationRule>>>>,
     entries: Named<ServiceEntry>,
     claims: Arc<external::Claims>,
+    ports: Arc<any_address::Ports>,
     /// By namespace, then name.
     sidecars: Arc<BTreeMap<String, BTreeMap<String, Arc<sidecar::Sidecar>>>>,
     workload_entries: Named<WorkloadEntry>,
@@ -136,6 +139,7 @@ impl World {
             rules: Arc::default(),
             entries: Arc::default(),
             claims: Arc::default(),
+            ports: Arc::default(),
             sidecars: Arc::default(),
             workload_entries: Arc::default(),
             exporting: Arc::default(),

@@ -11,8 +11,30 @@ pub enum Asked {
     Address(IpAddr),
     /// A host name.
     Host(AskedHost),
+    /// A port of any address.
+    Port(AskedPort),
     /// Nothing that could be there.
     Nothing,
+}
+
+/// A port, whatever the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AskedPort {
+    /// Its number.
+    pub number: u16,
+    /// Whether the application's DNS questions are answered by its proxy, so that it is given the addresses that the mesh
+    /// has allocated, and dials them (SE-16).
+    pub is_given_addresses: bool,
+}
+
+impl AskedPort {
+    /// Reads `5432`, or `5432/dns` of who is given addresses.
+    fn read(text: &str) -> Option<Self> {
+        let given = text.strip_suffix("/dns");
+        let number = given.unwrap_or(text);
+        let port = number.parse().ok().filter(|port: &u16| *port != 0 && port.to_string() == number)?;
+        Some(Self { number: port, is_given_addresses: given.is_some() })
+    }
 }
 
 /// A host name, and what it can mean.
@@ -52,13 +74,16 @@ pub enum Claimants {
 }
 
 impl Asked {
-    /// Reads an address or a host name without port.
+    /// Reads an address, a host name without port, or `*:PORT`.
     ///
     /// `cart`, `cart.shop`, `cart.shop.svc` and `cart.shop.svc.cluster.local` mean a service as the search list
     /// of a pod's resolver would find it; every name can be a ServiceEntry's.
     pub fn read(name: &str, own_namespace: &str, cluster_domain: &str) -> Self {
         if let Ok(address) = name.parse::<IpAddr>() {
             return Self::Address(address.to_canonical());
+        }
+        if let Some(port) = name.strip_prefix("*:") {
+            return AskedPort::read(port).map_or(Self::Nothing, Self::Port);
         }
         let Ok(host) = Hostname::parse(name) else { return Self::Nothing };
         let service = service_named(host.as_str(), Some(own_namespace), cluster_domain);
@@ -76,6 +101,7 @@ impl Asked {
     pub fn keys(&self) -> Vec<Key> {
         match self {
             Self::Address(address) => vec![Key::Address(*address)],
+            Self::Port(port) => vec![Key::Port(*port)],
             Self::Host(asked) => {
                 let mut keys = vec![Key::host(&asked.host)];
                 let above = asked.above.iter().map(|above| &above.service);

@@ -157,6 +157,17 @@ fn entry(n: u8, host: &str, address: u8, export: u8, internal: bool) -> istio::S
     entry
 }
 
+/// An entry that is known by its port, unless it is of HTTP or TLS.
+fn entry_by_port(n: u8, host: &str, port: u8, protocol: u8, export: u8) -> istio::ServiceEntry {
+    let mut entry = entry(n, host, 0, export, false);
+    entry.spec.addresses.clear();
+    for declared in &mut entry.spec.ports {
+        declared.number = 80 + u32::from(port);
+        declared.protocol = ["TCP", "", "TLS", "HTTP", "MYSQL"][usize::from(protocol)].into();
+    }
+    entry
+}
+
 fn selector(app: Option<u8>) -> Option<istio::WorkloadSelector> {
     app.map(|a| istio::WorkloadSelector { match_labels: [("app".to_owned(), format!("a{a}"))].into() })
 }
@@ -285,6 +296,9 @@ fn event() -> impl Strategy<Value = Event> {
         n.clone().prop_map(|n| Event::DestinationRule(Change::Delete(name(n)))),
         (n.clone(), 0..HOSTS.len(), 0..5u8, 0..3u8, any::<bool>())
             .prop_map(|(n, h, a, e, i)| Event::ServiceEntry(Change::Put(entry(n, HOSTS[h], a, e, i)))),
+        (n.clone(), 0..HOSTS.len(), 0..3u8, 0..5u8, 0..3u8).prop_map(|(n, h, p, c, e)| Event::ServiceEntry(
+            Change::Put(entry_by_port(n, HOSTS[h], p, c, e))
+        )),
         n.prop_map(|n| Event::ServiceEntry(Change::Delete(name(n)))),
     ]
 }
@@ -370,7 +384,9 @@ proptest! {
             let allocated = (1..4).map(|n| IpAddr::from([240, 240, 0, n]));
             let addresses = (0..4).map(ip).chain((100..103).map(ip)).chain(allocated);
             let addresses = addresses.map(|address| address.to_string());
-            let questions: Vec<String> = hosts.iter().map(ToString::to_string).chain(addresses).collect();
+            let ports = [80, 81, 82].into_iter().flat_map(|port| [format!("*:{port}"), format!("*:{port}/dns")]);
+            let questions = hosts.iter().map(ToString::to_string).chain(addresses).chain(ports);
+            let questions: Vec<String> = questions.collect();
             for namespace in ["shop", "bank", "istio-system"] {
                 for app in ["a0", "a1"] {
                     let labels = [("app".to_owned(), app.to_owned())].into();
@@ -409,7 +425,7 @@ proptest! {
             for labels in [&[("app", "a0")][..], &[("app", "a1")], &[("app", "a1"), ("x", "y")], &[]] {
                 let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
                 let client = Client { namespace, labels: &labels };
-                for question in ["a.corp", "o0.shop", "10.0.0.1", "10.0.0.100"] {
+                for question in ["a.corp", "o0.shop", "10.0.0.1", "10.0.0.100", "*:80"] {
                     let answer = facts::destination(&world, &Asked::read(question, "shop", "cluster.local"), client);
                     let known = answers.entry((question, world.scope_of(client))).or_insert_with(|| answer.clone());
                     prop_assert_eq!(&*known, &answer);
@@ -483,6 +499,7 @@ proptest! {
         let nobody = Client { namespace: "", labels: &labels };
         prop_assert_eq!(facts::mesh_settings(&fresh, nobody).extension_providers, facts::mesh_settings(&world, nobody).extension_providers);
         prop_assert_eq!(&fresh.claims, &world.claims);
+        prop_assert_eq!(&fresh.ports, &world.ports);
         prop_assert_eq!(&fresh.pods_by_address, &world.pods_by_address);
         prop_assert_eq!(&fresh.slices_by_pod, &world.slices_by_pod);
         prop_assert_eq!(&fresh.slices_by_service, &world.slices_by_service);
@@ -532,6 +549,12 @@ fn names_are_understood_as_a_pods_resolver_would() {
         ("10.0.0.1", Asked::Address(ip(1))),
         ("::ffff:10.0.0.1", Asked::Address(ip(1))),
         ("", Asked::Nothing),
+        ("*:5432", Asked::Port(AskedPort { number: 5432, is_given_addresses: false })),
+        ("*:5432/dns", Asked::Port(AskedPort { number: 5432, is_given_addresses: true })),
+        ("*:0", Asked::Nothing),
+        ("*:+80", Asked::Nothing),
+        ("*:080", Asked::Nothing),
+        ("*:65536", Asked::Nothing),
         ("a b", Asked::Nothing),
     ] {
         assert_eq!(Asked::read(text, "shop", "cluster.local"), expected, "{text}");

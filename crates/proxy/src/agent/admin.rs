@@ -135,7 +135,7 @@ fn facts_in_force<'a>(
                     destination: wire::Destination::decode(body).ok(),
                     ..Default::default()
                 };
-                if let Some(Destination::Service(service)) = held.as_deref() {
+                if let Some(service) = held.as_deref().and_then(Destination::service) {
                     what_it_depends_on(service, &mut named);
                 }
                 facts.destinations.push(named);

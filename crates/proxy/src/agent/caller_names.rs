@@ -32,7 +32,7 @@ impl Names for CallerNames {
                     ..(*labels).clone()
                 }))
             }
-            Destination::Service(_) | Destination::Unknown => Naming::Pending,
+            Destination::Service(_) | Destination::Unknown | Destination::AnyAddress(_) => Naming::Pending,
         }
     }
 }

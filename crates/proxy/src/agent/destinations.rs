@@ -71,6 +71,8 @@ impl Entry {
 pub(crate) struct Destinations {
     client: Client,
     wait: Duration,
+    /// Whether the application dials addresses that the mesh gives it, since its DNS questions are answered here.
+    gives_addresses: bool,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
     upkeep: Arc<Upkeep>,
     /// Why the control plane cannot be asked, while it cannot.
@@ -78,8 +80,9 @@ pub(crate) struct Destinations {
 }
 
 impl Destinations {
-    /// None yet; questions go through `client` and wait for `wait` at most.
-    pub(crate) fn new(client: Client, wait: Duration, upkeep: Arc<Upkeep>) -> Self {
+    /// None yet; questions go through `client` and wait for `wait` at most. `gives_addresses`: whether the application's
+    /// DNS questions are answered here.
+    pub(crate) fn new(client: Client, wait: Duration, gives_addresses: bool, upkeep: Arc<Upkeep>) -> Self {
         let asking = client.clone();
         upkeep.credentials().asks(Box::new(move |name, is_wanted| match is_wanted {
             // One that cannot be asked for stays without an answer, and its hosts are refused.
@@ -89,6 +92,7 @@ impl Destinations {
         Self {
             client,
             wait,
+            gives_addresses,
             entries: Arc::default(),
             upkeep,
             outage: Mutex::new(Some("not connected yet".to_owned())),
@@ -261,6 +265,10 @@ impl Resolver for Destinations {
         })
     }
 
+    fn name_of_port(&self, port: u16) -> String {
+        format!("*:{port}{}", if self.gives_addresses { "/dns" } else { "" })
+    }
+
     fn prefetch(&self, name: &str) {
         // Strangers who call in must not push out what the application calls.
         if self.len() < MAX_DESTINATIONS / 2 {
@@ -279,7 +287,7 @@ mod tests {
     fn destinations(wait_ms: u64) -> Arc<Destinations> {
         let (client, _driver) = Client::new(&ClientOptions::new("test"));
         let upkeep = Upkeep::new(Servers::These(Vec::new()));
-        Arc::new(Destinations::new(client, Duration::from_millis(wait_ms), upkeep))
+        Arc::new(Destinations::new(client, Duration::from_millis(wait_ms), false, upkeep))
     }
 
     #[tokio::test]

@@ -103,8 +103,8 @@ impl Agent {
         let (client, driver) = Client::new(&client_options);
         let readiness = Arc::new(Readiness::default());
         let upkeep = Upkeep::new(Servers::System);
-        let destinations =
-            Arc::new(Destinations::new(client.clone(), options.resolve_timeout, upkeep.clone()));
+        let (wait, gives_addresses) = (options.resolve_timeout, options.dns.is_some());
+        let destinations = Arc::new(Destinations::new(client.clone(), wait, gives_addresses, upkeep.clone()));
         telemetry.set_names(Arc::new(CallerNames(destinations.clone())));
         telemetry.gauges().identity(options.identity.to_string());
         let facts = Arc::new(Mutex::new(FactsInForce::new(

@@ -53,12 +53,6 @@ impl States {
     /// Gives each port of a destination its balance, where it needs one.
     pub(crate) fn adopt(&self, destination: &mut Destination) {
         match destination {
-            Destination::Service(service) => {
-                let balances: Vec<_> = service.ports.iter().map(|port| self.balance(service, port)).collect();
-                for (port, balance) in service.ports.iter_mut().zip(balances) {
-                    port.balance = balance;
-                }
-            }
             Destination::Workload(direct) => {
                 for port in &mut direct.headless_ports {
                     let pool = port.traffic.as_ref().and_then(|traffic| traffic.pool.clone());
@@ -68,7 +62,13 @@ impl States {
                     });
                 }
             }
-            Destination::Unknown => {}
+            other => {
+                let Some(service) = other.service_mut() else { return };
+                let balances: Vec<_> = service.ports.iter().map(|port| self.balance(service, port)).collect();
+                for (port, balance) in service.ports.iter_mut().zip(balances) {
+                    port.balance = balance;
+                }
+            }
         }
     }
 

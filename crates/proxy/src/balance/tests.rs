@@ -15,6 +15,7 @@ fn service(weights: &[u32], traffic: Option<Traffic>) -> Service {
         address: IpAddr::from([10, 0, 0, index as u8 + 1]),
         ports: vec![EndpointPort { service_port: 80, target_port: 8080, tls: EndpointTls::Plaintext }],
         weight: *weight,
+        other_address: None,
         unix_path: None,
     };
     Service {

@@ -106,7 +106,7 @@ impl RegistryNames {
         // Not a use: what is only looked up makes room for what is called.
         match &**cell.load() {
             Destination::Service(service) => Ok(addresses(service)),
-            Destination::Workload(_) | Destination::Unknown => Ok(None),
+            Destination::Workload(_) | Destination::Unknown | Destination::AnyAddress(_) => Ok(None),
         }
     }
 

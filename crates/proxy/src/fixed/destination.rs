@@ -111,6 +111,9 @@ struct Endpoint {
     workload: Workload,
     #[serde(default)]
     address: String,
+    /// Of the other family, for when the first cannot be connected to.
+    #[serde(default)]
+    other_address: String,
     /// Looked up, in place of `address`.
     #[serde(default)]
     dns_name: String,
@@ -187,6 +190,7 @@ impl Service {
             wire::Endpoint {
                 workload: Some(e.workload.message()),
                 address: e.address.clone(),
+                other_address: e.other_address.clone(),
                 dns_name: e.dns_name.clone(),
                 unix_path: e.unix_path.clone(),
                 weight: e.weight,

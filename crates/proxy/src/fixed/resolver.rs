@@ -1,14 +1,15 @@
 //! Destinations from a file, in place of a control plane.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use maille_core::PortProtocol;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::snapshot::{Destination, DestinationCell, ResolveError, Resolver, Resolving};
+use crate::snapshot::{AnyAddress, Destination, DestinationCell, ResolveError, Resolver, Resolving, Service};
 use crate::upkeep::{Following, Upkeep};
 
 /// How long a first use waits for names to be looked up.
@@ -52,6 +53,10 @@ impl FixedResolver {
 
     /// Replaces the table; names that are gone become unknown.
     pub(super) fn replace(&self, mut destinations: HashMap<String, Destination>) {
+        let ports = by_port(&destinations);
+        destinations.extend(
+            ports.into_iter().map(|(port, any)| (self.name_of_port(port), Destination::AnyAddress(any))),
+        );
         let _runtime = self.runtime.enter();
         let mut all = self.held.lock();
         for name in all.keys() {
@@ -67,6 +72,30 @@ impl FixedResolver {
             held.following = self.upkeep.take(&name, destination, publish);
         }
     }
+}
+
+/// What the ports of the table's services mean of addresses that are not in it, as the control plane would say it
+/// (reference mtls 4.1). The table knows of no age: of several ServiceEntries with a port and no address, the first by
+/// host name counts.
+fn by_port(destinations: &HashMap<String, Destination>) -> BTreeMap<u16, AnyAddress> {
+    let mut services: Vec<&Service> = destinations.values().filter_map(Destination::service).collect();
+    services.sort_by(|a, b| a.name.hostname.cmp(&b.name.hostname));
+    let mut ports: BTreeMap<u16, AnyAddress> = BTreeMap::new();
+    for (service, port) in services.iter().flat_map(|s| s.ports.iter().map(move |port| (s, port))) {
+        let any = ports.entry(port.number).or_default();
+        let is_known_by_port = service.service_entry.is_some() && service.addresses.is_empty();
+        match port.protocol {
+            PortProtocol::Http | PortProtocol::Http2 => any.http = true,
+            PortProtocol::Auto => any.http |= is_known_by_port,
+            PortProtocol::Tcp => any.http |= port.takes_http(),
+        }
+        any.tls |= port.is_tls && service.service_entry.is_some();
+        let is_opaque = !port.is_tls && matches!(port.protocol, PortProtocol::Auto | PortProtocol::Tcp);
+        if is_opaque && is_known_by_port && any.service.is_none() {
+            any.service = Some((*service).clone());
+        }
+    }
+    ports
 }
 
 impl Resolver for FixedResolver {

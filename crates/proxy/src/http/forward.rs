@@ -72,7 +72,9 @@ pub(crate) async fn send(
         exchange.set_edge(edge);
     }
     exchange.answered(&response);
-    exchange.sent_from(lease.local());
+    let local = lease.local();
+    exchange.sent(pool.upstream.reached_from(local));
+    exchange.sent_from(local);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(switching) = switching else {
             let error = SendError::Protocol("it switched protocols unasked".to_owned());

@@ -84,8 +84,10 @@ impl Pool {
             streams.set(streams.get() + 1);
             streams.life.count();
             lease.streams = Some(streams.clone());
-            // Between our own proxies streams are not refused, and a copy has its price.
-            let copy = if self.version == Version::HTTP_2 { copy_if_safe(&request) } else { None };
+            // A copy has its price: between our own proxies streams are not refused, and what the own workload refuses goes
+            // nowhere else.
+            let goes_elsewhere = self.version == Version::HTTP_2 && self.called.is_some();
+            let copy = if goes_elsewhere { copy_if_safe(&request) } else { None };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(Answer { response, lease }),
                 Err(mut failure) => {

@@ -17,6 +17,39 @@ pub enum Destination {
     Workload(DirectWorkload),
     /// Nothing in the registry has this name; the control plane said so.
     Unknown,
+    /// What a port means of any address.
+    AnyAddress(AnyAddress),
+}
+
+impl Destination {
+    /// The service in it, if there is one.
+    pub fn service(&self) -> Option<&Service> {
+        match self {
+            Self::Service(service) => Some(service),
+            Self::AnyAddress(any) => any.service.as_ref(),
+            Self::Workload(_) | Self::Unknown => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub(crate) fn service_mut(&mut self) -> Option<&mut Service> {
+        match self {
+            Self::Service(service) => Some(service),
+            Self::AnyAddress(any) => any.service.as_mut(),
+            Self::Workload(_) | Self::Unknown => None,
+        }
+    }
+}
+
+/// What connections to a port mean whose address says nothing of itself (reference mtls 4.3).
+#[derive(Debug, Clone, Default)]
+pub struct AnyAddress {
+    /// Requests are understood, and go where their `Host` says (SE-9).
+    pub http: bool,
+    /// The server name of TLS is looked at (SE-10).
+    pub tls: bool,
+    /// The service that all other bytes are for (SE-11).
+    pub service: Option<Service>,
 }
 
 /// A service, as a client sees it.
@@ -135,6 +168,8 @@ pub struct Endpoint {
     pub workload: Arc<Workload>,
     /// Its address.
     pub address: IpAddr,
+    /// Its address of the other family, for when the first cannot be connected to.
+    pub other_address: Option<IpAddr>,
     /// Its ports.
     pub ports: Vec<EndpointPort>,
     /// Its share in proportion to others; at least 1.

@@ -62,11 +62,13 @@ impl Files {
     /// Gives the orders of a destination what their files or credentials give; equal sets are read once.
     pub(super) fn adopt(&self, credentials: &Credentials, destination: &mut Destination) {
         let orders: Vec<_> = match destination {
-            Destination::Service(service) => service.ports.iter_mut().map(|port| &mut port.order).collect(),
             Destination::Workload(direct) => {
                 direct.headless_ports.iter_mut().map(|port| &mut port.order).collect()
             }
-            Destination::Unknown => return,
+            other => {
+                let ports = other.service_mut().into_iter().flat_map(|service| &mut service.ports);
+                ports.map(|port| &mut port.order).collect()
+            }
         };
         for order in orders.into_iter().flatten().filter(|order| order.originates()) {
             let mut own = (**order).clone();

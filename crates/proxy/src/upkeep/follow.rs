@@ -24,14 +24,19 @@ impl Drop for Following {
 }
 
 impl Following {
-    pub(super) fn start(names: &Arc<Names>, service: Service, publish: Publish) -> Self {
-        let wanted = service.named_endpoints.iter().take(MAX_NAMES);
+    pub(super) fn start(names: &Arc<Names>, destination: Destination, publish: Publish) -> Self {
+        let named = destination.service().into_iter().flat_map(|service| &service.named_endpoints);
+        let wanted = named.take(MAX_NAMES);
         let watched: Vec<_> = wanted.map(|endpoint| names.follow(&endpoint.dns_name)).collect();
-        Self(tokio::spawn(follow(service, watched, publish)))
+        Self(tokio::spawn(follow(destination, watched, publish)))
     }
 }
 
-async fn follow(service: Service, mut watched: Vec<watch::Receiver<Option<Known>>>, publish: Publish) {
+async fn follow(
+    destination: Destination,
+    mut watched: Vec<watch::Receiver<Option<Known>>>,
+    publish: Publish,
+) {
     loop {
         for receiver in &mut watched {
             if receiver.wait_for(Option::is_some).await.is_err() {
@@ -39,7 +44,11 @@ async fn follow(service: Service, mut watched: Vec<watch::Receiver<Option<Known>
             }
         }
         let known: Vec<_> = watched.iter_mut().map(|receiver| receiver.borrow_and_update().clone()).collect();
-        publish(Destination::Service(with_addresses(&service, &known)));
+        let mut full = destination.clone();
+        if let Some(service) = full.service_mut() {
+            add_addresses(service, &known);
+        }
+        publish(full);
         let changes = watched.iter_mut().map(|receiver| {
             Box::pin(async move {
                 if receiver.changed().await.is_err() {
@@ -52,12 +61,11 @@ async fn follow(service: Service, mut watched: Vec<watch::Receiver<Option<Known>
     }
 }
 
-/// The service with what its names stand for.
-fn with_addresses(service: &Service, known: &[Option<Known>]) -> Service {
-    let mut full = service.clone();
+/// Gives a service what its names stand for.
+fn add_addresses(service: &mut Service, known: &[Option<Known>]) {
     for (named, known) in service.named_endpoints.iter().zip(known.iter().flatten()) {
-        if full.lookup_failure.is_none() {
-            full.lookup_failure.clone_from(&known.failure);
+        if service.lookup_failure.is_none() {
+            service.lookup_failure.clone_from(&known.failure);
         }
         let wanted = match service.resolution {
             // SE-7.
@@ -67,12 +75,12 @@ fn with_addresses(service: &Service, known: &[Option<Known>]) -> Service {
         let endpoints = known.addresses.iter().take(wanted).map(|address: &IpAddr| Endpoint {
             workload: named.workload.clone(),
             address: *address,
+            other_address: None,
             ports: named.ports.clone(),
             weight: named.weight,
             unix_path: None,
         });
-        let room = MAX_ENDPOINTS.saturating_sub(full.endpoints.len());
-        full.endpoints.extend(endpoints.take(room));
+        let room = MAX_ENDPOINTS.saturating_sub(service.endpoints.len());
+        service.endpoints.extend(endpoints.take(room));
     }
-    full
 }

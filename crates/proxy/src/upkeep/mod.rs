@@ -67,18 +67,15 @@ impl Upkeep {
             states.adopt(&mut destination);
             publish(destination);
         });
-        if let Destination::Service(service) = &mut destination {
+        let service = destination.service_mut().map(|service| {
             name_asked(service, name);
+            &*service
+        });
+        if service.is_some_and(|service| !service.named_endpoints.is_empty()) {
+            return Some(Following::start(&self.names, destination, publish));
         }
-        match destination {
-            Destination::Service(service) if !service.named_endpoints.is_empty() => {
-                Some(Following::start(&self.names, service, publish))
-            }
-            other => {
-                publish(other);
-                None
-            }
-        }
+        publish(destination);
+        None
     }
 }
 

@@ -15,17 +15,22 @@ use maille_telemetry::{AccessLog, OwnWorkload, Registry};
 
 use super::*;
 use crate::snapshot::{
-    Destination, DestinationCell, Inbound, Limits, MeshSettings, OutboundPolicy, Resolver, Resolving,
-    Snapshot, SnapshotCell, Target,
+    AnyAddress, Destination, DestinationCell, Inbound, Limits, MeshSettings, OutboundPolicy, Resolver,
+    Resolving, Snapshot, SnapshotCell, Target,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Nobody is known, but somebody takes requests on every port.
 struct NobodyKnown;
 
 impl Resolver for NobodyKnown {
-    fn lookup(&self, _name: &str) -> Option<Arc<DestinationCell>> {
-        Some(Arc::new(DestinationCell::new(Arc::new(Destination::Unknown))))
+    fn lookup(&self, name: &str) -> Option<Arc<DestinationCell>> {
+        let known = match name.starts_with("*:") {
+            true => Destination::AnyAddress(AnyAddress { http: true, ..AnyAddress::default() }),
+            false => Destination::Unknown,
+        };
+        Some(Arc::new(DestinationCell::new(Arc::new(known))))
     }
 
     fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a> {

@@ -138,17 +138,34 @@ impl Lab {
 }
 
 impl Lab {
-    /// An outbound proxy that knows nobody; its listener stands for `address`.
+    /// An outbound proxy that does not know the address for which its listener stands, but somebody elsewhere who takes
+    /// requests on that port.
     pub(crate) fn stranger(&self, address: SocketAddr, policy: &str) -> StaticProxy {
         StaticProxy::start(&self.stranger_file(address, policy)).expect("the outbound proxy starts")
     }
 
     pub(crate) fn stranger_file(&self, address: SocketAddr, policy: &str) -> PathBuf {
+        let port = address.port();
+        let known = format!(
+            "  other.shop: {{service: {{namespace: shop, name: other, hostname: other.shop.svc.cluster.local, ports: \
+             [{{number: {port}, protocol: HTTP}}]}}}}\n"
+        );
+        self.stranger_file_knowing(&known, address, policy)
+    }
+
+    /// The same with these entries of `destinations`.
+    pub(crate) fn stranger_knowing(&self, known: &str, address: SocketAddr, policy: &str) -> StaticProxy {
+        let file = self.stranger_file_knowing(known, address, policy);
+        StaticProxy::start(&file).expect("the outbound proxy starts")
+    }
+
+    fn stranger_file_knowing(&self, known: &str, address: SocketAddr, policy: &str) -> PathBuf {
         let mut text = self.header("web");
         let _ = write!(
             text,
             "settings: {{outboundPolicy: {policy}}}\ninbound: {{mode: STRICT, workload: {{uid: shop/web-1, namespace: \
-             shop}}}}\nlisteners:\n- {{direction: outbound, listen: '127.0.0.1:0', standsFor: '{address}'}}\n"
+             shop}}}}\ndestinations:\n{known}listeners:\n- {{direction: outbound, listen: '127.0.0.1:0', standsFor: \
+             '{address}'}}\n"
         );
         let path = self.path("stranger.yaml");
         std::fs::write(&path, text).expect("writable");

@@ -1,6 +1,7 @@
 //! The data path of two sidecars, with real sockets, curl and openssl around them.
 
 mod again;
+mod any_address;
 mod authorizer;
 mod balance;
 mod bounds;

@@ -82,6 +82,37 @@ fn a_stream_ends_with_its_servers_certificate_unless_a_renewed_one_is_proved() {
     say(&mut dial(at(&clients[0])), "three");
 }
 
+/// As the mesh may say of connections of peers that are not Maille, in the other direction.
+#[test]
+fn opaque_bytes_outlive_their_servers_certificate_where_the_mesh_says_so() {
+    let mut lab = Lab::new();
+    lab.ttl = Duration::from_secs(8);
+    let facts = Server { backend: line_backend(), protocol: "TCP", policy: None, ..Default::default() };
+    let server = lab.server(&facts);
+    lab.ttl = Duration::from_secs(3600);
+    let keeps = lab.client("keeps", at(&server), "TCP", "ISTIO_MUTUAL");
+    let cuts = lab.client("cuts", at(&server), "TCP", "ISTIO_MUTUAL");
+    let path = lab.path("client-keeps.yaml");
+    let text = std::fs::read_to_string(&path).expect("readable");
+    std::fs::write(&path, text + "settings: {keepExpiredTcp: true}\n").expect("writable");
+    keeps.reload().expect("good facts");
+    let (mut kept, mut cut) = (dial(at(&keeps)), dial(at(&cuts)));
+    say(&mut kept, "one");
+    say(&mut cut, "one");
+    assert!(is_closed_soon(&mut cut), "it has expired");
+    // A certificate of its own makes the client judge its servers again.
+    lab.pem("keeps");
+    keeps.reload().expect("read again");
+    assert!(is_closed_soon(&mut dial(at(&keeps))), "a new connection to a server that has expired");
+    say(&mut kept, "two");
+    // Nobody is kept whose root is trusted no more.
+    let other = TestAuthority::new();
+    let files = lab.pem("keeps");
+    std::fs::write(&files.roots, other.roots_pem()).expect("writable");
+    keeps.reload().expect("read again");
+    assert!(is_closed_soon(&mut kept), "it outlives the trust in its server");
+}
+
 #[test]
 fn a_server_that_is_trusted_no_more_gets_nothing_and_its_streams_are_cut() {
     let lab = Lab::new();

@@ -5,7 +5,9 @@ use std::net::{Shutdown, SocketAddr};
 
 use maille_proxy::StaticProxy;
 
-use crate::lab::{ALLOW_WEB, Lab, Server, at, dial, exchange_half_closed, read_until, tcp_backend};
+use crate::lab::{
+    ALLOW_WEB, Lab, Server, at, dial, exchange_half_closed, get, http_backend, read_until, tcp_backend,
+};
 
 fn server(lab: &Lab, backend: SocketAddr, protocol: &str) -> StaticProxy {
     lab.server(&Server { backend, protocol, policy: Some(ALLOW_WEB), ..Default::default() })
@@ -100,4 +102,25 @@ fn after_the_detection_timeout_a_server_may_speak_first_to_plaintext_callers() {
     });
     let mut stream = dial(at(&server));
     assert_eq!(read_until(&mut stream, "\n"), "220 ready\n");
+}
+
+/// A Pod of two families, as which both addresses stand here.
+#[test]
+fn an_endpoint_is_reached_at_its_other_address_where_the_first_refuses() {
+    let lab = Lab::new();
+    for (protocol, backend) in [("TCP", tcp_backend(b"")), ("HTTP", http_backend())] {
+        let server = lab.server(&Server { backend, protocol, ..Default::default() });
+        let web = lab.client("web", at(&server), protocol, "ISTIO_MUTUAL");
+        let path = lab.path("client-web.yaml");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let elsewhere =
+            text.replace("- address: 127.0.0.1", "- address: 127.0.0.3\n        otherAddress: 127.0.0.1");
+        assert_ne!(elsewhere, text);
+        std::fs::write(&path, elsewhere).expect("writable");
+        web.reload().expect("good facts");
+        match protocol {
+            "TCP" => assert_eq!(exchange_half_closed(at(&web), b"hello"), "hello"),
+            _ => assert!(get(at(&web), "/").starts_with("HTTP/1.1 200")),
+        }
+    }
 }
