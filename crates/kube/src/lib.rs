@@ -10,6 +10,7 @@ mod addresses;
 mod bundle;
 mod credentials;
 mod federated_bundles;
+mod in_force;
 mod jwt;
 mod mesh_config;
 mod objects;

@@ -1,6 +1,9 @@
 //! Revocations: the list that people write, and those that a plugged-in CA signs.
 //!
 //! What cannot be read takes nobody's revocation back; only a list that can be read does, and the deletion of the object.
+//! That holds over restarts, too: what is in force is stored, and the next control plane begins with it.
+
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
@@ -8,48 +11,125 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
-use maille_control::revocation::{CONFIG_MAP, CRL_KEY, KEY, Listing, Revocations, read_lists};
+use maille_control::revocation::{CONFIG_MAP, CRL_KEY, KEY, Listed, Listing, read_lists};
 use maille_control::world::Event;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
+use crate::in_force::{InForce, NAME as IN_FORCE};
 use crate::objects::ConfigMap;
 use crate::root::PLUGGED_IN;
 use crate::watch::{Retry, config};
 
-/// Follows the ConfigMap that people write, for ever.
+/// Waits after what is in force could not be stored.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LAST_WAIT: Duration = Duration::from_secs(10);
+
+/// Follows the ConfigMap that people write, for ever. Nothing is told before it is known what is revoked.
 pub(crate) async fn feed_list(client: Client, namespace: &str, events: &mpsc::Sender<Event>) {
+    let store = InForce::new(client.clone(), namespace);
+    // As the world has it; an error is what a control plane before has stored, if that cannot be read.
+    let mut known = store.load().await;
     let mut objects = std::pin::pin!(one::<ConfigMap>(client, namespace, CONFIG_MAP));
     let mut before = None;
-    // As the world has it, to say what is wrong.
-    let mut known = Revocations::default();
-    while let Some(object) = objects.next().await {
-        let listing = match &object {
-            None => Listing::Absent,
-            Some(object) => match object.data.as_ref().and_then(|data| data.get(KEY)) {
-                None => Listing::NoKey,
-                Some(text) => Listing::Text(text.clone()),
+    let mut saving = Saving::default();
+    loop {
+        let listing = tokio::select! {
+            object = objects.next() => match object {
+                Some(None) => Listing::Absent,
+                Some(Some(object)) => match object.data.as_ref().and_then(|data| data.get(KEY)) {
+                    None => Listing::NoKey,
+                    Some(text) => Listing::Text(text.clone()),
+                },
+                None => return,
             },
+            // Broken off by a change of the list, it begins anew with that: it reads before it writes.
+            saved = saving.save(&store, &known), if saving.is_due => {
+                if saving.take(saved)
+                    && let Ok(known) = &known
+                    && events.send(saving.event(known)).await.is_err()
+                {
+                    return;
+                }
+                continue;
+            }
         };
         if before.as_ref() == Some(&listing) {
             continue;
         }
-        if listing == Listing::Absent && before.is_some() {
+        let next = match &known {
+            Ok(known) => known.next(&listing),
+            Err(problem) => {
+                let next = Listed::of(&listing);
+                if !next.problems().is_empty() {
+                    tracing::error!(
+                        "it is not known who is revoked, so that nobody is served: neither ConfigMap \
+                         {namespace}/{CONFIG_MAP} can be read in full ({}), nor what was in force before, ConfigMap \
+                         {namespace}/{IN_FORCE} ({problem}); mend the first",
+                        next.problems().join("; ")
+                    );
+                    continue;
+                }
+                next
+            }
+        };
+        if listing == Listing::Absent && known.as_ref().is_ok_and(|known| !known.is_empty()) {
             tracing::warn!(
                 target: "maille::audit",
                 "ConfigMap {namespace}/{CONFIG_MAP} was deleted: what it revoked is revoked no more"
             );
         }
-        before = Some(listing.clone());
-        known = known.listed(&listing);
-        for problem in known.problems() {
+        for problem in next.problems() {
             tracing::error!("ConfigMap {namespace}/{CONFIG_MAP}: {problem}; what was revoked stays so");
         }
-        let (serials, identities) = (known.serials().len(), known.identities().len());
+        let (serials, identities) = (next.serials().len(), next.identities().len());
         tracing::info!(serials, identities, "revocations are in force");
-        if events.send(Event::Revocations(listing)).await.is_err() {
+        saving.is_due = true;
+        if events.send(saving.event(&next)).await.is_err() {
             return;
         }
+        before = Some(listing);
+        known = Ok(next);
+    }
+}
+
+/// Whether what is in force has yet to be stored, and why it could not be.
+#[derive(Default)]
+struct Saving {
+    is_due: bool,
+    wait: Duration,
+    problem: Option<String>,
+}
+
+impl Saving {
+    /// After the wait of earlier failures.
+    async fn save(&self, store: &InForce, known: &Result<Listed, String>) -> Result<(), String> {
+        let Ok(known) = known else { return Ok(()) };
+        tokio::time::sleep(self.wait).await;
+        store.save(known).await
+    }
+
+    /// Notes the outcome; whether there is something new to tell of it.
+    fn take(&mut self, saved: Result<(), String>) -> bool {
+        self.is_due = saved.is_err();
+        self.wait = if self.is_due { (self.wait * 2).clamp(FIRST_WAIT, LAST_WAIT) } else { Duration::ZERO };
+        let problem = saved.err().map(|error| {
+            format!("what is revoked is in force but not kept for a restart in ConfigMap {IN_FORCE}: {error}")
+        });
+        let is_news = problem != self.problem;
+        if let Some(problem) = problem.as_ref().filter(|_| is_news) {
+            tracing::error!("{problem}");
+        }
+        self.problem = problem;
+        is_news
+    }
+
+    fn event(&self, known: &Listed) -> Event {
+        let known = known.clone();
+        Event::Revocations(match &self.problem {
+            Some(problem) => known.with_problem(problem.clone()),
+            None => known,
+        })
     }
 }
 

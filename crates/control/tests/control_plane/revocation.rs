@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use maille_config::mesh::{MeshConfig, MeshTls};
-use maille_control::revocation::Listing;
+use maille_control::revocation::{Listed, Listing};
 use maille_control::world::Event;
 use maille_pki::{create_csr, generate_key};
 use maille_proto::ca::IstioCertificateRequest;
@@ -14,7 +14,7 @@ use tonic::Code;
 use crate::lab::{CART, Lab, WEB, eventually, identity};
 
 fn listing(json: String) -> Event {
-    Event::Revocations(Listing::Text(json))
+    Event::Revocations(Listed::of(&Listing::Text(json)))
 }
 
 fn request() -> IstioCertificateRequest {
@@ -52,7 +52,7 @@ async fn a_proxy_hears_that_its_certificate_is_revoked_before_its_stream_ends_an
     again.client.subscribe_wildcard(REVOCATIONS);
     eventually("the list again", || again.seen.get::<wire::Revocations>(REVOCATIONS, "mesh")).await;
     // Nobody is revoked: the fact is gone.
-    lab.apply(Event::Revocations(Listing::Absent));
+    lab.apply(Event::Revocations(Listed::default()));
     eventually("its removal", || {
         again.seen.removed.lock().expect("lock").iter().any(|name| name == "mesh").then_some(())
     })

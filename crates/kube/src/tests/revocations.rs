@@ -4,7 +4,8 @@ use maille_control::revocation::{CONFIG_MAP, CRL_CONFIG_MAP, CRL_KEY, KEY};
 use serde_json::{Value, json};
 
 use super::fake_api::FakeApi;
-use super::{Running, eventually, namespace, start};
+use super::{Running, eventually, namespace, pod, start};
+use crate::in_force;
 
 fn list(text: &str) -> Value {
     json!({ "metadata": { "namespace": "istio-system", "name": CONFIG_MAP }, "data": { KEY: text } })
@@ -44,6 +45,120 @@ async fn a_list_is_in_force_until_another_can_be_read_and_bad_entries_are_told()
     api.set_away(false);
     api.delete("configmaps", "istio-system", CONFIG_MAP);
     serials(&running, &[], 0).await;
+}
+
+/// The control plane ends, and what is to be done before the next one starts is done.
+async fn restart(running: Running, between: impl FnOnce(&FakeApi)) -> Running {
+    let api = running.api.clone();
+    running.stop.send_replace(true);
+    running.task.await.expect("no panic").expect("stops");
+    between(&api);
+    start(api).await
+}
+
+/// What is stored for the next control plane.
+fn stored(api: &FakeApi) -> Option<Value> {
+    let text = api.get("configmaps", "istio-system", in_force::NAME)?["data"][in_force::KEY].clone();
+    serde_json::from_str(text.as_str()?).ok()
+}
+
+async fn stored_serials(api: &FakeApi, expected: &[&str]) {
+    eventually("what is stored", async || (stored(api)?["serials"] == json!(expected)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_read_at_the_start_takes_nothing_back() {
+    let api = FakeApi::new();
+    api.put("configmaps", list(r#"[{"serial":"1"},{"identity":"spiffe://cluster.local/ns/a/sa/b"}]"#));
+    let running = start(api.clone()).await;
+    running.ready().await;
+    stored_serials(&api, &["1"]).await;
+    let without_key = json!({ "metadata": { "namespace": "istio-system", "name": CONFIG_MAP } });
+    let running = restart(running, |api| api.put("configmaps", without_key)).await;
+    running.ready().await;
+    assert_eq!(status(&running).await["identities"][0]["id"], "spiffe://cluster.local/ns/a/sa/b");
+    serials(&running, &["1"], 1).await;
+    // What could be read in between is kept as well.
+    api.put("configmaps", list(r#"[{"serial":"2"},{}]"#));
+    stored_serials(&api, &["1", "2"]).await;
+    let running = restart(running, |api| api.put("configmaps", list("[{"))).await;
+    running.ready().await;
+    serials(&running, &["1", "2"], 1).await;
+    // A list that can be read decides, and so does its deletion.
+    api.put("configmaps", list(r#"[{"serial":"3"}]"#));
+    serials(&running, &["3"], 0).await;
+    stored_serials(&api, &["3"]).await;
+    let running = restart(running, |api| api.delete("configmaps", "istio-system", CONFIG_MAP)).await;
+    running.ready().await;
+    serials(&running, &[], 0).await;
+    stored_serials(&api, &[]).await;
+}
+
+#[tokio::test]
+async fn of_two_control_planes_both_store_what_is_in_force() {
+    let api = FakeApi::new();
+    let faster = json!({
+        "metadata": { "namespace": "istio-system", "name": in_force::NAME },
+        "data": { in_force::KEY: r#"{"serials":["9"],"identities":{}}"# },
+    });
+    let running = [start(api.clone()).await, start(api.clone()).await];
+    for running in &running {
+        running.ready().await;
+    }
+    assert_eq!(stored(&api), None, "nobody was ever revoked");
+    api.lose_race_against(faster);
+    for serial in ["1", "2", "3"] {
+        api.put("configmaps", list(&format!(r#"[{{"serial":"{serial}"}}]"#)));
+        stored_serials(&api, &[serial]).await;
+        for running in &running {
+            serials(running, &[serial], 0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_in_force_and_told() {
+    let api = FakeApi::new();
+    let running = start(api.clone()).await;
+    running.ready().await;
+    api.forbid(in_force::NAME);
+    api.put("configmaps", list(r#"[{"serial":"1"}]"#));
+    serials(&running, &["1"], 1).await;
+    let told = status(&running).await["problems"][0].as_str().unwrap_or_default().to_owned();
+    assert!(told.contains("not kept for a restart") && told.contains("forbidden"), "{told}");
+    api.permit(in_force::NAME);
+    stored_serials(&api, &["1"]).await;
+    serials(&running, &["1"], 0).await;
+}
+
+#[tokio::test]
+async fn nobody_is_served_before_it_is_known_who_is_revoked() {
+    let api = FakeApi::new();
+    api.put("pods", pod("cart-1", "10.0.0.1"));
+    for name in [CONFIG_MAP, in_force::NAME, "cacerts"] {
+        api.forbid(name);
+        let running = start(api.clone()).await;
+        eventually("some attempts", async || (api.tried(name) > 2).then_some(())).await;
+        eventually("the rest of the world", async || running.metric("maille_workloads").await).await;
+        assert_eq!(running.http("/ready").await.0, 503, "{name}");
+        api.permit(name);
+        running.ready().await;
+        running.stop.send_replace(true);
+    }
+    // Neither the list can be read nor what was in force.
+    let broken = |name: &str, key: &str| json!({ "metadata": { "namespace": "istio-system", "name": name }, "data": { key: "[{" } });
+    api.put("configmaps", broken(in_force::NAME, in_force::KEY));
+    api.put("configmaps", broken(CONFIG_MAP, KEY));
+    let running = start(api.clone()).await;
+    eventually("the rest of the world", async || running.metric("maille_workloads").await).await;
+    api.put("configmaps", list(r#"[{"serial":"1"},{}]"#));
+    for _ in 0..50 {
+        assert_eq!(running.http("/ready").await.0, 503);
+    }
+    api.put("configmaps", list(r#"[{"serial":"1"}]"#));
+    running.ready().await;
+    serials(&running, &["1"], 0).await;
+    stored_serials(&api, &["1"]).await;
 }
 
 #[tokio::test]
