@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::in_force::{InForce, NAME as IN_FORCE};
 use crate::objects::ConfigMap;
+use crate::published::Wanted;
 use crate::root::PLUGGED_IN;
 use crate::watch::{Retry, config};
 
@@ -138,7 +139,7 @@ pub(crate) async fn feed_crls(
     client: Client,
     namespace: &str,
     events: &mpsc::Sender<Event>,
-    text: watch::Sender<Option<String>>,
+    text: watch::Sender<Wanted>,
 ) {
     let mut objects = std::pin::pin!(one::<Secret>(client, namespace, PLUGGED_IN));
     let mut before = None;
@@ -161,12 +162,12 @@ pub(crate) async fn feed_crls(
         let problems = match crl.as_ref().map(|crl| read_lists(crl, authorities)) {
             None => {
                 in_force.clear();
-                text.send_replace(None);
+                text.send_replace(Wanted::Nothing);
                 Vec::new()
             }
             Some(Ok(lists)) => {
                 in_force = lists;
-                text.send_replace(crl.clone());
+                text.send_replace(crl.clone().map_or(Wanted::Nothing, Wanted::Text));
                 Vec::new()
             }
             Some(Err(problem)) => {

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::objects::{self, name_of};
+use crate::published::Wanted;
 use crate::status::{Book, Kind};
 use crate::{mesh_config, policies, revocations};
 
@@ -60,7 +61,7 @@ pub(crate) async fn feed_world(
     events: mpsc::Sender<Event>,
     control: ControlPlane,
     book: Arc<Book>,
-    crls: tokio::sync::watch::Sender<Option<String>>,
+    crls: tokio::sync::watch::Sender<Wanted>,
 ) {
     let namespace = control.hub.snapshot().world.config().root_namespace.clone();
     tokio::join!(

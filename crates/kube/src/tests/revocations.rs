@@ -163,7 +163,7 @@ async fn nobody_is_served_before_it_is_known_who_is_revoked() {
 
 #[tokio::test]
 async fn lists_of_a_plugged_in_ca_are_in_every_namespace_while_there_are_any() {
-    let chain = openssl();
+    let root = root("published");
     let api = FakeApi::new();
     for name in ["shop", "istio-system", "kube-public"] {
         api.put("namespaces", namespace(name));
@@ -175,13 +175,7 @@ async fn lists_of_a_plugged_in_ca_are_in_every_namespace_while_there_are_any() {
         found["data"][CRL_KEY].as_str().map(str::to_owned)
     };
     assert_eq!(held("shop"), None);
-    let secret = |crl: &str| {
-        let data = |text: &str| json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
-        json!({
-            "metadata": { "namespace": "istio-system", "name": "cacerts" },
-            "data": { "root-cert.pem": data(&chain.0), "ca-cert.pem": data(&chain.0), CRL_KEY: data(crl) },
-        })
-    };
+    let secret = |crl: &str| plugged_in(&root, crl);
     let crls = async |expected: u64, problems: usize| {
         eventually("the lists", async || {
             let status = status(&running).await;
@@ -190,27 +184,74 @@ async fn lists_of_a_plugged_in_ca_are_in_every_namespace_while_there_are_any() {
         })
         .await;
     };
-    api.put("secrets", secret(&chain.1));
+    api.put("secrets", secret(&root.list));
     crls(1, 0).await;
     for name in ["shop", "istio-system"] {
-        eventually(name, async || (held(name)? == chain.1).then_some(())).await;
+        eventually(name, async || (held(name)? == root.list).then_some(())).await;
     }
-    let edited =
-        json!({ "metadata": { "namespace": "shop", "name": CRL_CONFIG_MAP }, "data": { CRL_KEY: "" } });
-    api.put("configmaps", edited);
-    eventually("restored", async || (held("shop")? == chain.1).then_some(())).await;
+    api.put("configmaps", published("shop", ""));
+    eventually("restored", async || (held("shop")? == root.list).then_some(())).await;
     api.put("secrets", secret("no list"));
     crls(1, 1).await;
-    assert_eq!(held("shop").as_deref(), Some(chain.1.as_str()), "the last good ones stay");
+    assert_eq!(held("shop").as_deref(), Some(root.list.as_str()), "the last good ones stay");
     assert_eq!(held("kube-public"), None);
     api.put("secrets", secret(""));
     crls(0, 0).await;
     eventually("gone", async || held("shop").is_none().then_some(())).await;
 }
 
-/// A root and a list of it, PEM.
-fn openssl() -> (String, String) {
-    let dir = std::env::temp_dir().join(format!("maille-crl-{}", std::process::id()));
+#[tokio::test]
+async fn lists_stay_published_while_it_is_not_known_whether_there_are_any() {
+    let root = root("unknown");
+    let api = FakeApi::new();
+    for name in ["shop", "istio-system"] {
+        api.put("namespaces", namespace(name));
+        api.put("configmaps", published(name, &root.list));
+    }
+    api.put("secrets", plugged_in(&root, &root.list));
+    let held = || {
+        let of = |name| api.get("configmaps", name, CRL_CONFIG_MAP).map(|found| found["metadata"].clone());
+        ["shop", "istio-system"].map(of)
+    };
+    let before = held();
+    api.forbid("cacerts");
+    let running = start(api.clone()).await;
+    eventually("some attempts", async || (api.tried("cacerts") > 4).then_some(())).await;
+    assert_eq!(held(), before, "left alone");
+    api.permit("cacerts");
+    running.ready().await;
+    assert_eq!(status(&running).await["crls"], 1);
+    assert_eq!(held(), before, "neither deleted nor written anew");
+}
+
+/// A Secret `cacerts` with these lists.
+fn plugged_in(root: &Root, crl: &str) -> Value {
+    let data = |text: &str| json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
+    let (certificate, key) = (data(&root.certificate), data(&root.key));
+    json!({
+        "metadata": { "namespace": "istio-system", "name": "cacerts" },
+        "data": {
+            "root-cert.pem": certificate, "ca-cert.pem": certificate, "ca-key.pem": key, "cert-chain.pem": data(""),
+            CRL_KEY: data(crl),
+        },
+    })
+}
+
+/// The lists as a control plane has published them.
+fn published(namespace: &str, crl: &str) -> Value {
+    json!({ "metadata": { "namespace": namespace, "name": CRL_CONFIG_MAP }, "data": { CRL_KEY: crl } })
+}
+
+/// A root with its key and a list of it, PEM.
+struct Root {
+    certificate: String,
+    key: String,
+    list: String,
+}
+
+/// One as a company's own tools make it; `name` is the test's.
+fn root(name: &str) -> Root {
+    let dir = std::env::temp_dir().join(format!("maille-crl-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
     let run = |arguments: &str| {
         let output =
@@ -230,7 +271,7 @@ fn openssl() -> (String, String) {
     );
     run("ca -gencrl -config config -keyfile key -cert ca -crlhours 1 -out crl");
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).expect("written");
-    let both = (read("ca"), read("crl"));
+    let root = Root { certificate: read("ca"), key: read("key"), list: read("crl") };
     let _ = std::fs::remove_dir_all(&dir);
-    both
+    root
 }
