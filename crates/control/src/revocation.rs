@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use maille_core::{Identity, TrustDomain};
 use maille_pki::{BACKDATE, RevocationList, certificates_from_pem};
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
 pub use listed::{Listed, Listing};
@@ -228,5 +230,25 @@ pub fn read_lists(pem: &str, authorities: &[String]) -> Result<Vec<Vec<u8>>, Str
         known.extend(certificates_from_pem("certificate of the authority", text).map_err(|e| e.to_string())?);
     }
     let lists = RevocationList::from_pem(pem, &known).map_err(|e| e.to_string())?;
-    Ok(lists.iter().map(|list| list.der().to_vec()).collect())
+    usable(lists.iter().map(|list| list.der().to_vec()).collect())
+}
+
+/// Reads the revocation lists of a PEM text that a control plane has published, whatever authority there is now. Who verifies
+/// a chain takes the lists of its authorities and no others, so that a list of somebody else revokes nobody.
+pub fn read_published(pem: &str) -> Result<Vec<Vec<u8>>, String> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes());
+    let lists: Vec<_> =
+        lists.map(|list| Ok(list.map_err(|e| e.to_string())?.to_vec())).collect::<Result<_, String>>()?;
+    match lists.is_empty() {
+        true => Err("it holds no list".to_owned()),
+        false => usable(lists),
+    }
+}
+
+/// Proxies refuse all that is revoked together, so that one list that they cannot take must not come so far.
+fn usable(lists: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, String> {
+    match maille_tls::Revoked::new(String::new(), [], [], lists.clone()) {
+        Ok(_) => Ok(lists),
+        Err(error) => Err(error.to_string()),
+    }
 }

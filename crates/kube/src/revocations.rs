@@ -11,14 +11,14 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
-use maille_control::revocation::{CONFIG_MAP, CRL_KEY, KEY, Listed, Listing, read_lists};
+use maille_control::revocation::{CONFIG_MAP, CRL_KEY, KEY, Listed, Listing, read_lists, read_published};
 use maille_control::world::Event;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
 use crate::in_force::{InForce, NAME as IN_FORCE};
 use crate::objects::ConfigMap;
-use crate::published::Wanted;
+use crate::published::{LISTS, Wanted};
 use crate::root::PLUGGED_IN;
 use crate::watch::{Retry, config};
 
@@ -141,10 +141,10 @@ pub(crate) async fn feed_crls(
     events: &mpsc::Sender<Event>,
     text: watch::Sender<Wanted>,
 ) {
-    let mut objects = std::pin::pin!(one::<Secret>(client, namespace, PLUGGED_IN));
+    let mut objects = std::pin::pin!(one::<Secret>(client.clone(), namespace, PLUGGED_IN));
     let mut before = None;
     // The last good ones.
-    let mut in_force = Vec::new();
+    let mut in_force: Option<Vec<Vec<u8>>> = None;
     while let Some(object) = objects.next().await {
         let data = object.and_then(|object| object.data).unwrap_or_default();
         let get = |key: &str| data.get(key).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
@@ -159,29 +159,73 @@ pub(crate) async fn feed_crls(
             continue;
         }
         let (crl, authorities) = &read;
-        let problems = match crl.as_ref().map(|crl| read_lists(crl, authorities)) {
+        let mut problems = Vec::new();
+        let lists = match crl.as_ref().map(|crl| (crl, read_lists(crl, authorities))) {
             None => {
-                in_force.clear();
                 text.send_replace(Wanted::Nothing);
                 Vec::new()
             }
-            Some(Ok(lists)) => {
-                in_force = lists;
-                text.send_replace(crl.clone().map_or(Wanted::Nothing, Wanted::Text));
-                Vec::new()
+            Some((crl, Ok(lists))) => {
+                text.send_replace(Wanted::Text(crl.clone()));
+                lists
             }
-            Some(Err(problem)) => {
-                vec![format!("key {CRL_KEY} of Secret {namespace}/{PLUGGED_IN} is not in force: {problem}")]
+            Some((_, Err(problem))) => {
+                let problem =
+                    format!("key {CRL_KEY} of Secret {namespace}/{PLUGGED_IN} is not in force: {problem}");
+                let last_good = match &in_force {
+                    Some(lists) => Ok(lists.clone()),
+                    None => published(&client, namespace, &text).await,
+                };
+                match last_good {
+                    Ok(lists) => {
+                        tracing::error!("{problem}; the last good lists stay in force");
+                        problems.push(problem);
+                        lists
+                    }
+                    Err(too) => {
+                        tracing::error!(
+                            "it is not known who is revoked, so that nobody is served: {problem}; and ConfigMap \
+                             {namespace}/{}, with the last good lists, cannot be used: {too}; mend the first",
+                            LISTS.name
+                        );
+                        continue;
+                    }
+                }
             }
         };
         before = Some(read);
-        for problem in &problems {
-            tracing::error!("{problem}; the last good lists stay in force");
-        }
-        if events.send(Event::RevocationLists(in_force.clone(), problems)).await.is_err() {
+        in_force = Some(lists.clone());
+        if events.send(Event::RevocationLists(lists, problems)).await.is_err() {
             return;
         }
     }
+}
+
+/// The lists that a control plane before has published, to go on with; none if it has published none. Waits for as long as
+/// that cannot be had.
+async fn published(
+    client: &Client,
+    namespace: &str,
+    text: &watch::Sender<Wanted>,
+) -> Result<Vec<Vec<u8>>, String> {
+    let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+    let mut waits = Retry::default();
+    let found = loop {
+        match api.get_opt(LISTS.name).await {
+            Ok(found) => break found,
+            Err(error) => {
+                let (error, name) = (crate::brief(&error), LISTS.name);
+                tracing::warn!(error, "ConfigMap {name} cannot be read; trying again");
+            }
+        }
+        tokio::time::sleep(waits.next().unwrap_or_default()).await;
+    };
+    let Some(found) = found else { return Ok(Vec::new()) };
+    let pem = found.data.and_then(|mut data| data.remove(LISTS.key));
+    let pem = pem.ok_or_else(|| format!("it has no key {}", LISTS.key))?;
+    let lists = read_published(&pem)?;
+    text.send_replace(Wanted::Text(pem));
+    Ok(lists)
 }
 
 /// One object by its name, each time that it is told.

@@ -224,6 +224,52 @@ async fn lists_stay_published_while_it_is_not_known_whether_there_are_any() {
     assert_eq!(held(), before, "neither deleted nor written anew");
 }
 
+#[tokio::test]
+async fn lists_that_cannot_be_read_at_the_start_are_those_last_published() {
+    let root = root("restart");
+    let api = FakeApi::new();
+    for name in ["shop", "istio-system"] {
+        api.put("namespaces", namespace(name));
+    }
+    let running = start(api.clone()).await;
+    running.ready().await;
+    api.put("secrets", plugged_in(&root, &root.list));
+    let held = |namespace: &str| {
+        api.get("configmaps", namespace, CRL_CONFIG_MAP)?["data"][CRL_KEY].as_str().map(str::to_owned)
+    };
+    for name in ["shop", "istio-system"] {
+        eventually(name, async || (held(name)? == root.list).then_some(())).await;
+    }
+    let running = restart(running, |api| {
+        api.put("secrets", plugged_in(&root, "no list"));
+        api.delete("configmaps", "shop", CRL_CONFIG_MAP);
+    })
+    .await;
+    running.ready().await;
+    let told = status(&running).await;
+    assert_eq!((&told["crls"], told["problems"].as_array().map(Vec::len)), (&json!(1), Some(1)), "{told}");
+    eventually("published again", async || (held("shop")? == root.list).then_some(())).await;
+    // Neither is readable: nobody is served until one is.
+    let running = restart(running, |api| api.put("configmaps", published("istio-system", "no list"))).await;
+    eventually("the rest of the world", async || running.metric("maille_workloads").await).await;
+    api.put("secrets", plugged_in(&root, "no list either"));
+    for _ in 0..50 {
+        assert_eq!(running.http("/ready").await.0, 503);
+    }
+    assert_eq!(held("istio-system").as_deref(), Some("no list"), "left alone");
+    api.put("secrets", plugged_in(&root, &root.list));
+    running.ready().await;
+    assert_eq!(status(&running).await["crls"], 1);
+    // Where none were ever published, none were in force.
+    let running = restart(running, |api| {
+        api.put("secrets", plugged_in(&root, "no list"));
+        api.delete("configmaps", "istio-system", CRL_CONFIG_MAP);
+    })
+    .await;
+    running.ready().await;
+    assert_eq!(status(&running).await["crls"], 0);
+}
+
 /// A Secret `cacerts` with these lists.
 fn plugged_in(root: &Root, crl: &str) -> Value {
     let data = |text: &str| json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
