@@ -29,6 +29,7 @@ use crate::authority::Shown;
 use crate::ca::{CertificateService, IssueRules, MAX_CSR_REQUEST_BYTES};
 use crate::connection::{PeerCertificate, PeerInfo, PeerStream};
 use crate::discovery::DiscoveryService;
+use crate::federation::Fetches;
 use crate::flows::{FlowService, FlowStore, Limits, RefusalLog};
 use crate::hub::Hub;
 use crate::identity::{IdentityService, MAX_MINT_REQUEST_BYTES};
@@ -87,6 +88,8 @@ pub struct ControlPlane {
     pub rules: IssueRules,
     /// What was issued and refused.
     pub audit: Arc<AuditLog>,
+    /// Who fetches the mesh's bundle.
+    pub(crate) bundle_fetches: Arc<Fetches>,
     /// Sign JWT-SVIDs; none until they are read or made.
     pub jwt_keys: Arc<ArcSwapOption<JwtKeys>>,
     /// What is known of the rotation of the authority.
@@ -110,6 +113,7 @@ impl ControlPlane {
             clock,
             rules: IssueRules::default(),
             audit: Arc::new(AuditLog::in_memory()),
+            bundle_fetches: Arc::default(),
             jwt_keys: Arc::default(),
             rotation: Arc::default(),
             mesh_problem: Arc::default(),
@@ -124,6 +128,11 @@ impl ControlPlane {
         }
         self.metrics.mesh_config_rejected.set(problem.is_some().into());
         self.mesh_problem.store(problem.map(Arc::new));
+    }
+
+    /// How often the bundle endpoint has told the mesh's bundle.
+    pub fn bundle_fetches(&self) -> u64 {
+        self.bundle_fetches.count()
     }
 
     /// Makes this the authority, and its roots the mesh's. The port serves with a certificate of its at once.
