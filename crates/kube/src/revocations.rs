@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
+use maille_control::ControlPlane;
 use maille_control::revocation::{CONFIG_MAP, CRL_KEY, KEY, Listed, Listing, read_lists, read_published};
 use maille_control::world::Event;
 use serde::de::DeserializeOwned;
@@ -22,6 +23,9 @@ use crate::published::{LISTS, Wanted};
 use crate::root::PLUGGED_IN;
 use crate::watch::{Retry, config};
 
+/// How often to look whether the CA of a Secret that is gone is in force.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Waits after what is in force could not be stored.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LAST_WAIT: Duration = Duration::from_secs(10);
@@ -135,17 +139,50 @@ impl Saving {
 }
 
 /// Follows the lists of the plugged-in CA, for ever. `text` becomes what is in force, for distribution.
+///
+/// A CA stays in force when its Secret is deleted, and so do its lists.
 pub(crate) async fn feed_crls(
     client: Client,
     namespace: &str,
     events: &mpsc::Sender<Event>,
     text: watch::Sender<Wanted>,
+    control: &ControlPlane,
 ) {
     let mut objects = std::pin::pin!(one::<Secret>(client.clone(), namespace, PLUGGED_IN));
     let mut before = None;
     // The last good ones.
     let mut in_force: Option<Vec<Vec<u8>>> = None;
-    while let Some(object) = objects.next().await {
+    // While the Secret is gone: when to look again whether its CA is in force.
+    let mut again = None;
+    loop {
+        let look_again = async {
+            match again {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let object = tokio::select! {
+            object = objects.next() => match object {
+                Some(object) => object,
+                None => return,
+            },
+            () = look_again => None,
+        };
+        let is_orphaned = match (&object, control.has_plugged_in()) {
+            (Some(_), _) => {
+                again = None;
+                false
+            }
+            // The authority is read at the same time.
+            (None, None) => {
+                again = Some(FIRST_LOOK);
+                continue;
+            }
+            (None, Some(is_in_force)) => {
+                again = Some(LOOK_EVERY);
+                is_in_force
+            }
+        };
         let data = object.and_then(|object| object.data).unwrap_or_default();
         let get = |key: &str| data.get(key).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
         let crl = get(CRL_KEY).filter(|text| !text.trim().is_empty());
@@ -154,32 +191,40 @@ pub(crate) async fn feed_crls(
                 .into_iter()
                 .filter_map(get)
                 .collect();
-        let read = (crl, authorities);
+        let read = (crl, authorities, is_orphaned);
         if before.as_ref() == Some(&read) {
             continue;
         }
-        let (crl, authorities) = &read;
+        let (crl, authorities, _) = &read;
         let mut problems = Vec::new();
-        let lists = match crl.as_ref().map(|crl| (crl, read_lists(crl, authorities))) {
+        let found = match crl {
+            _ if is_orphaned => Some(Err("it is gone, and its CA is in force".to_owned())),
+            None => None,
+            Some(crl) => Some(read_lists(crl, authorities).map(|lists| (crl, lists))),
+        };
+        let lists = match found {
             None => {
                 text.send_replace(Wanted::Nothing);
                 Vec::new()
             }
-            Some((crl, Ok(lists))) => {
+            Some(Ok((crl, lists))) => {
                 text.send_replace(Wanted::Text(crl.clone()));
                 lists
             }
-            Some((_, Err(problem))) => {
+            Some(Err(problem)) => {
                 let problem =
-                    format!("key {CRL_KEY} of Secret {namespace}/{PLUGGED_IN} is not in force: {problem}");
+                    format!("key {CRL_KEY} of Secret {namespace}/{PLUGGED_IN} cannot be read: {problem}");
                 let last_good = match &in_force {
                     Some(lists) => Ok(lists.clone()),
                     None => published(&client, namespace, &text).await,
                 };
                 match last_good {
                     Ok(lists) => {
-                        tracing::error!("{problem}; the last good lists stay in force");
-                        problems.push(problem);
+                        // Without lists, a Secret that is gone is the authority's trouble alone.
+                        if !is_orphaned || !lists.is_empty() {
+                            tracing::error!("{problem}; the last good lists stay in force");
+                            problems.push(problem);
+                        }
                         lists
                     }
                     Err(too) => {

@@ -81,7 +81,7 @@ pub(crate) async fn feed_world(
         }),
         mesh_config::feed(client.clone(), &events, &control),
         revocations::feed_list(client.clone(), &namespace, &events),
-        revocations::feed_crls(client.clone(), &namespace, &events, crls),
+        revocations::feed_crls(client.clone(), &namespace, &events, crls, &control),
         feed(client.clone(), &events, Event::DestinationRule, |o| Some(policies::destination_rule(o))),
         feed(client.clone(), &events, Event::ServiceEntry, |o| Some(policies::service_entry(o))),
         feed(client.clone(), &events, Event::WorkloadEntry, |o| Some(policies::workload_entry(o))),

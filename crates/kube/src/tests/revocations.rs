@@ -270,6 +270,39 @@ async fn lists_that_cannot_be_read_at_the_start_are_those_last_published() {
     assert_eq!(status(&running).await["crls"], 0);
 }
 
+#[tokio::test]
+async fn lists_stay_in_force_while_their_ca_does() {
+    let root = root("gone");
+    let api = FakeApi::new();
+    for name in ["shop", "istio-system"] {
+        api.put("namespaces", namespace(name));
+    }
+    api.put("secrets", plugged_in(&root, &root.list));
+    let running = start(api.clone()).await;
+    running.ready().await;
+    let held = || api.get("configmaps", "shop", CRL_CONFIG_MAP).map(|found| found["data"][CRL_KEY].clone());
+    eventually("published", async || (held()? == root.list).then_some(())).await;
+    api.delete("secrets", "istio-system", "cacerts");
+    let still = async |running: &Running| {
+        eventually("the problem", async || {
+            let status = status(running).await;
+            let problem = status["problems"][0].as_str().unwrap_or_default();
+            (problem.contains("is gone") && status["crls"] == 1).then_some(())
+        })
+        .await;
+        assert_eq!(held(), Some(json!(root.list)));
+    };
+    still(&running).await;
+    let running = restart(running, |_| {}).await;
+    running.ready().await;
+    still(&running).await;
+    // Another CA: none is plugged in, nor was.
+    let running = restart(running, |api| api.delete("secrets", "istio-system", "istio-ca-rotation")).await;
+    running.ready().await;
+    assert_eq!(status(&running).await["crls"], 0);
+    eventually("gone", async || held().is_none().then_some(())).await;
+}
+
 /// A Secret `cacerts` with these lists.
 fn plugged_in(root: &Root, crl: &str) -> Value {
     let data = |text: &str| json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
