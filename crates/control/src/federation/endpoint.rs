@@ -29,8 +29,8 @@ use crate::server::ControlPlane;
 
 /// The endpoint's identity is this account in the control plane's namespace.
 pub const ENDPOINT_ACCOUNT: &str = "istiod";
-/// How often consumers are told to look. A rotation of the root may take no longer than proxies need, and whoever looks
-/// later is for that time without the new one.
+/// How often consumers are told to look. A rotation of the root gives them time to (`NOTICE`), and waits the longer, the
+/// longer this is.
 pub const REFRESH_HINT: Duration = Duration::from_secs(60);
 
 /// Life of the endpoint's certificate.
@@ -131,7 +131,7 @@ impl Endpoint {
         }
         match self.document() {
             Ok(document) => {
-                self.control.bundle_fetches.note();
+                self.control.bundle_fetches.note(self.control.clock.now());
                 let mut response = Response::new(Full::from(document));
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
