@@ -1,16 +1,22 @@
 //! Who has lost its right before its certificate ends: what people write, and what comes of it.
 //!
-//! A list that cannot be read takes nobody's revocation back: what was in force stays until a list says otherwise in full.
+//! A list that cannot be read takes nobody's revocation back: what was in force stays until a list says otherwise in full,
+//! over restarts, too ([`Listed::to_stored`]).
+
+mod listed;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use maille_core::{Identity, TrustDomain};
 use maille_pki::{BACKDATE, RevocationList, certificates_from_pem};
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
-#[cfg(test)]
-mod tests;
+pub use listed::{Listed, Listing};
 
 /// The ConfigMap of the root namespace with the revocations that people order.
 pub const CONFIG_MAP: &str = "istio-ca-revocations";
@@ -25,8 +31,6 @@ pub const CRL_KEY: &str = "ca-crl.pem";
 pub const MAX_ENTRIES: usize = 16_384;
 /// Longest serial number, in hexadecimal digits (RFC 5280 section 4.1.2.2: 20 octets).
 const MAX_SERIAL: usize = 40;
-/// Problems that are told one by one.
-const MAX_PROBLEMS: usize = 16;
 
 /// One revocation, as it is stored. Either `serial` or `identity`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,71 +115,19 @@ fn moment(text: &str) -> Result<SystemTime, String> {
     })
 }
 
-/// What became of the ConfigMap.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listing {
-    /// It is not there.
-    Absent,
-    /// It has no such key.
-    NoKey,
-    /// What the key holds.
-    Text(String),
-}
-
 /// All that is revoked, and what of it could not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revocations {
-    serials: BTreeSet<String>,
-    identities: BTreeMap<Identity, Option<SystemTime>>,
+    list: Listed,
     /// DER.
     crls: Vec<Vec<u8>>,
-    problems: Vec<String>,
     crl_problems: Vec<String>,
 }
 
 impl Revocations {
-    /// What follows after the ConfigMap became `listing`.
-    pub fn listed(&self, listing: &Listing) -> Self {
-        let mut next =
-            Self { crls: self.crls.clone(), crl_problems: self.crl_problems.clone(), ..Self::default() };
-        let whole = match listing {
-            Listing::Absent => return next,
-            Listing::NoKey => Err(format!("key {KEY} is not there; write {KEY}: \"[]\" to revoke nothing")),
-            Listing::Text(text) => serde_json::from_str::<Vec<serde_json::Value>>(text)
-                .map_err(|e| format!("{KEY} is no JSON array of revocations: {e}")),
-        };
-        let (entries, problem) = match whole {
-            Ok(entries) => (entries, None),
-            Err(problem) => (Vec::new(), Some(problem)),
-        };
-        let mut problems: Vec<String> = problem.into_iter().collect();
-        if entries.len() > MAX_ENTRIES {
-            problems.push(format!(
-                "{KEY} has {} entries, of which the first {MAX_ENTRIES} are in force",
-                entries.len()
-            ));
-        }
-        for (number, value) in entries.into_iter().take(MAX_ENTRIES).enumerate() {
-            let read =
-                serde_json::from_value::<Entry>(value).map_err(|e| e.to_string()).and_then(|e| e.read());
-            match read {
-                Ok(revoked) => next.add(revoked),
-                Err(problem) => problems.push(format!("{KEY}[{number}]: {problem}")),
-            }
-        }
-        if !problems.is_empty() {
-            // What cannot be read may be any of those that could be read before.
-            self.serials.iter().for_each(|serial| next.add(Revoked::Serial(serial.clone())));
-            let identities = self.identities.iter();
-            identities.for_each(|(identity, before)| next.add(Revoked::Identity(identity.clone(), *before)));
-        }
-        if problems.len() > MAX_PROBLEMS {
-            let more = problems.len() - MAX_PROBLEMS;
-            problems.truncate(MAX_PROBLEMS);
-            problems.push(format!("and {more} more"));
-        }
-        next.problems = problems;
-        next
+    /// The same with this list of the mesh's own.
+    pub fn with_list(&self, list: Listed) -> Self {
+        Self { list, ..self.clone() }
     }
 
     /// The same with these revocation lists, DER, and with what is wrong with others.
@@ -183,26 +135,14 @@ impl Revocations {
         Self { crls, crl_problems: problems, ..self.clone() }
     }
 
-    fn add(&mut self, revoked: Revoked) {
-        match revoked {
-            Revoked::Serial(serial) if self.serials.len() < MAX_ENTRIES => drop(self.serials.insert(serial)),
-            Revoked::Identity(identity, before) if self.identities.len() < MAX_ENTRIES => {
-                let known = self.identities.entry(identity).or_insert(before);
-                // Of two, the one that revokes more: none is for ever.
-                *known = known.zip(before).map(|(a, b)| a.max(b));
-            }
-            _ => {}
-        }
-    }
-
     /// Serial numbers of revoked leaf certificates: lower case, without leading zeros.
     pub fn serials(&self) -> &BTreeSet<String> {
-        &self.serials
+        self.list.serials()
     }
 
     /// Revoked identities; with a moment, only the certificates issued before it.
     pub fn identities(&self) -> &BTreeMap<Identity, Option<SystemTime>> {
-        &self.identities
+        self.list.identities()
     }
 
     /// Certificate revocation lists, DER.
@@ -212,17 +152,18 @@ impl Revocations {
 
     /// What is not in force because it cannot be read, for people.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
-        self.problems.iter().chain(&self.crl_problems).map(String::as_str)
+        self.list.problems().iter().chain(&self.crl_problems).map(String::as_str)
     }
 
     /// Whether nobody is revoked.
     pub fn is_empty(&self) -> bool {
-        self.serials.is_empty() && self.identities.is_empty() && self.crls.is_empty()
+        self.list.is_empty() && self.crls.is_empty()
     }
 
     /// Whether this serial number, however it is written, is revoked.
     pub fn revokes_serial(&self, serial: &str) -> bool {
-        !self.serials.is_empty() && normal_serial(serial).is_ok_and(|serial| self.serials.contains(&serial))
+        let serials = self.serials();
+        !serials.is_empty() && normal_serial(serial).is_ok_and(|serial| serials.contains(&serial))
     }
 
     /// Why nothing may be issued to an identity now, if nothing may: the account is revoked, by whatever name of the
@@ -271,7 +212,7 @@ impl Revocations {
                     && known.service_account() == identity.service_account())
         };
         let all =
-            self.identities.iter().filter(|(known, _)| is_same(known)).map(|(id, before)| (id, *before));
+            self.identities().iter().filter(|(known, _)| is_same(known)).map(|(id, before)| (id, *before));
         // For ever before any moment, and of two moments the later.
         all.max_by_key(|(_, before)| (before.is_none(), *before))
     }
@@ -289,5 +230,25 @@ pub fn read_lists(pem: &str, authorities: &[String]) -> Result<Vec<Vec<u8>>, Str
         known.extend(certificates_from_pem("certificate of the authority", text).map_err(|e| e.to_string())?);
     }
     let lists = RevocationList::from_pem(pem, &known).map_err(|e| e.to_string())?;
-    Ok(lists.iter().map(|list| list.der().to_vec()).collect())
+    usable(lists.iter().map(|list| list.der().to_vec()).collect())
+}
+
+/// Reads the revocation lists of a PEM text that a control plane has published, whatever authority there is now. Who verifies
+/// a chain takes the lists of its authorities and no others, so that a list of somebody else revokes nobody.
+pub fn read_published(pem: &str) -> Result<Vec<Vec<u8>>, String> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes());
+    let lists: Vec<_> =
+        lists.map(|list| Ok(list.map_err(|e| e.to_string())?.to_vec())).collect::<Result<_, String>>()?;
+    match lists.is_empty() {
+        true => Err("it holds no list".to_owned()),
+        false => usable(lists),
+    }
+}
+
+/// Proxies refuse all that is revoked together, so that one list that they cannot take must not come so far.
+fn usable(lists: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, String> {
+    match maille_tls::Revoked::new(String::new(), [], [], lists.clone()) {
+        Ok(_) => Ok(lists),
+        Err(error) => Err(error.to_string()),
+    }
 }

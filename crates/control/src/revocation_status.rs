@@ -3,9 +3,11 @@
 use maille_core::Identity;
 use serde::{Deserialize, Serialize};
 
+use crate::authority::Source;
 use crate::facts;
 use crate::proxies::{Proxies, ProxyStatus, millis};
 use crate::revocation::Revoked;
+use crate::server::ControlPlane;
 use crate::world::World;
 
 /// The answer of `GET /ca/revocations`.
@@ -66,6 +68,15 @@ impl RevocationStatus {
                 })
             }
         }
+    }
+}
+
+impl ControlPlane {
+    /// Whether a CA of Secret `cacerts` signs, or is on its way in or out; `None`: the authority is not known yet.
+    pub fn has_plugged_in(&self) -> Option<bool> {
+        let state = &self.rotation.load_full()?.state;
+        let next = state.rotation.as_ref().map(|rotation| rotation.source);
+        Some([Some(state.source), next].contains(&Some(Source::PluggedIn)))
     }
 }
 

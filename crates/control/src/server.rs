@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::stream;
-use maille_core::{Clock, Identity, TrustDomain};
+use maille_core::{Clock, TrustDomain};
 use maille_pki::{Authority, JwtKeys, TrustBundles, generate_key, leaf_facts, renew_at};
 use maille_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use maille_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
@@ -29,6 +29,7 @@ use crate::authority::Shown;
 use crate::ca::{CertificateService, IssueRules, MAX_CSR_REQUEST_BYTES};
 use crate::connection::{PeerCertificate, PeerInfo, PeerStream};
 use crate::discovery::DiscoveryService;
+use crate::federation::Fetches;
 use crate::flows::{FlowService, FlowStore, Limits, RefusalLog};
 use crate::hub::Hub;
 use crate::identity::{IdentityService, MAX_MINT_REQUEST_BYTES};
@@ -87,6 +88,8 @@ pub struct ControlPlane {
     pub rules: IssueRules,
     /// What was issued and refused.
     pub audit: Arc<AuditLog>,
+    /// Who fetches the mesh's bundle.
+    pub(crate) bundle_fetches: Arc<Fetches>,
     /// Sign JWT-SVIDs; none until they are read or made.
     pub jwt_keys: Arc<ArcSwapOption<JwtKeys>>,
     /// What is known of the rotation of the authority.
@@ -110,6 +113,7 @@ impl ControlPlane {
             clock,
             rules: IssueRules::default(),
             audit: Arc::new(AuditLog::in_memory()),
+            bundle_fetches: Arc::default(),
             jwt_keys: Arc::default(),
             rotation: Arc::default(),
             mesh_problem: Arc::default(),
@@ -124,6 +128,11 @@ impl ControlPlane {
         }
         self.metrics.mesh_config_rejected.set(problem.is_some().into());
         self.mesh_problem.store(problem.map(Arc::new));
+    }
+
+    /// How often the bundle endpoint has told the mesh's bundle.
+    pub fn bundle_fetches(&self) -> u64 {
+        self.bundle_fetches.count()
     }
 
     /// Makes this the authority, and its roots the mesh's. The port serves with a certificate of its at once.
@@ -261,7 +270,7 @@ impl ControlPlane {
     fn domains(&self) -> Vec<TrustDomain> {
         let snapshot = self.hub.snapshot();
         let config = snapshot.world.config();
-        std::iter::once(&config.trust_domain).chain(&config.trust_domain_aliases).cloned().collect()
+        config.own_names().cloned().collect()
     }
 
     /// What the serving configuration is made of, beside names: whose certificates are accepted, by which roots, and who
@@ -308,21 +317,11 @@ struct ServesFor {
 /// Who is refused in the handshake: those who get no other certificate either, and whom an authority has revoked. Who has
 /// but lost one certificate hears of it instead, and asks for another.
 fn barred(world: &World) -> Result<Arc<Revoked>, ServeError> {
-    let config = world.config();
-    let (revocations, own) =
-        (world.revocations(), || config.trust_domain_aliases.iter().chain([&config.trust_domain]));
+    let revocations = world.revocations();
     let for_ever = revocations.identities().iter().filter(|(_, before)| before.is_none());
-    let names = for_ever.flat_map(|(identity, _)| {
-        let other = |domain: &TrustDomain| {
-            Identity::new(domain.clone(), identity.namespace(), identity.service_account()).ok()
-        };
-        let aliases: Vec<_> = match config.is_own(identity.trust_domain()) {
-            true => own().filter_map(other).collect(),
-            false => vec![identity.clone()],
-        };
-        aliases.into_iter().map(|identity| (identity, None))
-    });
-    Ok(Arc::new(Revoked::new(String::new(), [], names, revocations.crls().to_vec())?))
+    let for_ever = for_ever.map(|(identity, before)| (identity.clone(), *before));
+    let revoked = Revoked::new(String::new(), [], for_ever, revocations.crls().to_vec())?;
+    Ok(Arc::new(revoked.among(world.config().own_names().cloned())))
 }
 
 /// What the port negotiates: the same as proxies among each other.

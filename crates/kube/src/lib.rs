@@ -7,14 +7,14 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
-mod bundle;
 mod credentials;
 mod federated_bundles;
+mod in_force;
 mod jwt;
 mod mesh_config;
 mod objects;
 mod policies;
-mod revocation_lists;
+mod published;
 mod revocations;
 mod root;
 mod run;

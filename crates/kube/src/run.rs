@@ -19,11 +19,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::federated_bundles::FederatedBundles;
+use crate::published::{LISTS, ROOTS, Wanted, publish};
 use crate::root::Secrets;
 use crate::status::Book;
 use crate::token_review::ApiTokenReviewer;
 use crate::watch::feed_world;
-use crate::{addresses, bundle, credentials, jwt, revocation_lists, status};
+use crate::{addresses, credentials, jwt, status};
 
 /// How the control plane runs.
 #[derive(Debug, Clone)]
@@ -145,10 +146,10 @@ pub(crate) async fn run_with(
         });
     }
     let book = Arc::<Book>::default();
-    let (lists, listed) = watch::channel(None);
+    let (lists, listed) = watch::channel(Wanted::Unknown);
     let feeding = feed_world(client.clone(), sender, control.clone(), Arc::clone(&book), lists);
     tasks.spawn({
-        let distributing = revocation_lists::distribute(client.clone(), listed);
+        let distributing = publish(client.clone(), LISTS, listed, Wanted::clone);
         async move {
             distributing.await;
             Err(anyhow!("revocation lists are distributed no more"))
@@ -167,7 +168,8 @@ pub(crate) async fn run_with(
         let secrets = Secrets::new(client.clone(), &options.mesh.root_namespace);
         let watching = secrets.watch();
         let keeper = Keeper::start(control.clone(), Arc::new(secrets)).await?;
-        let roots = keeper.roots();
+        let distributing =
+            publish(client.clone(), ROOTS, keeper.roots(), |roots| Wanted::Text(roots.clone()));
         let serve = async {
             hub.complete().await;
             // Proxies that have keys, or roots of other trust domains, from before a restart must not be told that there are
@@ -201,7 +203,7 @@ pub(crate) async fn run_with(
             () = statuses => Err(anyhow!("the writer of statuses has ended")),
             () = watching => Err(anyhow!("the watches of the authority's Secrets have ended")),
             () = keeper.run() => Err(anyhow!("the keeper of the authority has ended")),
-            () = bundle::distribute(client.clone(), roots) => Err(anyhow!("the bundle's watches have ended")),
+            () = distributing => Err(anyhow!("the bundle's watches have ended")),
         }
     };
     tokio::select! {

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::objects::{self, name_of};
+use crate::published::Wanted;
 use crate::status::{Book, Kind};
 use crate::{mesh_config, policies, revocations};
 
@@ -60,7 +61,7 @@ pub(crate) async fn feed_world(
     events: mpsc::Sender<Event>,
     control: ControlPlane,
     book: Arc<Book>,
-    crls: tokio::sync::watch::Sender<Option<String>>,
+    crls: tokio::sync::watch::Sender<Wanted>,
 ) {
     let namespace = control.hub.snapshot().world.config().root_namespace.clone();
     tokio::join!(
@@ -80,7 +81,7 @@ pub(crate) async fn feed_world(
         }),
         mesh_config::feed(client.clone(), &events, &control),
         revocations::feed_list(client.clone(), &namespace, &events),
-        revocations::feed_crls(client.clone(), &namespace, &events, crls),
+        revocations::feed_crls(client.clone(), &namespace, &events, crls, &control),
         feed(client.clone(), &events, Event::DestinationRule, |o| Some(policies::destination_rule(o))),
         feed(client.clone(), &events, Event::ServiceEntry, |o| Some(policies::service_entry(o))),
         feed(client.clone(), &events, Event::WorkloadEntry, |o| Some(policies::workload_entry(o))),

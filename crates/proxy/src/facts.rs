@@ -109,7 +109,10 @@ pub fn revocations(message: &wire::Revocations) -> Checked<Revoked> {
     });
     let identities: Vec<_> = identities.collect::<Checked<_>>()?;
     let crls = message.crls.iter().map(|der| der.to_vec()).collect();
+    let names = message.trust_domains.iter().map(|name| trust_domain("trust_domains", name));
+    let names: Vec<_> = names.collect::<Checked<_>>()?;
     Revoked::new(message.version.clone(), message.serials.iter().cloned(), identities, crls)
+        .map(|revoked| revoked.among(names))
         .map_err(|e| wrong("revocations", e.to_string()))
 }
 

@@ -9,12 +9,13 @@
 //! his right: an authority that is late must not stop the mesh (so does ztunnel). A list belongs to the key that signed
 //! it, not to a name: the roots before and after a rotation have the same.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use maille_core::Identity;
+use maille_core::{Identity, TrustDomain};
 use maille_pki::{BACKDATE, CertificateDer, LeafFacts, RevocationList, TrustBundles};
 use rustls_pki_types::{CertificateRevocationListDer, TrustAnchor};
 
@@ -33,8 +34,10 @@ const INTERMEDIATES: usize = 256;
 pub struct Revoked {
     version: String,
     serials: HashSet<Box<str>>,
+    /// Of the own trust domain, by the first of its names.
     identities: HashMap<Identity, Option<SystemTime>>,
     crls: Vec<CertificateRevocationListDer<'static>>,
+    names: Vec<TrustDomain>,
 }
 
 impl Revoked {
@@ -65,7 +68,30 @@ impl Revoked {
             }
         }
         let crls = crls.into_iter().map(CertificateRevocationListDer::from).collect();
-        Ok(Self { version, serials, identities, crls })
+        Ok(Self { version, serials, identities, crls, names: Vec::new() })
+    }
+
+    /// The same where these are names of one trust domain (SN-12): who is revoked by one of them is so by all.
+    pub fn among(mut self, names: impl IntoIterator<Item = TrustDomain>) -> Self {
+        self.names = names.into_iter().collect();
+        for (identity, until) in std::mem::take(&mut self.identities) {
+            let known = self.identities.entry(self.canonical(&identity).into_owned()).or_insert(until);
+            // Of two, the one that revokes more: none is for ever.
+            *known = known.zip(until).map(|(a, b)| a.max(b));
+        }
+        self
+    }
+
+    fn canonical<'i>(&self, identity: &'i Identity) -> Cow<'i, Identity> {
+        let domain = identity.trust_domain();
+        match self.names.first() {
+            Some(first) if first != domain && self.names.contains(domain) => {
+                let (namespace, account) = (identity.namespace(), identity.service_account());
+                // Of parts that are one already.
+                Identity::new(first.clone(), namespace, account).map_or(Cow::Borrowed(identity), Cow::Owned)
+            }
+            _ => Cow::Borrowed(identity),
+        }
     }
 
     /// The name of this state; empty if there never was one.
@@ -79,7 +105,7 @@ impl Revoked {
             return Some(Reason::RevokedSerial);
         }
         let identity = identity.filter(|_| !self.identities.is_empty())?;
-        match self.identities.get(identity)? {
+        match self.identities.get(self.canonical(identity).as_ref())? {
             Some(until) if facts.not_before > *until => None,
             until => Some(Reason::RevokedIdentity { identity: identity.clone(), until: *until }),
         }
@@ -107,6 +133,7 @@ impl PartialEq for Revoked {
             && self.serials == other.serials
             && self.identities == other.identities
             && self.crls == other.crls
+            && self.names == other.names
     }
 }
 
@@ -119,6 +146,7 @@ impl fmt::Debug for Revoked {
             .field("serials", &self.serials.len())
             .field("identities", &self.identities.len())
             .field("crls", &self.crls.len())
+            .field("names", &self.names)
             .finish()
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::{Ends, handshake, names};
+use maille_core::{Identity, TrustDomain};
 use maille_pki::{CertificateDer, KeyPair, Svid, TrustBundles, certificates_from_pem, leaf_facts};
 use maille_testkit::TestAuthority;
 use maille_tls::{
@@ -21,7 +22,7 @@ fn connect(client: &TlsContext, server: &TlsContext) -> Ends {
     handshake(config, server.current().server_config(ServerAlpn::None))
 }
 
-fn revoked(serials: &[&str], identities: &[(maille_core::Identity, Option<SystemTime>)]) -> Arc<Revoked> {
+fn revoked(serials: &[&str], identities: &[(Identity, Option<SystemTime>)]) -> Arc<Revoked> {
     let serials = serials.iter().map(|&serial| serial.to_owned());
     Arc::new(Revoked::new("v".to_owned(), serials, identities.to_vec(), Vec::new()).expect("good"))
 }
@@ -80,6 +81,38 @@ fn an_identity_is_good_again_by_certificates_that_start_later() {
             true => drop(reason(&ends, Presenter::Client)),
             false => drop(ends.established()),
         }
+    }
+}
+
+#[test]
+fn who_is_revoked_by_one_name_of_a_trust_domain_is_so_by_all() {
+    let authority = TestAuthority::new();
+    let (web, cart) = (authority.context("shop", "web"), authority.context("shop", "cart"));
+    let domain = |name: &str| TrustDomain::parse(name).expect("valid");
+    let named = |name: &str| Identity::new(domain(name), "shop", "web").expect("valid");
+    let names = || ["new.td", "cluster.local", "old.td"].map(domain);
+    let start = web.current().svid().not_before();
+    let early = Some(start - Duration::from_secs(9));
+    for (identities, is_refused) in [
+        (vec![(named("old.td"), None)], true),
+        (vec![(named("new.td"), None)], true),
+        (vec![(named("other.td"), None)], false),
+        (vec![(named("old.td"), early)], false),
+        // Of two entries, the wider.
+        (vec![(named("old.td"), early), (named("new.td"), Some(start))], true),
+        (vec![(named("cluster.local"), early), (named("old.td"), None)], true),
+    ] {
+        let list =
+            Revoked::new("v".to_owned(), [], identities.clone(), Vec::new()).expect("good").among(names());
+        cart.replace_trust(authority.trust().without(Arc::new(list))).expect("in force");
+        let ends = connect(&web, &cart);
+        match is_refused {
+            true => drop(reason(&ends, Presenter::Client)),
+            false => drop(ends.established()),
+        }
+        let list = Revoked::new("v".to_owned(), [], identities, Vec::new()).expect("good");
+        cart.replace_trust(authority.trust().without(Arc::new(list))).expect("in force");
+        connect(&web, &cart).established();
     }
 }
 

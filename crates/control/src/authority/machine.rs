@@ -6,7 +6,8 @@
 
 use super::gate::{Need, Tally, silent, tally};
 use super::state::{Ca, Home, Rotation, Source, State, View};
-use super::wire::{Action, Answer, Ended, Kind, Offer, Outcome, Phase, Plan, Request};
+use super::wire::{Action, Answer, Ended, Kind, Offer, Outcome, Phase, Plan, Request, Waiting};
+use crate::federation::{OTHERS, notice_owed};
 
 /// Share of a self-signed root's life that is left when it is renewed, in percent (CA-16, CA-17).
 const RENEW_BELOW_PERCENT: u64 = 20;
@@ -79,7 +80,18 @@ pub(crate) fn in_force(phase: Phase) -> InForce {
 pub(crate) fn progress(view: &View<'_>) -> Option<Tally> {
     let need = Need::of(view.state.phase, view.current, view.target?);
     let rotation = view.state.rotation.as_ref();
-    Some(tally(&need, view.state.since_ms, rotation, view.proxies?, view.now_ms))
+    let since = view.state.since_ms;
+    let mut tally = tally(&need, since, rotation, view.proxies?, view.now_ms);
+    if matches!(need, Need::Roots(_))
+        && let Some(why) = notice_owed(view.fetched_ms, since, view.now_ms)
+    {
+        let name = OTHERS.to_owned();
+        match rotation.is_some_and(|rotation| rotation.waived.contains(OTHERS)) {
+            true => tally.waived.push(name),
+            false => tally.waiting.push(Waiting { name, uid: String::new(), why, not_after_ms: None }),
+        }
+    }
+    Some(tally)
 }
 
 /// The next step that nobody has to ask for; `None`: there is nothing to do but wait.

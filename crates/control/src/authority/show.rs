@@ -34,6 +34,7 @@ impl ControlPlane {
             self_signed: &shown.self_signed,
             plugged_in: &shown.plugged_in,
             proxies: proxies.as_deref(),
+            fetched_ms: self.bundle_fetches.last_ms(),
             now_ms: millis(self.clock.now()),
         };
         let mut problems: Vec<String> = shown.problem.iter().cloned().collect();

@@ -10,7 +10,7 @@ pub enum Phase {
     #[default]
     Idle,
     /// Old and new roots are trusted, the old certificate signs. Over once every live proxy verifies by the new roots, both
-    /// its peers and the control plane.
+    /// its peers and the control plane, and other meshes that fetch the bundle have had time to.
     Distributing,
     /// Old and new roots are trusted, the new certificate signs. Over once every live proxy has an SVID of its.
     Signing,
@@ -172,7 +172,7 @@ pub struct RotationStatus {
     pub waived: Vec<String>,
 }
 
-/// A live proxy that has not confirmed.
+/// A live proxy that has not confirmed; or those who fetch the bundle, `other-meshes`, without a uid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Waiting {

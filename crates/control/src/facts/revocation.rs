@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use maille_core::Identity;
 use maille_proto::facts as wire;
 use prost::Message as _;
 
@@ -17,28 +17,21 @@ pub fn revocations(world: &World) -> Option<wire::Revocations> {
         return None;
     }
     let config = world.config();
-    let mut identities = BTreeMap::<String, Option<SystemTime>>::new();
-    for (identity, before) in revocations.identities() {
-        let own = std::iter::once(&config.trust_domain).chain(&config.trust_domain_aliases);
-        let domains: Vec<_> = match config.is_own(identity.trust_domain()) {
-            true => own.collect(),
-            false => vec![identity.trust_domain()],
-        };
-        let (namespace, account) = (identity.namespace(), identity.service_account());
-        for domain in domains {
-            let id = format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
-            let known = identities.entry(id).or_insert(*before);
-            *known = known.zip(*before).map(|(a, b)| a.max(b));
-        }
-    }
-    let identities = identities
-        .into_iter()
-        .map(|(id, before)| wire::RevokedIdentity { id, not_after_ms: before.map_or(0, last_start) });
+    let identity = |(identity, before): (&Identity, &Option<SystemTime>)| wire::RevokedIdentity {
+        id: identity.uri(),
+        not_after_ms: before.map_or(0, last_start),
+    };
+    let identities: Vec<_> = revocations.identities().iter().map(identity).collect();
+    let names = match config.trust_domain_aliases.is_empty() || identities.is_empty() {
+        true => Vec::new(),
+        false => config.own_names().map(ToString::to_string).collect(),
+    };
     let mut message = wire::Revocations {
         version: String::new(),
         serials: revocations.serials().iter().cloned().collect(),
-        identities: identities.collect(),
+        identities,
         crls: revocations.crls().iter().map(|der| der.clone().into()).collect(),
+        trust_domains: names,
     };
     message.version = super::version_of(&message.encode_to_vec());
     Some(message)

@@ -29,8 +29,8 @@ use crate::server::ControlPlane;
 
 /// The endpoint's identity is this account in the control plane's namespace.
 pub const ENDPOINT_ACCOUNT: &str = "istiod";
-/// How often consumers are told to look. A rotation of the root may take no longer than proxies need, and whoever looks
-/// later is for that time without the new one.
+/// How often consumers are told to look. A rotation of the root gives them time to (`NOTICE`), and waits the longer, the
+/// longer this is.
 pub const REFRESH_HINT: Duration = Duration::from_secs(60);
 
 /// Life of the endpoint's certificate.
@@ -95,7 +95,6 @@ struct Serving {
 }
 
 /// What was answered last.
-#[derive(Clone)]
 struct Told {
     content: BundleDocument,
     sequence: u64,
@@ -132,6 +131,7 @@ impl Endpoint {
         }
         match self.document() {
             Ok(document) => {
+                self.control.bundle_fetches.note(self.control.clock.now());
                 let mut response = Response::new(Full::from(document));
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -161,14 +161,17 @@ impl Endpoint {
         document.encode().map_err(|e| e.to_string())
     }
 
-    /// Grows with each change, and over restarts: it is the time of the change.
+    /// Grows with each change, and over restarts: it is the time of the change, or a later one. The control planes of a mesh
+    /// count apart, and consumers refuse what is older; so the number is no older than the refresh hint, and one that is
+    /// behind is for no longer than that, or than its clock is late.
     fn sequence(&self, content: &BundleDocument) -> u64 {
         let mut told = self.told.lock();
-        if let Some(told) = told.as_ref().filter(|told| told.content == *content) {
-            return told.sequence;
-        }
         let since = self.control.clock.now().duration_since(SystemTime::UNIX_EPOCH);
         let now = since.map_or(0, |since| since.as_secs());
+        let is_fresh = |told: &&Told| now < told.sequence.saturating_add(REFRESH_HINT.as_secs());
+        if let Some(told) = told.as_ref().filter(|told| told.content == *content).filter(is_fresh) {
+            return told.sequence;
+        }
         let sequence = told.as_ref().map_or(now, |told| now.max(told.sequence + 1));
         *told = Some(Told { content: content.clone(), sequence });
         sequence

@@ -1,6 +1,6 @@
 //! Bundles, fetched and kept fresh.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use super::believed::{believed, problem};
 use super::fetch::BundleFetcher;
 use super::source::Source;
 use super::store::{BundleStore, Stored};
+use super::succession::{Succession, succession};
 use crate::hub::Hub;
 use crate::world::{Event, Federated, Key, MeshConfig};
 
-/// Endpoints at once.
+/// Endpoints at once; and of those that are not asked any more, how many are remembered.
 const MAX_SOURCES: usize = 128;
 /// All that is stored; an object of the Kubernetes API holds no more than a mebibyte.
 const MAX_STORED: usize = 900 << 10;
@@ -59,16 +60,17 @@ pub struct Federation {
     pace: Pace,
     store: Arc<dyn BundleStore>,
     events: mpsc::Sender<Event>,
-    kept: BTreeMap<Source, Kept>,
+    followed: BTreeMap<Source, Followed>,
+    /// The last good bundles by [`Source::key`], also of sources that the configuration names no more: should it name one
+    /// again, that goes on where it was, and not with roots that may have been withdrawn since.
+    good: BTreeMap<String, Good>,
+    /// Keys of those that it names no more, the one that was left first first.
+    left: VecDeque<String>,
     told: Option<BTreeMap<String, Federated>>,
 }
 
 /// A source that is followed; dropping it ends that.
-struct Kept {
-    task: AbortHandle,
-    /// The last good bundle.
-    good: Option<Good>,
-}
+struct Followed(AbortHandle);
 
 #[derive(Clone)]
 struct Good {
@@ -76,9 +78,9 @@ struct Good {
     text: String,
 }
 
-impl Drop for Kept {
+impl Drop for Followed {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 
@@ -93,13 +95,19 @@ impl Federation {
         store: Arc<dyn BundleStore>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        Self { hub, fetcher, pace, store, events, kept: BTreeMap::new(), told: None }
+        let (followed, good) = (BTreeMap::new(), BTreeMap::new());
+        Self { hub, fetcher, pace, store, events, followed, good, left: VecDeque::new(), told: None }
     }
 
     /// Runs until there is no world any more.
     pub async fn run(mut self) {
         self.hub.complete().await;
-        let stored = self.load().await;
+        for (key, text) in self.load().await {
+            if let Ok(document) = BundleDocument::decode(text.as_bytes(), Reading::Strict) {
+                self.left.push_back(key.clone());
+                self.good.insert(key, Good { document: Arc::new(document), text });
+            }
+        }
         let mut settings = self.hub.subscribe();
         settings.watch(Key::Settings);
         let (sender, mut news) = mpsc::channel::<News>(16);
@@ -107,10 +115,11 @@ impl Federation {
         loop {
             let now = self.hub.snapshot().world.config().clone();
             if config.as_ref() != Some(&now) {
-                self.follow(&now, &stored, &sender);
+                self.follow(&now, &sender);
             }
             let current = believed(&now, |source| {
-                self.kept.get(source)?.good.as_ref().map(|good| good.document.as_ref())
+                let good = self.followed.contains_key(source).then(|| self.good.get(&source.key()));
+                good.flatten().map(|good| good.document.as_ref())
             });
             config = Some(now);
             if self.told.as_ref() != Some(&current) {
@@ -127,8 +136,8 @@ impl Federation {
                 _ = settings.changed() => {}
                 // `sender` is here, so that it does not end.
                 Some((source, good)) = news.recv() => {
-                    if let Some(kept) = self.kept.get_mut(&source) {
-                        kept.good = Some(good);
+                    if self.followed.contains_key(&source) {
+                        self.good.insert(source.key(), good);
                         self.save().await;
                     }
                 }
@@ -151,7 +160,7 @@ impl Federation {
     }
 
     /// Follows what is configured, and nothing else.
-    fn follow(&mut self, config: &MeshConfig, stored: &Stored, news: &mpsc::Sender<News>) {
+    fn follow(&mut self, config: &MeshConfig, news: &mpsc::Sender<News>) {
         let mut wanted = Vec::new();
         for (index, entry) in config.ca_certificates.iter().enumerate() {
             if let Some(problem) = problem(entry, &config.trust_domain) {
@@ -165,30 +174,48 @@ impl Federation {
             );
             wanted.truncate(MAX_SOURCES);
         }
-        self.kept.retain(|source, _| wanted.contains(source));
+        let left = &mut self.left;
+        self.followed.retain(|source, _| {
+            let stays = wanted.contains(source);
+            if !stays {
+                left.push_back(source.key());
+            }
+            stays
+        });
         for source in wanted {
-            if self.kept.contains_key(&source) {
+            if self.followed.contains_key(&source) {
                 continue;
             }
-            let good = stored.get(&source.key()).and_then(|text| {
-                let document = BundleDocument::decode(text.as_bytes(), Reading::Strict).ok()?;
-                Some(Good { document: Arc::new(document), text: text.clone() })
-            });
+            let key = source.key();
+            self.left.retain(|left| *left != key);
             let follower = Follower {
                 source: source.clone(),
                 fetcher: self.fetcher.clone(),
                 pace: self.pace,
-                good: good.clone(),
+                good: self.good.get(&key).cloned(),
                 news: news.clone(),
             };
             let task = tokio::spawn(follower.run()).abort_handle();
-            self.kept.insert(source, Kept { task, good });
+            self.followed.insert(source, Followed(task));
+        }
+        self.forget();
+    }
+
+    /// Of what is not configured any more, as much as there is room for is remembered.
+    fn forget(&mut self) {
+        let size =
+            |good: &BTreeMap<String, Good>| good.values().map(|good| good.text.len() + 100).sum::<usize>();
+        while self.left.len() > MAX_SOURCES || !self.left.is_empty() && size(&self.good) > MAX_STORED {
+            if let Some(key) = self.left.pop_front() {
+                self.good.remove(&key);
+            }
         }
     }
 
-    async fn save(&self) {
-        let good = |(source, kept): (&Source, &Kept)| Some((source.key(), kept.good.as_ref()?.text.clone()));
-        let stored: Stored = self.kept.iter().filter_map(good).collect();
+    async fn save(&mut self) {
+        self.forget();
+        let good = self.good.iter();
+        let stored: Stored = good.map(|(key, good)| (key.clone(), good.text.clone())).collect();
         if stored.values().map(|text| text.len() + 100).sum::<usize>() > MAX_STORED {
             tracing::warn!("the trust bundles are too large to be kept for a restart");
             return;
@@ -215,22 +242,35 @@ impl Follower {
         let mut problem_before = String::new();
         loop {
             let known = self.good.as_ref().map(|good| good.document.as_ref());
-            let pause = match self.fetcher.fetch(&self.source, known, timeout).await {
-                Ok((document, text)) => {
+            let fetched = self.fetcher.fetch(&self.source, known, timeout).await;
+            let judged = fetched.and_then(|(document, text)| match succession(known, &document) {
+                Succession::Older { known, found } => Err(format!(
+                    "{} tells a bundle with spiffe_sequence {found}, which is older than the last one, with {known}; if \
+                     that trust domain has begun anew, name its endpoint by another spiffeBundleUrl or give it another pem",
+                    self.source.url
+                )),
+                Succession::Same => Ok((Arc::new(document), None)),
+                Succession::New => Ok((Arc::new(document), Some(text))),
+            });
+            let pause = match judged {
+                Ok((document, news)) => {
                     if !problem_before.is_empty() {
-                        tracing::info!(
-                            "the trust bundle that could not be fetched has been: {problem_before}"
-                        );
+                        tracing::info!("the trust bundle that could not be had has been: {problem_before}");
                         problem_before.clear();
                     }
                     wait = retry;
                     let pause = document.refresh_hint.unwrap_or(refresh);
-                    if known != Some(&document) {
-                        let good = Good { document: Arc::new(document), text };
+                    if let Some(text) = news {
+                        let good = Good { document, text };
                         self.good = Some(good.clone());
                         if self.news.send((self.source.clone(), good)).await.is_err() {
                             return;
                         }
+                    } else if let Some(good) = &mut self.good
+                        && document.sequence > good.document.sequence
+                    {
+                        // What lies between is older, too.
+                        good.document = document;
                     }
                     pause.clamp(refresh_at_least, refresh_at_most)
                 }
@@ -241,7 +281,7 @@ impl Follower {
                         } else {
                             "there was none yet"
                         };
-                        tracing::warn!("a trust bundle cannot be fetched, {meanwhile}: {problem}");
+                        tracing::warn!("a trust bundle cannot be had, {meanwhile}: {problem}");
                         problem_before = problem;
                     }
                     let pause = wait;

@@ -6,17 +6,20 @@
 //!
 //! What was believed stays believed until a newer bundle says otherwise or the configuration changes: never because a
 //! fetch failed, and not because the control plane was restarted, for which the last good bundles are kept in a
-//! [`BundleStore`]. Which URL speaks for which trust domain is configured, never inferred; an endpoint speaks for no other.
+//! [`BundleStore`]. It is not replaced by an older one either, as `spiffe_sequence` tells. Which URL speaks for which trust domain is configured, never inferred; an endpoint speaks for no other.
 
 mod believed;
 mod dial;
 mod endpoint;
 mod fetch;
+mod fetches;
 mod keep;
 mod source;
 mod store;
+mod succession;
 
 pub use endpoint::{ENDPOINT_ACCOUNT, REFRESH_HINT, serve_bundle};
 pub use fetch::BundleFetcher;
+pub(crate) use fetches::{Fetches, OTHERS, notice_owed};
 pub use keep::{Federation, Pace};
 pub use store::{BundleStore, NoStore, Stored};

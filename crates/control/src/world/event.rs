@@ -13,7 +13,7 @@ use super::keys::KeySource;
 use super::objects::{EndpointSlice, Pod, Service};
 use super::{World, service_of};
 use crate::facts::Policy;
-use crate::revocation::{Listing, Revocations};
+use crate::revocation::{Listed, Revocations};
 
 /// What happened to the objects of one kind.
 #[derive(Debug, Clone)]
@@ -66,8 +66,8 @@ pub enum Event {
     Keys(KeySource, Result<String, String>),
     /// Whom the mesh believes beside its own authority, by trust domain; all of it.
     Federation(BTreeMap<String, Federated>),
-    /// What the list of revocations became.
-    Revocations(Listing),
+    /// What the mesh's own list revokes now.
+    Revocations(Listed),
     /// The authorities' revocation lists, DER, and what is wrong with others.
     RevocationLists(Vec<Vec<u8>>, Vec<String>),
 }
@@ -160,7 +160,7 @@ impl World {
             Event::MeshConfig(mesh) => self.set_config(mesh, changes),
             Event::Keys(source, fetched) => self.set_keys(&source, fetched, changes),
             Event::Federation(federation) => self.set_federation(federation, changes),
-            Event::Revocations(listing) => self.set_revocations(self.revocations.listed(&listing), changes),
+            Event::Revocations(list) => self.set_revocations(self.revocations.with_list(list), changes),
             Event::RevocationLists(crls, problems) => {
                 self.set_revocations(self.revocations.with_crls(crls, problems), changes);
             }

@@ -110,6 +110,11 @@ impl MeshConfig {
         }
     }
 
+    /// The mesh's trust domain and the other names of it.
+    pub fn own_names(&self) -> impl Iterator<Item = &TrustDomain> {
+        std::iter::once(&self.trust_domain).chain(&self.trust_domain_aliases)
+    }
+
     /// Whether this trust domain is the mesh's, or another name of it.
     pub fn is_own(&self, domain: &TrustDomain) -> bool {
         *domain == self.trust_domain || self.trust_domain_aliases.contains(domain)

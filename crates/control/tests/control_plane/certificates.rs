@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use maille_control::IssueRules;
-use maille_control::revocation::Listing;
+use maille_control::revocation::{Listed, Listing};
 use maille_control::world::Event;
 use maille_pki::{Authority, BACKDATE, create_csr, generate_key, peer_identity};
 use maille_proto::ca::IstioCertificateRequest;
@@ -214,7 +214,7 @@ async fn nothing_is_issued_to_who_is_revoked() {
     let lab = Lab::new().await;
     let svid = lab.svid(WEB, "shop:web").await;
     let entries = r#"[{"identity": "spiffe://cluster.local/ns/shop/sa/web", "reason": "stolen"}]"#;
-    lab.apply(Event::Revocations(Listing::Text(entries.to_owned())));
+    lab.apply(Event::Revocations(Listed::of(&Listing::Text(entries.to_owned()))));
     let status = lab.sign(WEB, Some("shop:web"), request()).await.expect_err("revoked");
     assert_eq!(status.code(), Code::PermissionDenied);
     // By its certificate as little, whether or not the connection itself is refused.
@@ -223,6 +223,6 @@ async fn nothing_is_issued_to_who_is_revoked() {
         answer.expect_err("revoked");
     }
     lab.sign(CART, Some("shop:cart"), request()).await.expect("others are not concerned");
-    lab.apply(Event::Revocations(Listing::Text("[]".to_owned())));
+    lab.apply(Event::Revocations(Listed::of(&Listing::Text("[]".to_owned()))));
     lab.sign(WEB, Some("shop:web"), request()).await.expect("taken back");
 }

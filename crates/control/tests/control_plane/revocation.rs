@@ -3,18 +3,20 @@
 use std::process::{Command, Stdio};
 
 use maille_config::mesh::{MeshConfig, MeshTls};
-use maille_control::revocation::Listing;
+use maille_control::revocation::{Listed, Listing, MAX_ENTRIES};
 use maille_control::world::Event;
+use maille_core::Identity;
 use maille_pki::{create_csr, generate_key};
 use maille_proto::ca::IstioCertificateRequest;
 use maille_proto::facts as wire;
+use maille_tls::Revoked;
 use maille_xds::type_urls::REVOCATIONS;
 use tonic::Code;
 
 use crate::lab::{CART, Lab, WEB, eventually, identity};
 
 fn listing(json: String) -> Event {
-    Event::Revocations(Listing::Text(json))
+    Event::Revocations(Listed::of(&Listing::Text(json)))
 }
 
 fn request() -> IstioCertificateRequest {
@@ -52,7 +54,7 @@ async fn a_proxy_hears_that_its_certificate_is_revoked_before_its_stream_ends_an
     again.client.subscribe_wildcard(REVOCATIONS);
     eventually("the list again", || again.seen.get::<wire::Revocations>(REVOCATIONS, "mesh")).await;
     // Nobody is revoked: the fact is gone.
-    lab.apply(Event::Revocations(Listing::Absent));
+    lab.apply(Event::Revocations(Listed::default()));
     eventually("its removal", || {
         again.seen.removed.lock().expect("lock").iter().any(|name| name == "mesh").then_some(())
     })
@@ -71,6 +73,36 @@ async fn a_revoked_identity_is_refused_whatever_it_shows() {
     eventually("the refusal", || (!proxy.seen.errors.lock().expect("lock").is_empty()).then_some(())).await;
     assert!(proxy.seen.get::<wire::Revocations>(REVOCATIONS, "mesh").is_none(), "it is told nothing");
     lab.sign(CART, Some("shop:cart"), request()).await.expect("others are served");
+}
+
+#[tokio::test]
+async fn the_longest_list_reaches_proxies_however_many_aliases_there_are() {
+    let lab = Lab::new().await;
+    let aliases: Vec<String> = (0..16).map(|n| format!("{}.{n}.example", "a".repeat(63))).collect();
+    let aliases = format!("trustDomainAliases: [{}]", aliases.join(", "));
+    lab.apply(Event::MeshConfig(maille_config::mesh::check(&aliases).expect("valid")));
+    let (namespace, account) = ("n".repeat(63), "s".repeat(240));
+    let entries = (0..MAX_ENTRIES).map(|n| {
+        let identity = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}{n}");
+        format!(r#"{{"identity":"{identity}"}},{{"serial":"{}{n:x}"}}"#, "f".repeat(30))
+    });
+    let entries: Vec<String> = entries.collect();
+    // As long as it may get: half of it from a list, half from the one before, which was broken.
+    let (first, second) = entries.split_at(MAX_ENTRIES / 2);
+    let listed = Listed::of(&Listing::Text(format!("[{}]", first.join(","))));
+    let listed = listed.next(&Listing::Text(format!("[7,{}]", second.join(","))));
+    // One place has gone to what cannot be read.
+    let lengths = (MAX_ENTRIES, MAX_ENTRIES - 1);
+    assert_eq!((listed.identities().len(), listed.serials().len()), lengths);
+    lab.apply(Event::Revocations(listed));
+    // Before anybody is told: such a list must not keep the port from serving, either.
+    let proxy = lab.proxy(WEB, lab.svid(WEB, "shop:web").await).await;
+    proxy.client.subscribe_wildcard(REVOCATIONS);
+    let told = eventually("the list", || proxy.seen.get::<wire::Revocations>(REVOCATIONS, "mesh")).await;
+    assert_eq!((told.identities.len(), told.serials.len()), lengths);
+    assert_eq!(told.trust_domains.len(), 17, "each is revoked by all of them");
+    let identities = told.identities.iter().map(|one| (Identity::parse_uri(&one.id).expect("valid"), None));
+    Revoked::new(told.version, told.serials, identities, Vec::new()).expect("proxies can take it");
 }
 
 /// Whether openssl, which here knows no post-quantum key exchange, gets as far as the server's certificate.

@@ -11,7 +11,7 @@ use maille_control::authority::{
     Action, Entries, Keeper, Kind, Object, Offer, Outcome, Phase, Request, Source, Status, Store, StoreError,
     Stored,
 };
-use maille_control::revocation::Listing;
+use maille_control::revocation::Listed;
 use maille_control::world::{Change, Event};
 use maille_core::NamespacedName;
 use maille_pki::{
@@ -145,7 +145,7 @@ impl Mesh {
             Event::WorkloadEntry(Change::Replace(vec![])),
             Event::Sidecar(Change::Replace(vec![])),
             Event::MeshConfig(Default::default()),
-            Event::Revocations(Listing::Absent),
+            Event::Revocations(Listed::default()),
             Event::RevocationLists(vec![], vec![]),
         ]);
         let store = Arc::new(Memory::default());

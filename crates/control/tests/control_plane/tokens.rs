@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use maille_control::revocation::Listing;
+use maille_control::revocation::{Listed, Listing};
 use maille_control::world::Event;
 use maille_pki::{JwtKeys, Svid};
 use maille_proto::facts::TrustBundle;
@@ -77,7 +77,7 @@ async fn nobody_gets_a_jwt_svid_without_a_certificate_of_the_pod() {
     let request = || MintJwtSvidRequest { audience: vec!["orders".to_owned()] };
     client.mint_jwt_svid(request()).await.expect("minted");
     let entries = r#"[{"identity": "spiffe://cluster.local/ns/shop/sa/web"}]"#;
-    lab.apply(Event::Revocations(Listing::Text(entries.to_owned())));
+    lab.apply(Event::Revocations(Listed::of(&Listing::Text(entries.to_owned()))));
     let status = client.mint_jwt_svid(request()).await.expect_err("revoked");
     assert!(matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied), "{status}");
 }

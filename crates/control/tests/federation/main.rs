@@ -89,6 +89,57 @@ async fn a_rotation_over_there_is_followed_and_trust_outlives_errors_and_restart
 }
 
 #[tokio::test]
+async fn an_entry_that_is_removed_and_added_again_goes_on_where_it_was() {
+    let (old, new) = (authority("b.example"), authority("b.example"));
+    let b = Mesh::new("b.example", again(&old)).await;
+    let mut a = Mesh::new("a.example", authority("a.example")).await;
+    let entry = b.entry(&old, "b.example");
+    a.believe(&entry);
+    a.follow();
+    eventually("the first root", || a.told("b.example") == [der(&old)] && a.stored() == 1).await;
+    b.control.set_authority(again(&old).with_trust([new.certificate().clone()]).expect("trust"));
+    eventually("both roots", || a.told("b.example").len() == 2).await;
+    b.control.set_authority(again(&new));
+    eventually("the new root alone", || a.told("b.example") == [der(&new)]).await;
+    b.stop();
+    let ends = |a: &mut Mesh| a.believe("[]");
+    let begins_again = async |a: &mut Mesh| {
+        eventually("trust ends", || a.told("b.example").is_empty()).await;
+        a.believe(&entry);
+        eventually("trust is back", || !a.told("b.example").is_empty()).await;
+        assert_eq!(a.told("b.example"), [der(&new)], "the withdrawn root stays withdrawn");
+    };
+    ends(&mut a);
+    begins_again(&mut a).await;
+    // Also if it was another control plane that believed it last.
+    ends(&mut a);
+    let mut next = a.restarted().await;
+    next.follow();
+    begins_again(&mut next).await;
+}
+
+#[tokio::test]
+async fn a_bundle_older_than_the_last_one_is_refused() {
+    let (old, new) = (authority("b.example"), authority("b.example"));
+    let b = Mesh::new("b.example", again(&old)).await;
+    let mut a = Mesh::new("a.example", authority("a.example")).await;
+    a.believe(&b.entry(&old, "b.example"));
+    a.follow();
+    eventually("the first root", || a.told("b.example") == [der(&old)] && a.stored() == 1).await;
+    let mut next = a.restarted().await;
+    drop(a);
+    next.store_as_newest();
+    next.follow();
+    b.control.set_authority(again(&old).with_trust([new.certificate().clone()]).expect("trust"));
+    let before = b.control.bundle_fetches();
+    eventually("some fetches", || b.control.bundle_fetches() > before + 3).await;
+    assert_eq!(next.told("b.example"), [der(&old)]);
+    // An endpoint that is configured anew is asked for the first time.
+    next.believe(&b.entry(&old, "b.example").replace("/\"", "/bundle\""));
+    eventually("both roots", || next.told("b.example").len() == 2).await;
+}
+
+#[tokio::test]
 async fn roots_for_the_own_trust_domain_are_added_to_the_own() {
     let (own, other) = (authority("a.example"), authority("a.example"));
     let mut a = Mesh::new("a.example", again(&own)).await;

@@ -23,6 +23,8 @@ struct Inner {
     events: broadcast::Sender<(String, Value)>,
     away: AtomicBool,
     status_writes: AtomicUsize,
+    /// Names of objects that nobody may read or write, and how often somebody has tried.
+    forbidden: Mutex<BTreeMap<String, usize>>,
     /// The next creation finds that someone else was faster with this object.
     race: Mutex<Option<Value>>,
 }
@@ -44,6 +46,7 @@ impl FakeApi {
             events,
             away: AtomicBool::new(false),
             status_writes: AtomicUsize::new(0),
+            forbidden: Mutex::default(),
             race: Mutex::default(),
         }))
     }
@@ -61,6 +64,21 @@ impl FakeApi {
     pub(super) fn set_away(&self, away: bool) {
         self.0.away.store(away, Ordering::SeqCst);
         let _ = self.0.events.send(("end".into(), Value::Null));
+    }
+
+    /// From now on, what asks for an object of this name is answered as by RBAC.
+    pub(super) fn forbid(&self, name: &str) {
+        self.0.forbidden.lock().expect("lock").insert(name.to_owned(), 0);
+    }
+
+    /// The end of that; gives how often it was tried.
+    pub(super) fn permit(&self, name: &str) -> Option<usize> {
+        self.0.forbidden.lock().expect("lock").remove(name)
+    }
+
+    /// How often an object was asked for in vain.
+    pub(super) fn tried(&self, name: &str) -> usize {
+        self.0.forbidden.lock().expect("lock").get(name).copied().unwrap_or_default()
     }
 
     pub(super) fn lose_race_against(&self, object: Value) {
@@ -104,6 +122,14 @@ impl FakeApi {
         let path = parts.uri.path().to_owned();
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let body = to_bytes(Body::new(body), 1 << 20).await.expect("body");
+        let selected = query.replace("%3D", "=");
+        let selected = selected.split(['&', '=']).collect::<Vec<_>>();
+        if let Some((_, tried)) = self.0.forbidden.lock().expect("lock").iter_mut().find(|(name, _)| {
+            path.rsplit('/').next() == Some(name.as_str()) || selected.contains(&name.as_str())
+        }) {
+            *tried += 1;
+            return status(StatusCode::FORBIDDEN, "forbidden");
+        }
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let rest = if segments[0] == "api" { &segments[2..] } else { &segments[3..] };
         let (namespace, plural, name) = match rest {

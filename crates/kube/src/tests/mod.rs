@@ -22,10 +22,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::ControlPlaneOptions;
+use crate::published::ROOTS;
 use crate::root::{PLUGGED_IN, Secrets};
 use crate::run::run_with;
 use crate::token_review::ApiTokenReviewer;
-use crate::{ControlPlaneOptions, bundle};
 
 const SELF_SIGNED: &str = "istio-ca-secret";
 
@@ -102,7 +103,7 @@ async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
 }
 
 fn bundle_of(api: &FakeApi, namespace: &str) -> Option<String> {
-    api.get("configmaps", namespace, bundle::NAME)?["data"][bundle::KEY].as_str().map(str::to_owned)
+    api.get("configmaps", namespace, ROOTS.name)?["data"][ROOTS.key].as_str().map(str::to_owned)
 }
 
 #[tokio::test]
@@ -156,12 +157,12 @@ async fn every_namespace_but_two_has_the_bundle_and_an_edit_is_undone() {
         eventually(name, async || (bundle_of(&api, name)? == good).then_some(())).await;
     }
     let edited = json!({
-        "metadata": { "namespace": "shop", "name": bundle::NAME },
-        "data": { bundle::KEY: "another root" },
+        "metadata": { "namespace": "shop", "name": ROOTS.name },
+        "data": { ROOTS.key: "another root" },
     });
     api.put("configmaps", edited);
     eventually("restored", async || (bundle_of(&api, "shop")? == good).then_some(())).await;
-    api.delete("configmaps", "new", bundle::NAME);
+    api.delete("configmaps", "new", ROOTS.name);
     eventually("made again", async || (bundle_of(&api, "new")? == good).then_some(())).await;
     assert_eq!(bundle_of(&running.api, "kube-public"), None);
     assert_eq!(bundle_of(&running.api, "kube-node-lease"), None);

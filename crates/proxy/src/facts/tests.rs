@@ -225,3 +225,22 @@ fn two_orders_are_the_same_if_they_say_the_same() {
     let other = crate::snapshot::TlsOrder { sni: Some("x".into()), ..(*same).clone() };
     assert_ne!(*one, other);
 }
+
+#[test]
+fn revocations_hold_for_all_names_of_the_trust_domain() {
+    let id = "spiffe://old.td/ns/shop/sa/web";
+    let names = ["new.td", "old.td"];
+    let message = wire::Revocations {
+        version: "v".into(),
+        identities: vec![wire::RevokedIdentity { id: id.into(), not_after_ms: 0 }],
+        trust_domains: names.map(String::from).to_vec(),
+        ..Default::default()
+    };
+    let identity = maille_core::Identity::parse_uri(id).expect("valid");
+    let expected = Revoked::new("v".into(), [], [(identity, None)], Vec::new()).expect("good");
+    let named = expected.clone().among(names.map(|name| TrustDomain::parse(name).expect("valid")));
+    assert_ne!(expected, named);
+    assert_eq!(revocations(&message).expect("good"), named);
+    let bad = wire::Revocations { trust_domains: vec!["not a domain".into()], ..message };
+    assert!(revocations(&bad).is_err_and(|error| error.field == "trust_domains"));
+}

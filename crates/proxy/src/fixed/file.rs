@@ -303,6 +303,11 @@ impl File {
             serials: serials.clone(),
             identities: identities.collect(),
             crls: lists,
+            trust_domains: [
+                vec![self.settings.trust_domain.clone()],
+                self.settings.trust_domain_aliases.clone(),
+            ]
+            .concat(),
         };
         Ok(facts::revocations(&message)?)
     }

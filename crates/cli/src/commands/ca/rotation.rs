@@ -74,6 +74,9 @@ pub(crate) fn waiting(waiting: &[Waiting], count: usize, now: SystemTime) -> Vec
 }
 
 fn proxy(waiting: &Waiting, now: SystemTime) -> String {
+    if waiting.uid.is_empty() {
+        return format!("{}: {}", waiting.name, waiting.why);
+    }
     let counts = match waiting.not_after_ms.and_then(of_millis) {
         Some(end) => format!("its certificate ends {}", distance(end, now)),
         None => "when its certificate ends is not known".to_owned(),
@@ -83,7 +86,7 @@ fn proxy(waiting: &Waiting, now: SystemTime) -> String {
 
 /// What to do about proxies that are waited for.
 pub(crate) fn advice(rotation: &RotationStatus) -> Option<String> {
-    let first = rotation.waiting.first()?;
+    let first = rotation.waiting.iter().find(|waiting| !waiting.uid.is_empty())?;
     let (namespace, pod) = first.name.split_once('/').unwrap_or(("", &first.name));
     Some(format!(
         "it goes on by itself as soon as they confirm, their Pods are gone or their certificates have ended; see what is \
@@ -126,6 +129,13 @@ mod tests {
             "shop/cart-1: it does not verify by the new roots yet (its certificate ends in 2 h)"
         );
         assert!(lines[1].contains("not known"), "{lines:?}");
+        let others = Waiting { uid: String::new(), ..one("other-meshes", None) };
+        let lines = waiting(&[others], 1, now);
+        assert_eq!(
+            lines,
+            ["other-meshes: it does not verify by the new roots yet"],
+            "they have no certificate"
+        );
         let many: Vec<Waiting> = (0..7).map(|n| one(&format!("shop/cart-{n}"), None)).collect();
         let lines = waiting(&many, 1200, now);
         assert_eq!(lines.len(), NAMED + 1);

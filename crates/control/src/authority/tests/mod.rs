@@ -92,6 +92,7 @@ impl Books {
             self_signed: &self.self_signed,
             plugged_in: &self.plugged_in,
             proxies,
+            fetched_ms: None,
             now_ms,
         }
     }
