@@ -20,6 +20,7 @@ use crate::audit::{AuditLog, Refusal};
 use crate::connection::{PeerCertificate, PeerInfo};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::proxies::Proxies;
 use crate::rate::{Rate, RateLimit};
 use crate::server::ControlPlane;
 
@@ -49,6 +50,13 @@ pub struct IssueRules {
     pub node_accounts: TrustedNodeAccounts,
 }
 
+impl IssueRules {
+    /// The longest that a certificate may live.
+    pub(crate) fn longest_ttl(&self) -> Duration {
+        self.max_ttl.max(self.default_ttl)
+    }
+}
+
 impl Default for IssueRules {
     fn default() -> Self {
         Self {
@@ -68,6 +76,7 @@ pub(crate) struct CertificateService {
     limits: Limits,
     metrics: Arc<Metrics>,
     audit: Arc<AuditLog>,
+    proxies: Arc<Proxies>,
 }
 
 /// How often may be asked. Most of the cost is the review of tokens, which the API server bears.
@@ -97,6 +106,7 @@ impl CertificateService {
             limits: Limits::default(),
             metrics: Arc::clone(&control.metrics),
             audit: Arc::clone(&control.audit),
+            proxies: Arc::clone(&control.proxies),
         }
     }
 
@@ -250,6 +260,8 @@ impl IstioCertificateService for CertificateService {
             tracing::error!(%identity, problem, "certificate not handed out, since the audit log is required");
             Status::unavailable("the audit log cannot be written, and nothing is issued without it")
         })?;
+        // Before anybody can use it: a rotation waits for whoever has one.
+        self.proxies.certified(&peer, issued.not_after, now);
         self.metrics.issued.inc();
         Ok(Response::new(IstioCertificateResponse { cert_chain: issued.into_response() }))
     }
