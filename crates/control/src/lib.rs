@@ -21,6 +21,7 @@ pub mod flows;
 mod hub;
 mod identity;
 mod intent;
+mod judge;
 pub mod keys;
 mod metrics;
 mod monitoring;

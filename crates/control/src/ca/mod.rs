@@ -19,6 +19,7 @@ use crate::attest::{Peer, Shown, TokenReviewer, attest};
 use crate::audit::{AuditLog, Refusal};
 use crate::connection::{PeerCertificate, PeerInfo};
 use crate::hub::Hub;
+use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::proxies::Proxies;
 use crate::rate::{Rate, RateLimit};
@@ -77,6 +78,7 @@ pub(crate) struct CertificateService {
     metrics: Arc<Metrics>,
     audit: Arc<AuditLog>,
     proxies: Arc<Proxies>,
+    judge: Arc<Judge>,
 }
 
 /// How often may be asked. Most of the cost is the review of tokens, which the API server bears.
@@ -107,6 +109,7 @@ impl CertificateService {
             metrics: Arc::clone(&control.metrics),
             audit: Arc::clone(&control.audit),
             proxies: Arc::clone(&control.proxies),
+            judge: Arc::clone(&control.judge),
         }
     }
 
@@ -149,10 +152,12 @@ impl CertificateService {
             value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")).map(str::trim)
         });
         let now = self.clock.now();
-        // A connection may outlive the certificate it was opened with. One that is revoked proves nothing, but a token may
-        // get another.
+        // A connection may outlive the certificate it was opened with. One that is believed no more proves nothing, but a
+        // token may get another.
         let world = &self.hub.snapshot().world;
-        let holds = |c: &&PeerCertificate| c.not_after > now && c.revoked(world).is_none();
+        let holds = |c: &&PeerCertificate| {
+            c.not_after > now && c.revoked(world).is_none() && self.judge.refusal(c, now).is_none()
+        };
         let certificate = info.certificate.as_ref().filter(holds);
         let shown = Shown { certificate: certificate.map(|c| &c.identity), token };
         attest(&self.hub, self.reviewer.as_ref(), info.address, shown).await.map_err(|error| {

@@ -306,10 +306,7 @@ impl Sidecar {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(run_client(driver, options, connect, Collect(Arc::clone(&self.bundle))));
-        let (reports, receiver) = mpsc::channel(1);
-        let channel = channel(self.address, self.from, &self.file(), self.svid().as_ref()).await;
-        let mut flows = FlowsClient::new(channel.expect("connects"));
-        tasks.spawn(async move { drop(flows.report(ReceiverStream::new(receiver)).await) });
+        let mut reports: Option<mpsc::Sender<FlowReport>> = None;
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;
             if self.frozen.load(Ordering::SeqCst) {
@@ -323,7 +320,20 @@ impl Sidecar {
                 self.failures.lock().expect("lock").push(format!("{}: renewal: {error}", self.account));
             }
             let state = Some(self.state());
-            let _ = reports.send(FlowReport { flows: Vec::new(), state }).await;
+            let to = match reports.take().filter(|open| !open.is_closed()) {
+                Some(open) => open,
+                // The connection stood on a certificate that is trusted no more.
+                None => {
+                    let channel = channel(self.address, self.from, &self.file(), self.svid().as_ref()).await;
+                    let Ok(channel) = channel else { continue };
+                    let (sender, receiver) = mpsc::channel(1);
+                    let mut flows = FlowsClient::new(channel);
+                    tasks.spawn(async move { drop(flows.report(ReceiverStream::new(receiver)).await) });
+                    sender
+                }
+            };
+            let _ = to.send(FlowReport { flows: Vec::new(), state }).await;
+            reports = Some(to);
             // A new connection with what is in use, verified by both ends.
             let called =
                 crate::lab::channel(self.address, self.from, &self.file(), self.svid().as_ref()).await;

@@ -194,8 +194,9 @@ impl Discovery {
     }
 }
 
-/// How the control plane's refusal begins of a stream whose certificate is revoked.
-const REVOKED: &str = "certificate revoked";
+/// How the control plane's refusal begins of a stream whose certificate it believes no more: it is revoked, or its root was
+/// withdrawn.
+const REFUSED: [&str; 2] = ["certificate revoked", "certificate not trusted"];
 
 struct Receiver {
     discovery: Arc<Discovery>,
@@ -212,8 +213,10 @@ impl Handler for Receiver {
     }
 
     fn disconnected(&mut self, error: &ClientError) {
-        if matches!(error, ClientError::Stream(status) if status.message().starts_with(REVOKED)) {
-            self.discovery.facts.lock().refused_as_revoked();
+        if let ClientError::Stream(status) = error
+            && REFUSED.iter().any(|refused| status.message().starts_with(refused))
+        {
+            self.discovery.facts.lock().own_was_refused();
             self.discovery.news.tell();
         }
         if self.was_connected {
