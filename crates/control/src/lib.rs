@@ -9,6 +9,7 @@
 
 mod attest;
 mod audit;
+mod audit_pace;
 pub mod authority;
 mod ca;
 pub mod conditions;

@@ -161,6 +161,7 @@ impl Keeper {
 
     /// Looks once; whether something was done, so that there may be more to do.
     async fn turn(&mut self) -> Result<bool, StoreError> {
+        self.control.audit.count_omitted(self.control.clock.now());
         if self.stale {
             self.stored = self.store.read().await?;
             self.stale = false;
