@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use maille_core::{Identity, NamespacedName, TrustDomain};
@@ -91,6 +91,11 @@ impl Peer {
     /// Why the certificate is revoked that its connection stands on, if it is.
     pub(crate) fn revoked(&self, world: &World) -> Option<String> {
         self.certificate.as_ref()?.revoked(world)
+    }
+
+    /// When the certificate ends that its connection stands on.
+    pub(crate) fn certificate_ends(&self) -> Option<SystemTime> {
+        Some(self.certificate.as_ref()?.not_after)
     }
 
     /// The identity proved.

@@ -1,13 +1,17 @@
 //! What was issued to whom, and what was refused: one line of JSON each, in a file that only grows, and the newest in
 //! memory.
+//!
+//! Whatever is issued has its line. Of one address that is refused again and again a few refusals have; the others are
+//! counted, and the count is a line about a minute later: `refused` with `count`, and the address `others` where there were
+//! too many addresses to tell apart.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use maille_core::Identity;
 use maille_pki::Issued;
@@ -15,6 +19,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::attest::{Peer, Proof};
+use crate::audit_pace::{Omitted, Pace};
 
 /// Issues and refusals that are kept in memory, each: those who are refused can not push out what was issued.
 const ISSUED_KEPT: usize = 8000;
@@ -59,6 +64,9 @@ pub struct AuditEntry {
     pub ttl_s: Option<u64>,
     /// Why it was refused.
     pub reason: Option<String>,
+    /// How many refusals this line stands for, where that is not one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
 }
 
 /// A refusal.
@@ -82,6 +90,9 @@ pub struct AuditState {
     pub issued: u64,
     /// Requests refused since the start.
     pub refused: u64,
+    /// Those of them that have no line of their own, but are counted in one, or will be.
+    #[serde(default)]
+    pub omitted: u64,
     /// Lines that are in memory no more.
     pub forgotten: u64,
     /// Lines that are not in the file because it could not be written.
@@ -106,6 +117,8 @@ struct Inner {
     refused: VecDeque<(u64, AuditEntry)>,
     count_issued: u64,
     count_refused: u64,
+    count_omitted: u64,
+    pace: Pace,
     lost: u64,
 }
 
@@ -188,14 +201,31 @@ impl AuditLog {
             reason: Some(reason.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()),
             ..entry("refused", address, peer, now)
         };
-        let (identity, reason) = (entry.identity.as_deref().unwrap_or_default(), entry.reason.as_deref());
-        tracing::warn!(
-            target: "maille::audit", %address, identity, reason = reason.unwrap_or_default(), "certificate refused"
-        );
         let mut inner = self.inner.lock();
         inner.count_refused += 1;
+        if inner.pace.admits(address, Instant::now()) {
+            self.note_refused(&mut inner, entry);
+        } else {
+            inner.count_omitted += 1;
+        }
+    }
+
+    /// Writes the counts of refusals that have no lines, as far as they are due. To be called now and then.
+    pub(crate) fn count_omitted(&self, now: SystemTime) {
+        let mut inner = self.inner.lock();
+        for omitted in inner.pace.due(Instant::now()) {
+            self.note_refused(&mut inner, count(&omitted, now));
+        }
+    }
+
+    fn note_refused(&self, inner: &mut Inner, entry: AuditEntry) {
+        let (identity, reason) = (entry.identity.as_deref().unwrap_or_default(), entry.reason.as_deref());
+        tracing::warn!(
+            target: "maille::audit",
+            address = entry.address, identity, reason = reason.unwrap_or_default(), "certificate refused"
+        );
         // A refusal that cannot be written is still one.
-        let _ = self.write(&mut inner, &entry);
+        let _ = self.write(inner, &entry);
         inner.keep(entry);
     }
 
@@ -246,8 +276,18 @@ impl AuditLog {
             problem: inner.problem.clone(),
             issued: inner.count_issued,
             refused: inner.count_refused,
+            omitted: inner.count_omitted,
             forgotten: inner.next.saturating_sub(kept),
             lost: inner.lost,
+        }
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        let mut inner = self.inner.lock();
+        for omitted in inner.pace.rest() {
+            self.note_refused(&mut inner, count(&omitted, SystemTime::now()));
         }
     }
 }
@@ -311,6 +351,20 @@ fn entry(event: &str, address: IpAddr, peer: Option<&Peer>, now: SystemTime) -> 
         proof: None,
         ttl_s: None,
         reason: None,
+        count: None,
+    }
+}
+
+/// The line that stands for refusals without lines.
+fn count(omitted: &Omitted, now: SystemTime) -> AuditEntry {
+    let Omitted { of, count } = omitted;
+    let address = of.map_or_else(|| "others".to_owned(), |address| address.to_string());
+    let of = of.map_or_else(|| "other addresses".to_owned(), |address| address.to_string());
+    AuditEntry {
+        address,
+        reason: Some(format!("{count} more refusals of {of} were not written one by one")),
+        count: Some(*count),
+        ..entry("refused", IpAddr::V4(Ipv4Addr::UNSPECIFIED), None, now)
     }
 }
 
@@ -388,4 +442,41 @@ impl AuditQuery {
 
 fn brief(text: &str) -> String {
     text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_again_and_again_fills_neither_file_nor_memory_and_is_counted() {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = directory.path().join("issued.jsonl");
+        let log = AuditLog::open(AuditOptions { file: Some(file.clone()), required: false }).expect("opens");
+        let refuse = |last: u8| {
+            let address = Ipv4Addr::new(10, 0, 0, last).into();
+            let refusal = Refusal { address, peer: None, identity: None, reason: "no proof" };
+            log.refused(refusal, SystemTime::now());
+        };
+        refuse(1);
+        (0..1000).for_each(|_| refuse(2));
+        refuse(3);
+        let state = log.state();
+        assert_eq!((state.refused, state.omitted, state.forgotten), (1002, 980, 0));
+        let addresses: Vec<String> =
+            log.recent(|_| true, 30).into_iter().map(|entry| entry.address).collect();
+        assert_eq!((addresses.len(), &*addresses[0], &*addresses[21]), (22, "10.0.0.3", "10.0.0.1"));
+        drop(log);
+        let text = std::fs::read_to_string(&file).expect("the log");
+        let lines: Vec<AuditEntry> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(lines.len(), 23);
+        let last = lines.last().expect("one");
+        assert_eq!(
+            (last.event.as_str(), last.address.as_str(), last.count),
+            ("refused", "10.0.0.2", Some(980))
+        );
+        assert!(last.reason.as_deref().is_some_and(|reason| reason.starts_with("980 more refusals")));
+        assert!(!text.lines().next().expect("one").contains("count"), "the format of other lines stays");
+    }
 }

@@ -3,10 +3,12 @@
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use maille_core::{Identity, TrustDomain};
+use maille_pki::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -34,6 +36,8 @@ pub struct PeerCertificate {
     pub not_after: SystemTime,
     /// Its serial number, lower-case hexadecimal.
     pub serial: String,
+    /// The chain that was shown, leaf first: it is judged again when trust changes.
+    pub chain: Arc<[CertificateDer<'static>]>,
 }
 
 impl PeerCertificate {

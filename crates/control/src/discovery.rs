@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::Stream;
 use maille_core::Clock;
@@ -14,15 +13,12 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::attest::{Peer, Shown, TokenReviewer, attest};
-use crate::connection::PeerInfo;
+use crate::connection::{PeerCertificate, PeerInfo};
 use crate::hub::Hub;
+use crate::judge::{Judge, REVOKED, StreamEnd};
 use crate::metrics::Metrics;
 use crate::proxies::Proxies;
 use crate::view::PeerView;
-
-/// How a stream begins to say that the certificate is revoked by which it was opened: the proxy then asks for another at
-/// once.
-pub(crate) const REVOKED: &str = "certificate revoked";
 
 pub(crate) struct DiscoveryService {
     pub(crate) hub: Arc<Hub>,
@@ -31,61 +27,27 @@ pub(crate) struct DiscoveryService {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: watch::Receiver<bool>,
-}
-
-/// Waits until a stream has to end whatever happens on it: its certificate ends, or the control plane stops.
-#[derive(Debug)]
-pub(crate) struct StreamEnd {
-    /// When the proof ends with which the stream was opened.
-    pub(crate) expires: Instant,
-    pub(crate) stopping: watch::Receiver<bool>,
-    /// Why the certificate was revoked, if it was.
-    pub(crate) revoked: Option<String>,
-}
-
-/// How long a proxy whose certificate is revoked hears of that on its stream: it then knows that it needs another.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
-impl StreamEnd {
-    /// The stream has to end, since the certificate is revoked that it stands on.
-    pub(crate) fn revoke(&mut self, reason: String) {
-        if self.revoked.is_none() {
-            self.expires = self.expires.min(Instant::now() + LAST_WORDS);
-            self.revoked = Some(reason);
-        }
-    }
-
-    /// The status to end with. Cancel safe.
-    pub(crate) async fn wait(&mut self) -> Status {
-        tokio::select! {
-            () = tokio::time::sleep_until(self.expires) => {
-                match &self.revoked {
-                    Some(reason) => Status::unauthenticated(format!("{REVOKED}: {reason}")),
-                    None => Status::unauthenticated("certificate has expired; dial again with the renewed one"),
-                }
-            }
-            // An error is a control plane that is gone.
-            _ = self.stopping.wait_for(|stop| *stop) => Status::unavailable("the control plane is stopping"),
-        }
-    }
+    pub(crate) judge: Arc<Judge>,
 }
 
 /// Attests the caller of a stream, by its certificate alone: a token is for getting a certificate. Gives the
-/// moment at which the certificate ends, too.
+/// certificate and the moment at which it ends, too.
 pub(crate) async fn attest_stream<T>(
     request: &Request<T>,
     hub: &Hub,
     reviewer: &dyn TokenReviewer,
     clock: &dyn Clock,
-) -> Result<(Peer, Instant), Status> {
+    judge: &Judge,
+) -> Result<(Peer, PeerCertificate, Instant), Status> {
     let info = request.extensions().get::<PeerInfo>().ok_or_else(|| Status::internal("no peer address"))?;
     let now = clock.now();
     let Some(certificate) = info.certificate.as_ref().filter(|c| c.not_after > now) else {
         return Err(Status::unauthenticated("show the certificate that IstioCertificateService issues"));
     };
-    if let Some(reason) = certificate.revoked(&hub.snapshot().world) {
+    let revoked = certificate.revoked(&hub.snapshot().world).map(|reason| format!("{REVOKED}: {reason}"));
+    if let Some(reason) = revoked.or_else(|| judge.refusal(certificate, now)) {
         tracing::warn!(target: "maille::audit", address = %info.address, reason, "stream refused");
-        return Err(Status::unauthenticated(format!("{REVOKED}: {reason}")));
+        return Err(Status::unauthenticated(reason));
     }
     let shown = Shown { certificate: Some(&certificate.identity), token: None };
     let peer = attest(hub, reviewer, info.address, shown).await.map_err(|error| {
@@ -93,7 +55,7 @@ pub(crate) async fn attest_stream<T>(
         Status::unauthenticated("request authenticate failure")
     })?;
     let left = certificate.not_after.duration_since(now).unwrap_or_default();
-    Ok((peer.on(certificate.clone()), Instant::now() + left))
+    Ok((peer.on(certificate.clone()), certificate.clone(), Instant::now() + left))
 }
 
 #[tonic::async_trait]
@@ -105,13 +67,15 @@ impl AggregatedDiscoveryService for DiscoveryService {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let (peer, expires) =
-            attest_stream(&request, &self.hub, self.reviewer.as_ref(), self.clock.as_ref()).await?;
+        let (reviewer, clock) = (self.reviewer.as_ref(), self.clock.as_ref());
+        let (peer, certificate, expires) =
+            attest_stream(&request, &self.hub, reviewer, clock, &self.judge).await?;
         let Some(record) = self.proxies.enter(&peer, Arc::clone(&self.clock)) else {
             return Err(Status::resource_exhausted("this pod has too many discovery streams"));
         };
         tracing::debug!(pod = %peer.pod().name, identity = %peer.identity(), "proxy connected");
-        let end = StreamEnd { expires, stopping: self.stopping.clone(), revoked: None };
+        let (stopping, clock) = (self.stopping.clone(), Arc::clone(&self.clock));
+        let end = StreamEnd::new(certificate, expires, stopping, &self.judge, clock);
         let view = PeerView::new(&self.hub, peer, end, record, Arc::clone(&self.metrics));
         // From here on the view is told when its pod ends; it may have ended just before.
         view.check()?;

@@ -14,6 +14,7 @@ use crate::attest::TokenReviewer;
 use crate::connection::PeerInfo;
 use crate::discovery::attest_stream;
 use crate::hub::Hub;
+use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::rate::RateLimit;
 use crate::server::ControlPlane;
@@ -28,6 +29,7 @@ pub(crate) struct IdentityService {
     clock: Arc<dyn Clock>,
     limit: RateLimit,
     metrics: Arc<Metrics>,
+    judge: Arc<Judge>,
 }
 
 impl IdentityService {
@@ -40,6 +42,7 @@ impl IdentityService {
             // A proxy keeps tokens for as long as they hold; each audience of its workload is asked for anew.
             limit: RateLimit::new(50, 10.0),
             metrics: Arc::clone(&control.metrics),
+            judge: Arc::clone(&control.judge),
         }
     }
 
@@ -76,8 +79,8 @@ impl IdentityRpc for IdentityService {
                 format!("too many JWT-SVIDs for this pod: {} are made; wait and try again", self.limit);
             return Err(Status::resource_exhausted(text));
         }
-        let (peer, _) =
-            attest_stream(&request, &self.hub, self.reviewer.as_ref(), self.clock.as_ref()).await?;
+        let (reviewer, clock) = (self.reviewer.as_ref(), self.clock.as_ref());
+        let (peer, ..) = attest_stream(&request, &self.hub, reviewer, clock, &self.judge).await?;
         let identity = peer.identity();
         let now = self.clock.now();
         let snapshot = self.hub.snapshot();

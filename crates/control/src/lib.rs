@@ -9,6 +9,7 @@
 
 mod attest;
 mod audit;
+mod audit_pace;
 pub mod authority;
 mod ca;
 pub mod conditions;
@@ -21,6 +22,7 @@ pub mod flows;
 mod hub;
 mod identity;
 mod intent;
+mod judge;
 pub mod keys;
 mod metrics;
 mod monitoring;

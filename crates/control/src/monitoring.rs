@@ -1,8 +1,9 @@
 //! The monitoring port: metrics, health, and the flows, proxies and scrape targets known, over plain HTTP.
 //!
-//! Metrics and health are for everyone, as Istio's are. Who talks to whom, who is where, and which namespaces take plaintext, is not
-//! every workload's business: Pods outside of the control plane's namespace are refused it (people reach it through the API server
-//! or from the node).
+//! Metrics and health are for everyone, as Istio's are. Proxies, facts, and what is issued and revoked are shown to callers from
+//! the loopback interface alone, which is where `kubectl port-forward` comes from (Istio: debug endpoints without a token).
+//! Who talks to whom, what there is to scrape, and which namespaces take plaintext, is shown to the control plane's namespace too
+//! (Prometheus), and to what is no Pod (the API server's proxy of Services); not before it is known who is one.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -123,7 +124,7 @@ async fn metrics(
             (status.phase, count(waiting), count(status.problems.len()))
         }),
         proxies: control.proxies.by_version(),
-        modes: is_trusted(world, caller).then(|| namespace_modes(world)),
+        modes: (access(world, caller) >= Access::Traffic).then(|| namespace_modes(world)),
         root_ends: first_root(),
         chain_ends: authority.as_ref().map(|authority| authority.not_after()),
     };
@@ -168,7 +169,7 @@ async fn flows(
     ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<FlowQuery>,
 ) -> Response {
-    if let Some(refusal) = refuse_workloads(&shared, caller) {
+    if let Some(refusal) = refuse(&shared, caller, Access::Traffic) {
         return refusal;
     }
     let now_ms = millis(shared.control.clock.now());
@@ -180,7 +181,7 @@ async fn flows(
 }
 
 async fn authority(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
-    if let Some(refusal) = refuse_workloads(&shared, caller) {
+    if let Some(refusal) = refuse(&shared, caller, Access::All) {
         return refusal;
     }
     match shared.control.authority_status() {
@@ -190,7 +191,7 @@ async fn authority(State(shared): State<Shared>, ConnectInfo(caller): ConnectInf
 }
 
 async fn proxies(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
-    match refuse_workloads(&shared, caller) {
+    match refuse(&shared, caller, Access::All) {
         Some(refusal) => refusal,
         None => {
             let proxies = shared.control.proxies.list();
@@ -208,7 +209,7 @@ async fn facts(
     ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<FactsQuery>,
 ) -> Response {
-    if let Some(refusal) = refuse_workloads(&shared, caller) {
+    if let Some(refusal) = refuse(&shared, caller, Access::All) {
         return refusal;
     }
     match query.run(&shared.control.hub.snapshot()) {
@@ -218,7 +219,7 @@ async fn facts(
 }
 
 async fn revocations(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
-    match refuse_workloads(&shared, caller) {
+    match refuse(&shared, caller, Access::All) {
         Some(refusal) => refusal,
         None => {
             let control = &shared.control;
@@ -232,7 +233,7 @@ async fn issued(
     ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<AuditQuery>,
 ) -> Response {
-    if let Some(refusal) = refuse_workloads(&shared, caller) {
+    if let Some(refusal) = refuse(&shared, caller, Access::All) {
         return refusal;
     }
     match query.run(&shared.control.audit) {
@@ -242,25 +243,50 @@ async fn issued(
 }
 
 async fn scrape_targets(State(shared): State<Shared>, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
-    match refuse_workloads(&shared, caller) {
+    match refuse(&shared, caller, Access::Traffic) {
         Some(refusal) => refusal,
         None => Json(crate::scrape_targets::of(&shared.control.hub.snapshot().world)).into_response(),
     }
 }
 
-fn refuse_workloads(shared: &Shared, caller: Caller) -> Option<Response> {
-    (!is_trusted(&shared.control.hub.snapshot().world, caller)).then(|| {
-        (
-            StatusCode::FORBIDDEN,
-            "flows, proxies and scrape targets are not shown to workloads outside the control plane's namespace",
-        )
-            .into_response()
-    })
+/// What a caller may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Access {
+    /// Metrics and health.
+    Public,
+    /// Flows, scrape targets and modes, too.
+    Traffic,
+    /// Everything.
+    All,
 }
 
-/// Pods are, of the control plane's namespace only; what is no Pod comes through the API server or from the node.
-fn is_trusted(world: &World, caller: Caller) -> bool {
-    world.pod_at(caller.0).is_none_or(|pod| pod.name.namespace == world.config().system_namespace)
+/// A Pod may pass for none as long as not all are known.
+fn access(world: &World, Caller(address): Caller) -> Access {
+    match world.pod_at(address) {
+        Some(pod) if pod.name.namespace == world.config().system_namespace => Access::Traffic,
+        Some(_) => Access::Public,
+        None if address.is_loopback() => Access::All,
+        None if world.is_complete() => Access::Traffic,
+        None => Access::Public,
+    }
+}
+
+/// The answer to who may not see what needs this.
+fn refuse(shared: &Shared, caller: Caller, needs: Access) -> Option<Response> {
+    let snapshot = shared.control.hub.snapshot();
+    let reason = match needs {
+        _ if access(&snapshot.world, caller) >= needs => return None,
+        Access::All => {
+            "identities, certificates, proxies and facts are shown through `kubectl port-forward` only, by which \
+             `maille` asks for them"
+        }
+        _ if snapshot.world.pod_at(caller.0).is_none() => {
+            let text = "the world is not complete yet, so that nobody can be told from a workload; try again";
+            return Some((StatusCode::SERVICE_UNAVAILABLE, text).into_response());
+        }
+        _ => "flows and scrape targets are not shown to workloads outside the control plane's namespace",
+    };
+    Some((StatusCode::FORBIDDEN, reason).into_response())
 }
 
 /// Where a request comes from.
@@ -339,5 +365,63 @@ impl AsyncWrite for PlacedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use maille_core::{NamespacedName, TrustDomain};
+
+    use super::*;
+    use crate::revocation::Listing;
+    use crate::world::{Change, Event, MeshConfig, Pod};
+
+    fn pod(namespace: &str, address: &str) -> Event {
+        Event::Pod(Change::Put(Pod {
+            name: NamespacedName::new(namespace, "pod"),
+            uid: address.to_owned(),
+            addresses: vec![address.parse().expect("address")],
+            labels: Default::default(),
+            service_account: "default".to_owned(),
+            workload_name: "pod".to_owned(),
+            meshed: false,
+            terminating: false,
+            named_ports: Vec::new(),
+            scrape: None,
+            multiplexes: false,
+            node: String::new(),
+            ready: true,
+        }))
+    }
+
+    /// A hostNetwork Pod has its node's address, as the API server may have.
+    #[test]
+    fn only_loopback_sees_all_and_nobody_is_taken_for_no_workload_before_all_are_known() {
+        let hub =
+            crate::hub::Hub::new(World::new(MeshConfig::new(TrustDomain::parse("mesh").expect("valid"))));
+        let sees = |address: &str| access(&hub.snapshot().world, Caller(address.parse().expect("address")));
+        let node = "192.0.2.1";
+        assert_eq!([sees(node), sees("10.1.1.1"), sees("127.0.0.1"), sees("::1")], {
+            [Access::Public, Access::Public, Access::All, Access::All]
+        });
+        hub.apply([pod("shop", "10.1.1.1"), pod("istio-system", "10.1.1.2")]);
+        assert_eq!([sees("10.1.1.1"), sees("10.1.1.2")], [Access::Public, Access::Traffic]);
+        hub.apply([
+            Event::Service(Change::Replace(vec![])),
+            Event::Slice(Change::Replace(vec![])),
+            Event::PeerAuthentication(Change::Replace(vec![])),
+            Event::Authorization(Change::Replace(vec![])),
+            Event::RequestAuthentication(Change::Replace(vec![])),
+            Event::DestinationRule(Change::Replace(vec![])),
+            Event::ServiceEntry(Change::Replace(vec![])),
+            Event::WorkloadEntry(Change::Replace(vec![])),
+            Event::Sidecar(Change::Replace(vec![])),
+            Event::MeshConfig(Default::default()),
+            Event::Revocations(Listing::Absent),
+            Event::RevocationLists(vec![], vec![]),
+        ]);
+        assert_eq!(sees(node), Access::Public, "the Pods are not all there yet");
+        hub.apply([Event::Pod(Change::Replace(vec![]))]);
+        assert_eq!([sees(node), sees("127.0.0.1")], [Access::Traffic, Access::All]);
     }
 }

@@ -30,7 +30,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use maille_core::Clock;
 use maille_proto::flows::ProxyState;
@@ -39,7 +39,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::attest::Peer;
-use crate::authority::{LiveProxy, Seen};
+use crate::authority::{Holders, LiveProxy, Seen, Sheet};
 use crate::world::World;
 
 /// Streams one pod may have at a time: a restarted proxy's old stream may linger until its pings fail.
@@ -62,6 +62,8 @@ struct Connected {
     svids: BTreeMap<String, SvidStatus>,
     /// What proxies have told other control planes of the mesh, by uid of the Pod.
     elsewhere: BTreeMap<String, Seen>,
+    /// Until when they count.
+    holders: Holders,
 }
 
 /// What a proxy says that it uses of its identity and the mesh's trust.
@@ -172,6 +174,9 @@ impl Proxies {
         if connected.streams.values().filter(|s| s.uid == uid).count() >= MAX_STREAMS_PER_POD {
             return None;
         }
+        if let Some(ends) = peer.certificate_ends() {
+            connected.holders.note(&peer.pod().uid, millis(ends), millis(clock.now()));
+        }
         connected.last_id += 1;
         let id = connected.last_id;
         let status = ProxyStatus {
@@ -220,6 +225,9 @@ impl Proxies {
         };
         let mut connected = self.0.lock();
         let uid = &peer.pod().uid;
+        if let Some(ends) = peer.certificate_ends() {
+            connected.holders.note(uid, millis(ends), now_ms);
+        }
         if !connected.svids.contains_key(uid) {
             let living: BTreeSet<&str> = world.pods().map(|pod| pod.uid.as_str()).collect();
             connected.svids.retain(|uid, _| living.contains(uid.as_str()));
@@ -227,25 +235,54 @@ impl Proxies {
         connected.svids.insert(uid.clone(), svid);
     }
 
-    /// Takes over what proxies have told other control planes, in place of what was known of that.
-    pub(crate) fn heard_elsewhere(&self, elsewhere: BTreeMap<String, Seen>) {
-        self.0.lock().elsewhere = elsewhere;
+    /// Notes that a Pod was given a certificate.
+    pub(crate) fn certified(&self, peer: &Peer, ends: SystemTime, now: SystemTime) {
+        self.0.lock().holders.note(&peer.pod().uid, millis(ends), millis(now));
     }
 
-    /// What proxies have told this one, by uid of the Pod.
-    pub(crate) fn heard_here(&self) -> BTreeMap<String, Seen> {
-        self.0.lock().svids.iter().map(|(uid, svid)| (uid.clone(), svid.seen())).collect()
+    /// Takes over what other control planes have heard and issued, in place of what was known of that. `issued`: when the
+    /// last certificate of each Pod ends; before `dark_until_ms` they may have issued what is not there.
+    pub(crate) fn heard_elsewhere(
+        &self,
+        elsewhere: BTreeMap<String, Seen>,
+        issued: BTreeMap<String, u64>,
+        dark_until_ms: u64,
+    ) {
+        let mut connected = self.0.lock();
+        connected.elsewhere = elsewhere;
+        connected.holders.heard(issued, dark_until_ms);
     }
 
-    /// These Pods, by name and uid, with what their proxies last said, to whomever.
-    pub(crate) fn live(&self, pods: impl Iterator<Item = (String, String)>) -> Vec<LiveProxy> {
+    /// What proxies have told this one, and what it has issued, for the others; what was issued before `dark_until_ms` it
+    /// does not know.
+    pub(crate) fn sheet(&self, dark_until_ms: u64, now_ms: u64) -> Sheet {
         let connected = self.0.lock();
+        let heard = connected.svids.iter().map(|(uid, svid)| (uid.clone(), svid.seen())).collect();
+        let holders = &connected.holders;
+        let since_ms = holders.first_look_ms().unwrap_or(now_ms).max(dark_until_ms);
+        Sheet::of(&heard, holders.known(), since_ms, now_ms)
+    }
+
+    /// All the Pods with sidecars of a complete world, by name and uid, with what their proxies last said, to whomever.
+    /// No certificate lives longer than `longest`.
+    pub(crate) fn live(
+        &self,
+        pods: impl Iterator<Item = (String, String)>,
+        now: SystemTime,
+        longest: Duration,
+    ) -> Vec<LiveProxy> {
+        let pods: Vec<_> = pods.collect();
+        let uids: Vec<&str> = pods.iter().map(|(_, uid)| uid.as_str()).collect();
+        let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        let mut connected = self.0.lock();
+        let held = connected.holders.look(&uids, millis(now), longest_ms);
         let seen = |uid: &str| {
             let here = connected.svids.get(uid).map(SvidStatus::seen);
             let elsewhere = connected.elsewhere.get(uid).cloned();
             here.into_iter().chain(elsewhere).max_by_key(|seen| seen.at_ms)
         };
-        pods.map(|(name, uid)| LiveProxy { seen: seen(&uid), name, uid }).collect()
+        let all = pods.into_iter().zip(held);
+        all.map(|((name, uid), holds)| LiveProxy { seen: seen(&uid), name, uid, holds }).collect()
     }
 
     /// How many there are of each version, as they say. A proxy may say anything: only a few are told apart.
@@ -309,7 +346,6 @@ impl SvidStatus {
         Seen {
             at_ms: self.reported_ms,
             signer: self.signer.clone(),
-            not_after_ms: self.not_after_ms,
             roots: self.roots.clone(),
             control_roots: self.control_roots.clone(),
             renewal_error: self.renewal_error.clone(),

@@ -13,7 +13,7 @@ use maille_proto::ca::istio_certificate_service_server::IstioCertificateServiceS
 use maille_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use maille_proto::flows::flows_server::FlowsServer;
 use maille_proto::identity::identity_server::IdentityServer;
-use maille_tls::control::{Credential, discovery_server_by};
+use maille_tls::control::{ClientJudge, Credential, discovery_server_by};
 use maille_tls::{KeyExchange, Parameters, Revoked, Trust};
 use maille_xds::limits::MAX_REQUEST_BYTES;
 use parking_lot::Mutex;
@@ -33,6 +33,7 @@ use crate::federation::Fetches;
 use crate::flows::{FlowService, FlowStore, Limits, RefusalLog};
 use crate::hub::Hub;
 use crate::identity::{IdentityService, MAX_MINT_REQUEST_BYTES};
+use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::places::{Place, Places};
 use crate::proxies::Proxies;
@@ -96,6 +97,8 @@ pub struct ControlPlane {
     pub(crate) rotation: Arc<ArcSwapOption<Shown>>,
     /// What keeps the stored mesh configuration from being in force, if anything does.
     pub(crate) mesh_problem: Arc<ArcSwapOption<String>>,
+    /// Judges connections that are open.
+    pub(crate) judge: Arc<Judge>,
     /// Becomes true when streams are to end.
     stopping: Arc<watch::Sender<bool>>,
 }
@@ -117,6 +120,7 @@ impl ControlPlane {
             jwt_keys: Arc::default(),
             rotation: Arc::default(),
             mesh_problem: Arc::default(),
+            judge: Arc::default(),
             stopping: Arc::new(watch::Sender::new(false)),
         }
     }
@@ -237,6 +241,7 @@ impl ControlPlane {
             clock: Arc::clone(&self.clock),
             stopping: self.stopping.subscribe(),
             metrics: Arc::clone(&self.metrics),
+            judge: Arc::clone(&self.judge),
         };
         let flows = FlowService {
             hub: Arc::clone(&self.hub),
@@ -247,6 +252,7 @@ impl ControlPlane {
             stopping: self.stopping.subscribe(),
             metrics: Arc::clone(&self.metrics),
             proxies: Arc::clone(&self.proxies),
+            judge: Arc::clone(&self.judge),
         };
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -289,16 +295,17 @@ impl ControlPlane {
         let authority = self.authority.load_full().ok_or(ServeError::NoAuthority)?;
         let snapshot = self.hub.snapshot();
         let (world, config) = (&snapshot.world, snapshot.world.config());
+        let trust = trust_of(&authority, &config.trust_domain, &config.trust_domain_aliases)?;
+        let trust = trust.without(barred(world)?);
+        self.judge.set(ClientJudge::new(&trust)?);
         let names = serving_names(&config.system_namespace, &config.cluster_domain);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let key = generate_key()?;
         let now = self.clock.now();
         let issued = authority.issue_server(&key.public_key()?, &names, &[], SERVING_TTL, now)?;
         let credential = Credential::from_pem(&issued.chain_text(), &key.to_pem())?;
-        let trust = trust_of(&authority, &config.trust_domain, &config.trust_domain_aliases)?;
         let renewal = renew_at(issued.not_before, issued.not_after, 0.0).duration_since(now);
-        let revoked = barred(world)?;
-        let config = discovery_server_by(&credential, &trust.without(revoked), &parameters(world))?;
+        let config = discovery_server_by(&credential, &trust, &parameters(world))?;
         Ok((config, renewal.unwrap_or_default().max(Duration::from_secs(1))))
     }
 }
@@ -430,7 +437,8 @@ impl Acceptor {
                     return Err(format!("certificate of {identity} has expired"));
                 }
                 let (not_before, not_after) = (facts.not_before, facts.not_after);
-                Some(PeerCertificate { identity, not_before, not_after, serial: facts.serial })
+                let chain = chain.unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+                Some(PeerCertificate { identity, not_before, not_after, serial: facts.serial, chain })
             }
         };
         Ok(PeerStream { stream, info: PeerInfo { address, certificate }, _place: place })

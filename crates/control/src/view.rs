@@ -14,9 +14,9 @@ use maille_xds::{Dirty, Request, Resource, ServerState, View};
 use tonic::Status;
 
 use crate::attest::Peer;
-use crate::discovery::StreamEnd;
 use crate::facts::{REVOCATIONS_NAME, SETTINGS_NAME};
 use crate::hub::{Hub, Subscription};
+use crate::judge::StreamEnd;
 use crate::metrics::Metrics;
 use crate::proxies::ProxyHandle;
 use crate::world::{Asked, CredentialSource, Key};
@@ -273,8 +273,7 @@ impl View for PeerView {
         };
         self.check()?;
         if let Some(reason) = self.peer.revoked(&self.subscription.snapshot().world) {
-            tracing::warn!(target: "maille::audit", pod = %self.own, reason, "proxy's stream ends");
-            self.end.revoke(reason);
+            self.end.revoke(&reason);
         }
         self.metrics.woken.inc();
         self.follow_root_namespace();

@@ -251,7 +251,7 @@ pub(crate) fn without_resumption(config: &mut ServerConfig) {
     config.send_tls13_tickets = 0;
 }
 
-fn split<'c, 'd>(
+pub(crate) fn split<'c, 'd>(
     presenter: Presenter,
     chain: &'c [CertificateDer<'d>],
 ) -> Result<(&'c CertificateDer<'d>, &'c [CertificateDer<'d>]), Refusal> {

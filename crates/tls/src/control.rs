@@ -4,19 +4,23 @@
 //! the machine's own certificate store plays no part.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use maille_pki::{KeyPair, Svid, certificates_from_pem};
+use maille_core::Identity;
+use maille_pki::{CertificateDer, KeyPair, Svid, certificates_from_pem};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::UnixTime;
 
 use crate::alpn::{H2, HTTP_11, owned};
-use crate::context::{VERSIONS, certified, without_resumption};
+use crate::context::{VERSIONS, certified, split, without_resumption};
 use crate::error::SetupError;
 use crate::parameters::Parameters;
 use crate::provider::provider;
+use crate::refusal::{Presenter, Refusal};
 use crate::trust::{Anchors, Trust};
 use crate::verifier::MeshClientVerifier;
 
@@ -63,6 +67,24 @@ pub fn discovery_server_by(
     config.alpn_protocols = owned(&[H2]);
     without_resumption(&mut config);
     Ok(Arc::new(config))
+}
+
+/// Judges clients of [`discovery_server`] after their handshake: trust may have changed since.
+#[derive(Debug)]
+pub struct ClientJudge(Anchors);
+
+impl ClientJudge {
+    /// Believes whom a server of this trust believes.
+    pub fn new(trust: &Trust) -> Result<Self, SetupError> {
+        Anchors::new(trust).map(Self)
+    }
+
+    /// Judges the chain that a client has shown, leaf first, as its handshake would be judged now.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Identity, Refusal> {
+        let (leaf, intermediates) = split(Presenter::Client, chain)?;
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.0.verify_client(leaf, intermediates, UnixTime::since_unix_epoch(since))
+    }
 }
 
 /// The client side of port 15012: the server must prove the dialled name (such as

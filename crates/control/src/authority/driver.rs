@@ -68,6 +68,8 @@ pub struct Keeper {
     shared_at: Option<Instant>,
     /// The others, and when each wrote what was last read of it.
     others: BTreeMap<String, u64>,
+    /// When the last of the others was found gone, Unix milliseconds: what it has issued nobody knows.
+    gone_at_ms: u64,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -108,6 +110,7 @@ impl Keeper {
             replica: name_of_replica(),
             shared_at: None,
             others: BTreeMap::new(),
+            gone_at_ms: 0,
         };
         keeper.apply();
         keeper.show();
@@ -158,6 +161,7 @@ impl Keeper {
 
     /// Looks once; whether something was done, so that there may be more to do.
     async fn turn(&mut self) -> Result<bool, StoreError> {
+        self.control.audit.count_omitted(self.control.clock.now());
         if self.stale {
             self.stored = self.store.read().await?;
             self.stale = false;
@@ -223,11 +227,18 @@ impl Keeper {
         let now_ms = millis(self.control.clock.now());
         let mut news = BTreeMap::new();
         let mut heard = BTreeMap::<String, Seen>::new();
-        self.others.clear();
+        let mut issued = BTreeMap::<String, u64>::new();
+        let mut dark_until_ms = 0;
+        let before = std::mem::take(&mut self.others);
         for (name, text) in all.into_iter().filter(|(name, _)| *name != self.replica) {
             match Sheet::read(&text).filter(|sheet| !sheet.is_gone(now_ms)) {
                 Some(sheet) => {
                     self.others.insert(name, sheet.at_ms());
+                    dark_until_ms = dark_until_ms.max(sheet.dark_until_ms(now_ms));
+                    for (uid, ends) in sheet.ends() {
+                        let known = issued.entry(uid.clone()).or_insert(ends);
+                        *known = ends.max(*known);
+                    }
                     for (uid, seen) in sheet.seen(now_ms) {
                         let known = heard.entry(uid).or_insert_with(|| seen.clone());
                         if seen.at_ms > known.at_ms {
@@ -238,13 +249,17 @@ impl Keeper {
                 None => _ = news.insert(name, None),
             }
         }
-        self.control.proxies.heard_elsewhere(heard);
+        if before.keys().any(|name| !self.others.contains_key(name)) {
+            self.gone_at_ms = now_ms;
+        }
+        let dark_until_ms = dark_until_ms.max(self.gone_at_ms);
+        self.control.proxies.heard_elsewhere(heard, issued, dark_until_ms);
         // One that is alone only shows that it is there.
         let here = match is_under_way && !self.others.is_empty() {
-            true => self.control.proxies.heard_here(),
-            false => BTreeMap::new(),
+            true => self.control.proxies.sheet(self.gone_at_ms, now_ms),
+            false => Sheet::empty(now_ms, is_under_way),
         };
-        let sheet = serde_json::to_string(&Sheet::of(&here, now_ms, is_under_way));
+        let sheet = serde_json::to_string(&here);
         news.insert(
             self.replica.clone(),
             Some(sheet.map_err(|error| StoreError::Failed(error.to_string()))?),
@@ -512,7 +527,8 @@ pub(crate) fn live(control: &ControlPlane) -> Option<Vec<LiveProxy>> {
         return None;
     }
     let meshed = world.pods().filter(|pod| pod.meshed);
-    Some(control.proxies.live(meshed.map(|pod| (pod.name.to_string(), pod.uid.clone()))))
+    let meshed = meshed.map(|pod| (pod.name.to_string(), pod.uid.clone()));
+    Some(control.proxies.live(meshed, control.clock.now(), control.rules.longest_ttl()))
 }
 
 /// In one order, whoever signs, so that a change of the signer alone changes no ConfigMap.

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::holders::Holds;
 use super::state::{Ca, LiveProxy, Rotation};
 use super::wire::{Phase, Waiting};
 
 /// Reports come every two seconds; after this silence something is wrong with whoever sends them.
 const SILENCE_MS: u64 = 10_000;
-/// Of who has never reported.
-const UNKNOWN: &str = "it has not said what it uses since this control plane began to watch";
-
 /// What was said before a phase began does not confirm it, nor what was on its way then.
 const SETTLE_MS: u64 = 1000;
 /// A certificate that was asked for before the signer changed may arrive as late as this: a proxy waits ten seconds for one.
@@ -74,7 +72,7 @@ impl Need {
         if *self == Self::Nothing {
             return None;
         }
-        let Some(seen) = &proxy.seen else { return Some(UNKNOWN.to_owned()) };
+        let Some(seen) = &proxy.seen else { return Some(unknown(proxy.holds).to_owned()) };
         let short = |name: &str| name.chars().take(12).collect::<String>();
         match self {
             Self::Nothing => None,
@@ -102,10 +100,31 @@ impl Need {
     }
 }
 
-/// Whether a proxy counts: one whose certificate has ended can neither call nor be called, and gets another by its token
-/// only.
+/// Why nothing is known of who has said nothing.
+fn unknown(holds: Holds) -> &'static str {
+    match holds {
+        Holds::Nothing => "it has no certificate, but one may be on its way",
+        Holds::Until(_) => {
+            "it has not said what it uses since this control plane began to watch, but it was given a certificate: it may \
+             crash, be cut off, or be no sidecar of Maille's"
+        }
+        Holds::Perhaps(_) => {
+            "it has not said what it uses since this control plane began to watch, and may have a certificate of before; if \
+             its container istio-proxy is no sidecar, or never got as far as a certificate, go on without it"
+        }
+    }
+}
+
+/// Whether a proxy counts: one without a certificate that holds can neither call nor be called, and gets one by its token
+/// only, of whoever signs then.
 fn is_live(proxy: &LiveProxy, now_ms: u64) -> bool {
-    proxy.seen.as_ref().is_none_or(|seen| seen.not_after_ms == 0 || seen.not_after_ms > now_ms)
+    proxy.holds.may_hold(now_ms)
+}
+
+/// Those that never had a certificate: they have nothing that a rotation could take from them.
+pub(crate) fn without_certificate(proxies: &[LiveProxy]) -> Vec<String> {
+    let without = proxies.iter().filter(|proxy| proxy.holds == Holds::Nothing);
+    without.map(|proxy| proxy.name.clone()).collect()
 }
 
 /// Counts who has confirmed. `since_ms`: when the phase began.
@@ -123,7 +142,9 @@ pub(crate) fn tally(
         _ => SETTLE_MS,
     };
     let said_after = since_ms.saturating_add(settle);
-    for proxy in proxies.iter().filter(|proxy| is_live(proxy, now_ms)) {
+    // What was being signed when the phase began is known by then.
+    let is_new = |proxy: &LiveProxy| proxy.holds == Holds::Nothing && now_ms < said_after;
+    for proxy in proxies.iter().filter(|proxy| is_live(proxy, now_ms) || is_new(proxy)) {
         tally.live += 1;
         match need.lack(proxy, said_after) {
             None => tally.confirmed += 1,
@@ -134,7 +155,7 @@ pub(crate) fn tally(
                 name: proxy.name.clone(),
                 uid: proxy.uid.clone(),
                 why: format!("{lack}{}", circumstance(proxy, now_ms)),
-                not_after_ms: proxy.seen.as_ref().map(|seen| seen.not_after_ms).filter(|ends| *ends > 0),
+                not_after_ms: proxy.holds.ends_ms(),
             }),
         }
     }
@@ -146,10 +167,10 @@ pub(crate) fn silent(proxies: &[LiveProxy], now_ms: u64) -> Vec<Waiting> {
     let live = proxies.iter().filter(|proxy| is_live(proxy, now_ms));
     let silent = live.filter_map(|proxy| {
         let why = match &proxy.seen {
-            None => UNKNOWN.to_owned(),
+            None => unknown(proxy.holds).to_owned(),
             Some(_) => circumstance(proxy, now_ms).trim_start_matches("; ").to_owned(),
         };
-        let not_after_ms = proxy.seen.as_ref().map(|seen| seen.not_after_ms).filter(|ends| *ends > 0);
+        let not_after_ms = proxy.holds.ends_ms();
         let waiting = Waiting { name: proxy.name.clone(), uid: proxy.uid.clone(), why, not_after_ms };
         (!waiting.why.is_empty()).then_some(waiting)
     });

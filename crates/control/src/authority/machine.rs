@@ -468,7 +468,7 @@ fn proceed(view: &View<'_>, request: &Request) -> Step {
 }
 
 /// The first few of many names.
-fn some(names: &[String]) -> String {
+pub(crate) fn some(names: &[String]) -> String {
     let shown = names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().checked_sub(10) {
         Some(more) if more > 0 => format!("{shown} and {more} more"),

@@ -6,6 +6,7 @@
 
 mod driver;
 mod gate;
+mod holders;
 mod machine;
 mod show;
 mod sightings;
@@ -16,7 +17,9 @@ mod tests;
 mod wire;
 
 pub use driver::{Keeper, StartError};
+pub(crate) use holders::Holders;
 pub(crate) use show::Shown;
+pub(crate) use sightings::Sheet;
 pub use state::Source;
 pub(crate) use state::{LiveProxy, Seen};
 pub use store::{Entries, Object, Store, StoreError, Stored};

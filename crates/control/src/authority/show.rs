@@ -1,8 +1,8 @@
 //! The rotation as people see it.
 
 use super::driver::live;
-use super::gate::Tally;
-use super::machine::{self, in_force, progress, soon};
+use super::gate::{Tally, without_certificate};
+use super::machine::{self, in_force, progress, some, soon};
 use super::state::{Ca, Home, State, View};
 use super::wire::{CaStatus, RotationStatus, Status};
 use crate::proxies::millis;
@@ -102,6 +102,14 @@ fn warnings(view: &View<'_>) -> Vec<String> {
         if !all.contains(&warning) {
             all.push(warning);
         }
+    }
+    let without = view.state.rotation.as_ref().and(view.proxies).map(without_certificate);
+    if let Some(pods) = without.filter(|pods| !pods.is_empty()) {
+        all.push(format!(
+            "not waited for, since they never had a certificate of this authority: {} (is their container istio-proxy a \
+             sidecar that runs?)",
+            some(&pods)
+        ));
     }
     all
 }

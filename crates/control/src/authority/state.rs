@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use maille_pki::{Authority, CertificateDer, KeyPair, describe};
 use serde::{Deserialize, Serialize};
 
+use super::holders::Holds;
 use super::wire::{Answer, CaStatus, CertificateStatus, Ended, Kind, Phase};
 use crate::proxies::millis;
 
@@ -162,6 +163,8 @@ pub(crate) struct LiveProxy {
     pub(crate) uid: String,
     /// What it last said that it has in use.
     pub(crate) seen: Option<Seen>,
+    /// Until when it counts.
+    pub(crate) holds: Holds,
 }
 
 /// What a proxy said that it has in use.
@@ -170,7 +173,6 @@ pub(crate) struct Seen {
     /// When it said so, Unix milliseconds.
     pub(crate) at_ms: u64,
     pub(crate) signer: String,
-    pub(crate) not_after_ms: u64,
     pub(crate) roots: BTreeSet<String>,
     pub(crate) control_roots: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]

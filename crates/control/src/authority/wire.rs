@@ -110,7 +110,7 @@ pub struct Status {
     pub answer: Option<Answer>,
     /// What keeps things from being as they should: a replacement that cannot be used, a Secret that cannot be written.
     pub problems: Vec<String>,
-    /// What ends soon.
+    /// What ends soon, and for whom a rotation does not wait without anybody having said so.
     pub warnings: Vec<String>,
 }
 
@@ -182,7 +182,8 @@ pub struct Waiting {
     pub uid: String,
     /// What it lacks, and what is known of it.
     pub why: String,
-    /// When its certificate ends and it no longer counts, Unix milliseconds; absent if it has never said.
+    /// When its last certificate ends and it no longer counts, Unix milliseconds: as it was issued, or of its connection,
+    /// or as late as one of before this control plane may end. Absent if it has none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after_ms: Option<u64>,
 }

@@ -19,7 +19,9 @@ use crate::attest::{Peer, Shown, TokenReviewer, attest};
 use crate::audit::{AuditLog, Refusal};
 use crate::connection::{PeerCertificate, PeerInfo};
 use crate::hub::Hub;
+use crate::judge::Judge;
 use crate::metrics::Metrics;
+use crate::proxies::Proxies;
 use crate::rate::{Rate, RateLimit};
 use crate::server::ControlPlane;
 
@@ -49,6 +51,13 @@ pub struct IssueRules {
     pub node_accounts: TrustedNodeAccounts,
 }
 
+impl IssueRules {
+    /// The longest that a certificate may live.
+    pub(crate) fn longest_ttl(&self) -> Duration {
+        self.max_ttl.max(self.default_ttl)
+    }
+}
+
 impl Default for IssueRules {
     fn default() -> Self {
         Self {
@@ -68,6 +77,8 @@ pub(crate) struct CertificateService {
     limits: Limits,
     metrics: Arc<Metrics>,
     audit: Arc<AuditLog>,
+    proxies: Arc<Proxies>,
+    judge: Arc<Judge>,
 }
 
 /// How often may be asked. Most of the cost is the review of tokens, which the API server bears.
@@ -97,6 +108,8 @@ impl CertificateService {
             limits: Limits::default(),
             metrics: Arc::clone(&control.metrics),
             audit: Arc::clone(&control.audit),
+            proxies: Arc::clone(&control.proxies),
+            judge: Arc::clone(&control.judge),
         }
     }
 
@@ -139,10 +152,12 @@ impl CertificateService {
             value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")).map(str::trim)
         });
         let now = self.clock.now();
-        // A connection may outlive the certificate it was opened with. One that is revoked proves nothing, but a token may
-        // get another.
+        // A connection may outlive the certificate it was opened with. One that is believed no more proves nothing, but a
+        // token may get another.
         let world = &self.hub.snapshot().world;
-        let holds = |c: &&PeerCertificate| c.not_after > now && c.revoked(world).is_none();
+        let holds = |c: &&PeerCertificate| {
+            c.not_after > now && c.revoked(world).is_none() && self.judge.refusal(c, now).is_none()
+        };
         let certificate = info.certificate.as_ref().filter(holds);
         let shown = Shown { certificate: certificate.map(|c| &c.identity), token };
         attest(&self.hub, self.reviewer.as_ref(), info.address, shown).await.map_err(|error| {
@@ -250,6 +265,8 @@ impl IstioCertificateService for CertificateService {
             tracing::error!(%identity, problem, "certificate not handed out, since the audit log is required");
             Status::unavailable("the audit log cannot be written, and nothing is issued without it")
         })?;
+        // Before anybody can use it: a rotation waits for whoever has one.
+        self.proxies.certified(&peer, issued.not_after, now);
         self.metrics.issued.inc();
         Ok(Response::new(IstioCertificateResponse { cert_chain: issued.into_response() }))
     }

@@ -12,8 +12,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::RefusalLog;
 use super::store::{FlowStore, bounded};
 use crate::attest::{Peer, TokenReviewer};
-use crate::discovery::{StreamEnd, attest_stream};
+use crate::discovery::attest_stream;
 use crate::hub::Hub;
+use crate::judge::{Judge, StreamEnd};
 use crate::metrics::Metrics;
 use crate::proxies::{Proxies, millis};
 use crate::world::{Pod, World};
@@ -32,6 +33,7 @@ pub(crate) struct FlowService {
     pub(crate) refusals: Arc<RefusalLog>,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) proxies: Arc<Proxies>,
+    pub(crate) judge: Arc<Judge>,
 }
 
 #[tonic::async_trait]
@@ -40,10 +42,12 @@ impl Flows for FlowService {
         &self,
         request: Request<Streaming<FlowReport>>,
     ) -> Result<Response<FlowReportSummary>, Status> {
-        let (peer, expires) =
-            attest_stream(&request, &self.hub, self.reviewer.as_ref(), self.clock.as_ref()).await?;
+        let (reviewer, clock) = (self.reviewer.as_ref(), self.clock.as_ref());
+        let (peer, certificate, expires) =
+            attest_stream(&request, &self.hub, reviewer, clock, &self.judge).await?;
         let mut reports = request.into_inner();
-        let mut end = StreamEnd { expires, stopping: self.stopping.clone(), revoked: None };
+        let (stopping, clock) = (self.stopping.clone(), Arc::clone(&self.clock));
+        let mut end = StreamEnd::new(certificate, expires, stopping, &self.judge, clock);
         let mut received = 0;
         loop {
             let report = tokio::select! {
@@ -56,7 +60,7 @@ impl Flows for FlowService {
                 return Err(Status::permission_denied("the pod of this proxy is gone"));
             }
             if let Some(reason) = peer.revoked(&snapshot.world) {
-                end.revoke(reason);
+                end.revoke(&reason);
             }
             self.metrics.flow_reports.inc();
             let now = self.clock.now();

@@ -12,4 +12,5 @@ mod nodes;
 mod registry;
 mod revocation;
 mod rotation;
+mod standing;
 mod tokens;

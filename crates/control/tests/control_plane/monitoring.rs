@@ -132,6 +132,31 @@ async fn prometheus_is_told_where_metrics_are_and_workloads_are_not() {
     assert_eq!(lab.http("/sd/prometheus").await.0, 200);
 }
 
+/// `kubectl port-forward` comes from the loopback interface; a Pod of the control plane's namespace does not.
+#[tokio::test]
+async fn identities_certificates_and_proxies_are_shown_to_no_pod_at_all() {
+    let lab = Lab::new().await;
+    let paths = ["/ca/issued", "/ca/revocations", "/proxies", "/facts?proxy=shop/web-1"];
+    for path in paths {
+        assert_ne!(lab.http(path).await.0, 403, "{path}");
+    }
+    for namespace in ["shop", "istio-system"] {
+        let mut caller = pod("snoop", "snoop", "127.0.0.1");
+        caller.name.namespace = namespace.into();
+        lab.apply(Event::Pod(Change::Replace(vec![caller])));
+        for path in paths.into_iter().chain(["/ca"]) {
+            let (status, body) = lab.http(path).await;
+            assert!(
+                status == 403 && body.contains("kubectl port-forward"),
+                "{namespace} {path} {status} {body}"
+            );
+        }
+        for path in ["/metrics", "/healthz"] {
+            assert_eq!(lab.http(path).await.0, 200, "{namespace} {path}");
+        }
+    }
+}
+
 /// Keeps the lines of one target.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);

@@ -196,6 +196,8 @@ impl Discovery {
 
 /// How the control plane's refusal begins of a stream whose certificate is revoked.
 pub(crate) const REVOKED: &str = "certificate revoked";
+/// The same of one whose root was withdrawn.
+const NOT_TRUSTED: &str = "certificate not trusted";
 
 struct Receiver {
     discovery: Arc<Discovery>,
@@ -213,8 +215,10 @@ impl Handler for Receiver {
     }
 
     fn disconnected(&mut self, error: &ClientError) {
-        if matches!(error, ClientError::Stream(status) if status.message().starts_with(REVOKED)) {
-            self.discovery.facts.lock().refused_as_revoked();
+        if let ClientError::Stream(status) = error
+            && [REVOKED, NOT_TRUSTED].iter().any(|refused| status.message().starts_with(refused))
+        {
+            self.discovery.facts.lock().own_was_refused();
             self.discovery.news.tell();
         }
         if self.was_connected {

@@ -167,13 +167,13 @@ impl FactsInForce {
         let refused = || {
             let own = self.credential.as_ref()?.svid.serial();
             let is_it = self.refused_serial.as_deref() == Some(own);
-            is_it.then(|| "the control plane refuses it as revoked".to_owned())
+            is_it.then(|| "the control plane does not believe it any more".to_owned())
         };
         self.own_revoked.clone().or_else(refused)
     }
 
-    /// The control plane has refused the own certificate as revoked. What is in force here may not say so yet.
-    pub(crate) fn refused_as_revoked(&mut self) {
+    /// The control plane believes the own certificate no more. What is in force here may not say so yet.
+    pub(crate) fn own_was_refused(&mut self) {
         self.refused_serial = self.credential.as_ref().map(|credential| credential.svid.serial().to_owned());
     }
 

@@ -116,6 +116,9 @@ pub(super) fn log_state(log: &Value) -> String {
     let count = |field: &str| log[field].as_u64().unwrap_or(0);
     let mut kept =
         format!("{} issued, {} refused since the control plane started", count("issued"), count("refused"));
+    if count("omitted") > 0 {
+        kept.push_str(&format!(" ({} of these are counted in lines of others)", count("omitted")));
+    }
     if count("lost") > 0 {
         kept.push_str(&format!("; {} lines did not reach the file", count("lost")));
     }

@@ -5,6 +5,7 @@ mod table;
 
 use std::collections::BTreeSet;
 
+use super::holders::Holds;
 use super::machine::{Move, Step};
 use super::state::{Ca, Home, LiveProxy, Seen, Source, State, View};
 use super::wire::{Action, CertificateStatus, Offer, Request};
@@ -49,12 +50,12 @@ fn proxy(name: &str, signer: &str, roots: &[&str], control_roots: &[&str]) -> Li
     let seen = Seen {
         at_ms: NOW,
         signer: signer.to_owned(),
-        not_after_ms: NOW + DAY,
         roots: set(roots),
         control_roots: set(control_roots),
         renewal_error: String::new(),
     };
-    LiveProxy { name: name.to_owned(), uid: format!("uid-{name}"), seen: Some(seen) }
+    let holds = Holds::Until(NOW + DAY);
+    LiveProxy { name: name.to_owned(), uid: format!("uid-{name}"), seen: Some(seen), holds }
 }
 
 fn good(name: &str) -> Home {

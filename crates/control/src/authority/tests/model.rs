@@ -96,6 +96,10 @@ impl Model {
             name: n.to_string(),
             uid: n.to_string(),
             seen: peer.said.clone(),
+            holds: match peer.said {
+                Some(_) => Holds::Until(self.now + DAY),
+                None => Holds::Perhaps(self.now + DAY),
+            },
         });
         live.collect()
     }
@@ -166,7 +170,6 @@ impl Model {
                 peer.said = Some(Seen {
                     at_ms: now,
                     signer,
-                    not_after_ms: now + DAY,
                     roots: peer.roots.clone(),
                     control_roots: peer.file.clone(),
                     renewal_error: String::new(),

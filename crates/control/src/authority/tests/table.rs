@@ -60,14 +60,25 @@ fn who_counts_and_who_does_not() {
     let lagging = proxy("p", "a", &["a"], &["a"]);
     assert_eq!(next_phase(&books, &[]), Some(Phase::Signing), "a mesh without proxies");
     assert_eq!(next(&books.view(None, NOW)), None, "nobody is gone as long as the world is not complete");
-    let mut expired = lagging.clone();
-    expired.seen.as_mut().expect("seen").not_after_ms = NOW;
-    assert_eq!(next_phase(&books, &[expired.clone()]), Some(Phase::Signing), "its certificate has ended");
-    expired.seen.as_mut().expect("seen").not_after_ms = NOW + 1;
-    assert_eq!(next_phase(&books, &[expired]), None, "its certificate has not ended");
+    for seen in [lagging.seen.clone(), None] {
+        for (holds, waits) in [
+            (Holds::Until(NOW), false),
+            (Holds::Until(NOW + 1), true),
+            // Of before this control plane: as long as it may be.
+            (Holds::Perhaps(NOW), false),
+            (Holds::Perhaps(NOW + 1), true),
+            (Holds::Nothing, false),
+        ] {
+            let proxy = LiveProxy { seen: seen.clone(), holds, ..lagging.clone() };
+            let then = (!waits).then_some(Phase::Signing);
+            assert_eq!(next_phase(&books, &[proxy]), then, "{seen:?} {holds:?}");
+        }
+    }
     // Said before the phase began, or just then.
     let mut books = books;
     books.state.since_ms = NOW;
+    let starting = LiveProxy { seen: None, holds: Holds::Nothing, ..lagging };
+    assert_eq!(next_phase(&books, &[starting]), None, "what is being signed is known only once it is");
     let confirmed = proxy("p", "a", &["a", "b"], &["a", "b"]);
     assert_eq!(next_phase(&books, std::slice::from_ref(&confirmed)), None);
     books.state.since_ms = NOW - 1000;
@@ -82,14 +93,20 @@ fn those_waited_for_are_named_with_the_reason() {
     failing.seen.as_mut().expect("seen").renewal_error = "no route".to_owned();
     let mut unknown = failing.clone();
     (unknown.name, unknown.seen) = ("shop/unknown".to_owned(), None);
-    let distributing = why(&at(Phase::Distributing, "a", "b"), &[frozen.clone(), unknown]);
+    let distributing = why(&at(Phase::Distributing, "a", "b"), &[frozen.clone(), unknown.clone()]);
     assert!(
         distributing[0].starts_with(
             "shop/frozen: it does not verify peers by root b yet; nothing was heard of it for 42 s"
         ),
         "{distributing:?}"
     );
-    assert!(distributing[1].starts_with("shop/unknown: it has not said"), "{distributing:?}");
+    assert!(distributing[1].contains("has not said") && distributing[1].contains("given a certificate"));
+    unknown.holds = Holds::Perhaps(NOW + DAY);
+    let books = at(Phase::Distributing, "a", "b");
+    let of_before = why(&books, std::slice::from_ref(&unknown));
+    assert!(of_before[0].contains("istio-proxy is no sidecar"), "{of_before:?}");
+    let tally = progress(&books.view(Some(&[unknown]), NOW)).expect("under way");
+    assert_eq!(tally.waiting[0].not_after_ms, Some(NOW + DAY), "until when it is waited for is said");
     let signing = why(&at(Phase::Signing, "a", "b"), &[failing]);
     assert_eq!(
         signing,
