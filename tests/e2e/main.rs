@@ -49,6 +49,7 @@ const SCENARIOS: &[Scenario] = &[
     ("certificates_of_others_are_refused", identity::foreign_certificates_are_refused),
     ("a_token_of_another_account_gets_no_certificate", identity::foreign_token_gets_nothing),
     ("a_client_generated_from_the_proto_gets_its_own_identity_and_no_other", identity::generated_client),
+    ("applications_get_identities_by_the_workload_api", identity::workload_api),
     ("who_is_revoked_is_refused_within_seconds", identity::revoked),
     ("a_policy_acts_on_open_connections_within_a_second", policy_change::acts_on_open_connections),
     ("peer_authentication_changes_are_in_force_at_once", policy_change::strict_and_back),
