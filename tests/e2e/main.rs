@@ -12,6 +12,7 @@ mod dashboard;
 mod document;
 mod dual_stack;
 mod envoy;
+mod federation;
 mod guide;
 mod identity;
 mod isolation;
@@ -91,6 +92,7 @@ const OWN_MESH: &[Own] = &[
     ("the_identity_document_is_true", rotation::the_document_is_true),
     ("nothing_is_lost_while_everything_changes", soak::churn),
     ("roots_and_intermediates_rotate_under_load", rotation::under_load),
+    ("two_meshes_believe_each_other_through_a_rotation", federation::two_meshes),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),
 ];
 
