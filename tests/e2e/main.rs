@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod bad_yaml;
+mod clock;
 mod control_plane_away;
 mod dashboard;
 mod document;
@@ -93,6 +94,7 @@ const OWN_MESH: &[Own] = &[
     ("nothing_is_lost_while_everything_changes", soak::churn),
     ("roots_and_intermediates_rotate_under_load", rotation::under_load),
     ("two_meshes_believe_each_other_through_a_rotation", federation::two_meshes),
+    ("clocks_jump_and_the_mesh_recovers_by_itself", clock::jumps),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),
 ];
 
