@@ -1,9 +1,11 @@
 //! Nobody gets another's identity.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::mesh::{Mesh, eventually};
@@ -317,5 +319,126 @@ pub(crate) fn foreign_token_gets_nothing(mesh: &Mesh) -> Result<()> {
         let (status, _) = create_certificate(mesh, "production/frontend", &bad)?;
         ensure!(status.contains("grpc-status: 16"), "a wrong token is answered with {status}");
     }
+    Ok(())
+}
+
+/// Where PyPI's client of the Workload API runs.
+const APPLICATIONS: &str = "applications";
+
+/// Two Pods with PyPI's client; gone again when dropped.
+struct Applications<'a>(&'a Mesh);
+
+impl<'a> Applications<'a> {
+    /// With certificates of half a minute, so that renewals are seen.
+    fn start(mesh: &'a Mesh) -> Result<Self> {
+        let tools = std::env::var_os("MAILLE_PYTHON_LIBRARIES").map(PathBuf::from);
+        let tools = tools.context("MAILLE_PYTHON_LIBRARIES names no folder; use `cargo xtask e2e`")?;
+        let labels = json!({"istio-injection": "enabled"});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": APPLICATIONS, "labels": labels}});
+        mesh.apply(&namespace.to_string())?;
+        let applications = Self(mesh);
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/fixtures/workload_api.py");
+        let file = format!("--from-file={}", program.display());
+        mesh.kubectl(&["create", "configmap", "programs", "-n", APPLICATIONS, &file])?;
+        for name in ["orders", "cart"] {
+            let metadata = json!({"name": name, "namespace": APPLICATIONS});
+            let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+            let container = json!({
+                "name": "main", "image": "tests", "command": ["sleep", "infinity"],
+                "env": [
+                    {"name": "PYTHONPATH", "value": "/tools"},
+                    {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
+                ],
+                "volumeMounts": [
+                    {"name": "tools", "mountPath": "/tools", "readOnly": true},
+                    {"name": "programs", "mountPath": "/programs", "readOnly": true},
+                ],
+            });
+            let template = json!({
+                "metadata": {
+                    "labels": {"app": name},
+                    "annotations": {"proxy.istio.io/config": "proxyMetadata:\n  SECRET_TTL: 30s\n"},
+                },
+                "spec": {
+                    "serviceAccountName": name, "terminationGracePeriodSeconds": 1, "containers": [container],
+                    "volumes": [
+                        {"name": "tools", "hostPath": {"path": tools}},
+                        {"name": "programs", "configMap": {"name": "programs"}},
+                    ],
+                },
+            });
+            let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,
+                "spec": {"selector": {"matchLabels": {"app": name}}, "template": template}});
+            mesh.apply(&format!("{account}\n---\n{deployment}"))?;
+        }
+        for name in ["deployment/orders", "deployment/cart"] {
+            mesh.kubectl(&["rollout", "status", name, "-n", APPLICATIONS, "--timeout=120s"])?;
+        }
+        Ok(applications)
+    }
+
+    fn command<'b>(name: &'b str, arguments: &[&'b str]) -> Vec<&'b str> {
+        let target = ["exec", name, "-n", APPLICATIONS, "-c", "main", "--"];
+        // Without the distribution's packages: an OpenSSL of another age among them is looked for and does not fit.
+        [&target[..], &["timeout", "120", "python3", "-S", "/programs/workload_api.py"], arguments].concat()
+    }
+
+    fn run(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let ran = self.0.maille(&Self::command(name, arguments))?;
+        ensure!(
+            ran.code == 0,
+            "{arguments:?} in {name} ended with {}: {}{}",
+            ran.code,
+            ran.stdout,
+            ran.stderr
+        );
+        Ok(ran.stdout)
+    }
+}
+
+impl Drop for Applications<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.kubectl(&["delete", "namespace", APPLICATIONS, "--timeout=60s"]);
+    }
+}
+
+/// PyPI's client, in real Pods, by nothing but the variable that injection sets: certificates, roots and tokens are fetched, work
+/// and are those of the Pod; renewals and a new root of the mesh are seen as they come.
+pub(crate) fn workload_api(mesh: &Mesh) -> Result<()> {
+    let applications = Applications::start(mesh)?;
+    let identity = |name: &str| format!("spiffe://cluster.local/ns/{APPLICATIONS}/sa/{name}");
+    let (orders, cart) = (identity("orders"), identity("cart"));
+    let fetched = applications.run("deploy/cart", &["fetch", "orders"])?;
+    ensure!(fetched.contains(&format!("svid {cart} usable\n")), "{fetched}");
+    ensure!(fetched.contains(&format!("checked {cart}\n")), "{fetched}");
+    let token = fetched.lines().find_map(|line| line.strip_prefix(&format!("token {cart} orders ")));
+    let token = token.with_context(|| fetched.clone())?;
+    // The other one's sidecar validates it, for the right audience only, and not if it was changed.
+    let validate =
+        |token: &str, audience: &str| applications.run("deploy/orders", &["validate", token, audience]);
+    ensure!(validate(token, "orders")? == format!("good {cart}\n"), "{}", validate(token, "orders")?);
+    ensure!(validate(token, "payments")?.starts_with("refused"), "a token for another audience is good");
+    let forged = token.replacen('.', "x.", 1);
+    ensure!(validate(&forged, "orders")?.starts_with("refused"), "a changed token is good");
+
+    let mut command = mesh.maille_command(&Applications::command("deploy/orders", &["watch"]));
+    let mut watching = command.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(watching.stdout.take().context("no output")?).lines();
+    // A rotation that begins before somebody watches would be half over.
+    let mut seen: Vec<String> = lines.by_ref().take(2).collect::<std::io::Result<_>>()?;
+    let rotated = mesh.maille(&["ca", "rotate", "--timeout", "120s"])?;
+    for line in lines {
+        seen.push(line?);
+    }
+    let (ended, seen) = (watching.wait()?, seen.join("\n"));
+    ensure!(rotated.code == 0, "{}{}", rotated.stdout, rotated.stderr);
+    ensure!(ended.success() && seen.ends_with(&format!("\nusable\ntoken {orders}")), "{ended}: {seen}");
+    let roots: Vec<&str> = seen.lines().filter_map(|line| line.strip_prefix("roots ")).collect();
+    let status: Value = serde_json::from_str(&mesh.maille(&["ca", "status", "-o", "json"])?.stdout)?;
+    let last = status["authority"]["roots"][0]["serial"].as_str().context("no root")?.trim_start_matches('0');
+    ensure!(
+        matches!(roots[..], [_, both, new] if both.contains(' ') && new == last),
+        "the roots were {roots:?}, and the mesh's is {last}"
+    );
     Ok(())
 }

@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 mod bad_yaml;
+mod clock;
 mod control_plane_away;
 mod dashboard;
 mod document;
 mod dual_stack;
 mod envoy;
+mod federation;
 mod guide;
 mod identity;
 mod isolation;
@@ -49,6 +51,7 @@ const SCENARIOS: &[Scenario] = &[
     ("certificates_of_others_are_refused", identity::foreign_certificates_are_refused),
     ("a_token_of_another_account_gets_no_certificate", identity::foreign_token_gets_nothing),
     ("a_client_generated_from_the_proto_gets_its_own_identity_and_no_other", identity::generated_client),
+    ("applications_get_identities_by_the_workload_api", identity::workload_api),
     ("who_is_revoked_is_refused_within_seconds", identity::revoked),
     ("a_policy_acts_on_open_connections_within_a_second", policy_change::acts_on_open_connections),
     ("peer_authentication_changes_are_in_force_at_once", policy_change::strict_and_back),
@@ -90,6 +93,8 @@ const OWN_MESH: &[Own] = &[
     ("the_identity_document_is_true", rotation::the_document_is_true),
     ("nothing_is_lost_while_everything_changes", soak::churn),
     ("roots_and_intermediates_rotate_under_load", rotation::under_load),
+    ("two_meshes_believe_each_other_through_a_rotation", federation::two_meshes),
+    ("clocks_jump_and_the_mesh_recovers_by_itself", clock::jumps),
     ("nothing_is_left_behind_even_after_a_crash", lifecycle::nothing_left_behind),
 ];
 

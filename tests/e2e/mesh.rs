@@ -1,5 +1,6 @@
 //! A mesh under test: the binary, run as people run it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -67,6 +68,11 @@ impl From<Output> for Ran {
 impl Mesh {
     /// Runs `maille up ARGUMENTS…` with a data folder of its own and waits until all is ready.
     pub(crate) fn start(arguments: &[&str]) -> Result<Self> {
+        Self::start_in(arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_in(arguments: &[&str], environment: &[(&str, OsString)]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("maille-e2e-").tempdir()?;
         let log = File::create(folder.path().join("up.log"))?;
         let supervisor = Command::new(binary())
@@ -74,6 +80,7 @@ impl Mesh {
             .args(arguments)
             .arg("--data-dir")
             .arg(folder.path().join("data"))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

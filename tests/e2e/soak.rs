@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::mesh::{Mesh, eventually};
 
 pub(crate) const NAMESPACE: &str = "soak";
@@ -20,17 +21,28 @@ fn length() -> Duration {
 /// Servers that come and go, one that stays, and a load in the mesh and beside it.
 pub(crate) struct Soak<'a> {
     mesh: &'a Mesh,
+    /// By which clocks workloads' sidecars go that do not go by the machine's.
+    clocks: Vec<(&'static str, &'a Clock)>,
 }
 
 impl<'a> Soak<'a> {
     /// With certificates of this life, as `SECRET_TTL` has it.
     pub(crate) fn start(mesh: &'a Mesh, life: &str) -> Result<Self> {
+        Self::start_by(mesh, life, Vec::new())
+    }
+
+    /// With sidecars that go by clocks of a test.
+    pub(crate) fn start_by(
+        mesh: &'a Mesh,
+        life: &str,
+        clocks: Vec<(&'static str, &'a Clock)>,
+    ) -> Result<Self> {
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": {"istio-injection": "enabled"}},
         });
         mesh.apply(&namespace.to_string())?;
-        let soak = Self { mesh };
+        let soak = Self { mesh, clocks };
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/fixtures/soak.py");
         let file = format!("--from-file={}", program.display());
         mesh.kubectl(&["create", "configmap", "programs", "-n", NAMESPACE, &file])?;
@@ -48,7 +60,8 @@ impl<'a> Soak<'a> {
             ("bare-steady", "serve", 1, false),
             ("bare-load", "load", 1, false),
         ] {
-            for object in workload(name, role, replicas, meshed, life) {
+            let clock = self.clocks.iter().find(|(of, _)| *of == name).map(|(_, clock)| *clock);
+            for object in workload(name, role, replicas, meshed, life, clock) {
                 self.mesh.apply(&object.to_string())?;
             }
         }
@@ -112,7 +125,18 @@ impl Drop for Soak<'_> {
     }
 }
 
-fn workload(name: &str, role: &str, replicas: u32, meshed: bool, life: &str) -> Vec<Value> {
+fn workload(
+    name: &str,
+    role: &str,
+    replicas: u32,
+    meshed: bool,
+    life: &str,
+    clock: Option<&Clock>,
+) -> Vec<Value> {
+    let mut annotations = json!({"proxy.istio.io/config": format!("proxyMetadata:\n  SECRET_TTL: {life}\n")});
+    for (annotation, value) in clock.filter(|_| meshed).map(Clock::annotations).into_iter().flatten() {
+        annotations[annotation] = value.into();
+    }
     let metadata = json!({"name": name, "namespace": NAMESPACE});
     let command = match role {
         "serve" => json!(["python3", "/programs/soak.py", "serve"]),
@@ -128,7 +152,7 @@ fn workload(name: &str, role: &str, replicas: u32, meshed: bool, life: &str) -> 
     let template = json!({
         "metadata": {
             "labels": {"app": name, "sidecar.istio.io/inject": meshed.to_string()},
-            "annotations": {"proxy.istio.io/config": format!("proxyMetadata:\n  SECRET_TTL: {life}\n")},
+            "annotations": annotations,
         },
         "spec": {
             "serviceAccountName": name, "terminationGracePeriodSeconds": 10, "containers": [container],
@@ -150,10 +174,14 @@ fn workload(name: &str, role: &str, replicas: u32, meshed: bool, life: &str) -> 
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) done: Value,
-    lost: Vec<String>,
+    pub(crate) lost: Vec<String>,
 }
 
 impl Report {
+    pub(crate) fn last_lost(&self, count: usize) -> &[String] {
+        &self.lost[self.lost.len().saturating_sub(count)..]
+    }
+
     /// Fails if anything was lost, or if next to nothing was done.
     pub(crate) fn nothing_is_lost(&self, during: &str) -> Result<()> {
         println!("        {during}: {}, {} lost", self.done, self.lost.len());

@@ -1,9 +1,10 @@
 //! Sockets, TLS and limits.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Request;
 use hyper::body::Incoming;
@@ -93,8 +94,8 @@ pub async fn serve(options: Options, ready: oneshot::Sender<Ready>) -> Result<()
     names.extend(options.certificate_addresses.iter().copied());
     names.sort();
     names.dedup();
-    let (tls, acceptors) =
-        watch::channel(TlsAcceptor::from(certificates::server_config(&authority, &names)?));
+    let (config, good) = certificates::server_config(&authority, &names)?;
+    let (tls, acceptors) = watch::channel(TlsAcceptor::from(config));
 
     let starting = api.clone();
     let advertise = options.advertise;
@@ -106,7 +107,7 @@ pub async fn serve(options: Options, ready: oneshot::Sender<Ready>) -> Result<()
         let (chain, key) = certificates::admin_credential(&authority)?;
         kubeconfig::write_kubeconfig(path, &format!("https://{address}"), &api.root_pem, &chain, &key)?;
     }
-    let renewal = renew(authority, names, tls);
+    let renewal = renew(authority, names, good, tls);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let places = Places::default();
     // Both end with this future.
@@ -119,20 +120,35 @@ pub async fn serve(options: Options, ready: oneshot::Sender<Ready>) -> Result<()
     // Nobody may be waiting.
     let _ = ready.send(Ready { addresses, root_pem: api.root_pem.clone() });
     tokio::select! {
-        result = renewal => result,
+        () = renewal => Ok(()),
         _ = accepting.join_next() => Err(ServeError::Setup("accepting connections ended".into())),
     }
 }
+
+/// How often the time of day is compared with the life of the serving certificate: it may be set at any time.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Makes the serving certificate anew in good time, for as long as the server runs.
 async fn renew(
     authority: Authority,
     names: Vec<IpAddr>,
+    mut good: Range<SystemTime>,
     tls: watch::Sender<TlsAcceptor>,
-) -> Result<(), ServeError> {
+) {
     loop {
-        tokio::time::sleep(certificates::SERVING_RENEWAL).await;
-        tls.send_replace(TlsAcceptor::from(certificates::server_config(&authority, &names)?));
+        tokio::time::sleep(LOOK_EVERY).await;
+        if good.contains(&SystemTime::now()) {
+            continue;
+        }
+        match certificates::server_config(&authority, &names) {
+            Ok((config, life)) => {
+                tls.send_replace(TlsAcceptor::from(config));
+                good = life;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the API's serving certificate cannot be renewed; trying again")
+            }
+        }
     }
 }
 

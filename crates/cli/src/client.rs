@@ -1,5 +1,6 @@
 //! The Kubernetes API as the commands use it: a few requests over the `kube` client.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -101,6 +102,10 @@ impl Api {
         let standalone = args.data_dir().join("kubeconfig");
         if args.kubeconfig.is_none() && args.data_dir.is_some() && !standalone.is_file() {
             let folder = args.data_dir().display();
+            if std::fs::metadata(&standalone).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+            {
+                bail!("the data folder {folder} is root's alone; try it with sudo");
+            }
             bail!("no mesh has data folder {folder}: start one with `maille up --data-dir {folder}`");
         }
         // What is said in the call goes before what the environment says.

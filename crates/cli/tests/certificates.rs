@@ -43,6 +43,10 @@ fn what_can_be_refused_is_refused_before_the_mesh_is_asked() {
             vec!["ca", "revoke", "spiffe://cluster.local/ns/a/sa/b", "--before", "soon"],
             "2026-01-31T12:00:00Z",
         ),
+        (
+            vec!["ca", "revoke", "spiffe://cluster.local/ns/a/sa/b", "--before", "2999-01-31T12:00:00Z"],
+            "has not come yet",
+        ),
         (vec!["ca", "revoke", "cart", "--undo", "--reason", "x"], "cannot be used with"),
         (vec!["ca", "issued", "spiffe://x"], "no SPIFFE ID of a workload"),
         (vec!["ca", "issued", "--since", "soon"], "30s, 5m or 2h"),
@@ -50,8 +54,10 @@ fn what_can_be_refused_is_refused_before_the_mesh_is_asked() {
         (vec!["ca", "rotate", "--to", &empty], "lacks ca-cert.pem, ca-key.pem, root-cert.pem"),
         (vec!["ca", "rotate", "--intermediate"], "--to"),
         (vec!["ca", "rotate", "--rollback", "--dry-run"], "cannot be used with"),
+        (vec!["ca", "rotate", "--proceed", "--past", "cart"], "NAMESPACE/POD, as `maille ca status`"),
         (vec!["check", "--fail-on", "note"], "warning"),
-        (vec!["check", "--cert-days", "soon"], "--cert-days"),
+        (vec!["check", "--cert-days", "soon"], "no number of days"),
+        (vec!["check", "--cert-days", "-1"], "no number of days"),
     ] {
         let mut all = arguments.clone();
         all.extend(["--kubeconfig", &kubeconfig]);

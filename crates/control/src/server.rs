@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::stream;
@@ -20,7 +21,7 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::attest::TokenReviewer;
@@ -47,6 +48,10 @@ const MAX_HANDSHAKES: usize = 512;
 const MAX_CONNECTIONS_PER_ADDRESS: usize = 16;
 /// Lifetime of the serving certificate; it is renewed at half of it.
 const SERVING_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How often the time of day is compared with its life: that may be set, and goes on while the machine sleeps.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The wait after a failed renewal.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// How long streams may take to end when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
@@ -173,29 +178,28 @@ impl ControlPlane {
         trust.watch(Key::Trust);
         trust.watch(Key::Revocations);
         let mut made_for = self.serves_for();
-        let (config, renewal) = self.serving_config()?;
-        let mut due = Instant::now() + renewal;
+        let (config, mut good) = self.serving_config()?;
         let config = Arc::new(ArcSwap::new(config));
         let renewing = {
             let (this, config) = (self.clone(), Arc::clone(&config));
             tokio::spawn(async move {
                 loop {
                     tokio::select! {
-                        () = sleep_until(due) => {}
+                        () = sleep(LOOK_EVERY) => if good.contains(&this.clock.now()) { continue },
                         _ = trust.changed() => if made_for == this.serves_for() { continue },
                     }
                     made_for = this.serves_for();
-                    let renewal = match this.serving_config() {
-                        Ok((renewed, next)) => {
+                    match this.serving_config() {
+                        Ok((renewed, life)) => {
                             config.store(renewed);
-                            next
+                            good = life;
                         }
                         Err(error) => {
                             tracing::error!(%error, "serving certificate cannot be renewed; trying again");
-                            Duration::from_secs(30)
+                            let now = this.clock.now();
+                            good = now..now + RETRY;
                         }
-                    };
-                    due = Instant::now() + renewal;
+                    }
                 }
             })
         };
@@ -290,8 +294,9 @@ impl ControlPlane {
         ServesFor { domains: self.domains(), authority, revoked, parameters: parameters(&snapshot.world) }
     }
 
-    /// A serving configuration with a new certificate, and when to make the next.
-    fn serving_config(&self) -> Result<(Arc<ServerConfig>, Duration), ServeError> {
+    /// A serving configuration with a new certificate, and from when until when it serves; and the judge of clients by the
+    /// same trust.
+    fn serving_config(&self) -> Result<(Arc<ServerConfig>, Range<SystemTime>), ServeError> {
         let authority = self.authority.load_full().ok_or(ServeError::NoAuthority)?;
         let snapshot = self.hub.snapshot();
         let (world, config) = (&snapshot.world, snapshot.world.config());
@@ -304,9 +309,9 @@ impl ControlPlane {
         let now = self.clock.now();
         let issued = authority.issue_server(&key.public_key()?, &names, &[], SERVING_TTL, now)?;
         let credential = Credential::from_pem(&issued.chain_text(), &key.to_pem())?;
-        let renewal = renew_at(issued.not_before, issued.not_after, 0.0).duration_since(now);
+        let renewal = renew_at(issued.not_before, issued.not_after, 0.0).max(now + LOOK_EVERY);
         let config = discovery_server_by(&credential, &trust, &parameters(world))?;
-        Ok((config, renewal.unwrap_or_default().max(Duration::from_secs(1))))
+        Ok((config, issued.not_before..renewal))
     }
 }
 

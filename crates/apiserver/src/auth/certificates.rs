@@ -4,6 +4,7 @@
 //! mesh's identities.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -48,11 +49,12 @@ pub(crate) fn authority(store: &Store) -> Result<Authority, ServeError> {
     Ok(Authority::from_pem(&kept.certificate, &kept.key, "", &kept.certificate)?)
 }
 
-/// TLS for all names under which the API is reached.
+/// TLS for all names under which the API is reached, and when its certificate is good: from its beginning until it should be
+/// made anew.
 pub(crate) fn server_config(
     authority: &Authority,
     addresses: &[IpAddr],
-) -> Result<Arc<ServerConfig>, ServeError> {
+) -> Result<(Arc<ServerConfig>, Range<SystemTime>), ServeError> {
     let key = generate_key()?;
     let names = [
         "kubernetes",
@@ -64,11 +66,12 @@ pub(crate) fn server_config(
     let issued =
         authority.issue_server(&key.public_key()?, &names, addresses, SERVING_TTL, SystemTime::now())?;
     let own = Credential::from_pem(&issued.chain_text(), &key.to_pem())?;
-    Ok(https_server(&own, Some(&authority.roots_pem()))?)
+    let config = https_server(&own, Some(&authority.roots_pem()))?;
+    Ok((config, issued.not_before..issued.not_after - SERVING_MARGIN))
 }
 
-/// When the serving certificate should be made anew.
-pub(crate) const SERVING_RENEWAL: Duration = Duration::from_secs(365 * 86_400 - 30 * DAY.as_secs());
+/// How long before its end the serving certificate is made anew.
+const SERVING_MARGIN: Duration = Duration::from_secs(30 * DAY.as_secs());
 
 /// A client certificate for the administrator: chain and key as PEM.
 pub(crate) fn admin_credential(authority: &Authority) -> Result<(String, String), ServeError> {

@@ -30,7 +30,7 @@ use finding::{Finding, Level, Rule};
 #[command(verbatim_doc_comment)]
 pub(crate) struct CheckArgs {
     /// Warn of what ends within so many days.
-    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = days, allow_negative_numbers = true)]
     cert_days: u32,
     /// What makes the command fail.
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "error")]
@@ -40,6 +40,10 @@ pub(crate) struct CheckArgs {
     output: Option<String>,
     #[command(flatten)]
     mesh: MeshArgs,
+}
+
+fn days(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("'{text}' is no number of days, such as 30"))
 }
 
 pub(crate) async fn run(args: CheckArgs) -> Result<Outcome> {

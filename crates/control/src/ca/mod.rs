@@ -13,6 +13,7 @@ use maille_pki::{
 };
 use maille_proto::ca::istio_certificate_service_server::IstioCertificateService;
 use maille_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Response, Status};
 
 use crate::attest::{Peer, Shown, TokenReviewer, attest};
@@ -244,9 +245,8 @@ impl CertificateService {
     }
 }
 
-#[tonic::async_trait]
-impl IstioCertificateService for CertificateService {
-    async fn create_certificate(
+impl CertificateService {
+    async fn create(
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
@@ -270,4 +270,30 @@ impl IstioCertificateService for CertificateService {
         self.metrics.issued.inc();
         Ok(Response::new(IstioCertificateResponse { cert_chain: issued.into_response() }))
     }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for CertificateService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let mut answer = self.create(request).await;
+        // Proxies measure their clocks by it. The server's own is kept until the time that it says has come by again, which
+        // is long after the clock was set back.
+        if let Some(date) = date(self.clock.now()) {
+            match &mut answer {
+                Ok(response) => response.metadata_mut().insert("date", date),
+                Err(status) => status.metadata_mut().insert("date", date),
+            };
+        }
+        answer
+    }
+}
+
+/// A time as in the header `date` (RFC 9110 section 5.6.7).
+fn date(now: SystemTime) -> Option<MetadataValue<Ascii>> {
+    let now = jiff::Timestamp::try_from(now).ok()?;
+    let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now).ok()?;
+    text.parse().ok()
 }

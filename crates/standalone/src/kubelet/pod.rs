@@ -393,11 +393,13 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// What containers get when the whole mesh goes down.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
+/// How often the time of day is compared with the ends of tokens.
+const LOOK_AT_TOKENS_EVERY: Duration = Duration::from_secs(2);
+
 /// Brings files up to date when their sources change and tokens before they expire.
 async fn keep_fresh(kubelet: &Kubelet, volumes: &tokio::sync::Mutex<Volumes>) {
     let (maps, secrets) = (kubelet.cluster.config_maps.subscribe(), kubelet.cluster.secrets.subscribe());
     loop {
-        let due = volumes.lock().await.next_refresh().unwrap_or(Duration::from_secs(600));
         let concerned = tokio::select! {
             changed = maps.next() => {
                 let volumes = volumes.lock().await;
@@ -407,7 +409,8 @@ async fn keep_fresh(kubelet: &Kubelet, volumes: &tokio::sync::Mutex<Volumes>) {
                 let volumes = volumes.lock().await;
                 changed.iter().any(|(_, name)| volumes.uses("Secret", name))
             }
-            () = tokio::time::sleep(due) => true,
+            // Tokens end by the time of day, and nothing tells when that is set.
+            () = tokio::time::sleep(LOOK_AT_TOKENS_EVERY) => volumes.lock().await.are_due(),
         };
         if !concerned {
             continue;

@@ -25,7 +25,15 @@ pub(crate) struct Tokens {
 
 struct Held {
     token: String,
+    obtained: SystemTime,
     renew_at: SystemTime,
+}
+
+impl Held {
+    /// Whether it is good for a while. One that is from the future shows that the clock has been set back.
+    fn is_good(&self, now: SystemTime) -> bool {
+        (self.obtained..self.renew_at).contains(&now)
+    }
 }
 
 impl Tokens {
@@ -50,7 +58,7 @@ impl Tokens {
         let seconds = wanted.expiration_seconds.unwrap_or(DEFAULT_SECONDS);
         let key = (wanted.audience.clone().unwrap_or_default(), seconds);
         if let Some(held) = self.held.get(&key)
-            && held.renew_at > SystemTime::now()
+            && held.is_good(SystemTime::now())
         {
             return Ok(held.token.clone());
         }
@@ -73,12 +81,27 @@ impl Tokens {
         let now = SystemTime::now();
         let expires = status.expiration_timestamp.map_or(now, |time| SystemTime::from(time.0));
         let life = expires.duration_since(now).unwrap_or(Duration::from_secs(10));
-        self.held.insert(key, Held { token: token.clone(), renew_at: now + life.mul_f64(RENEW_AT) });
+        let renew_at = now + life.mul_f64(RENEW_AT);
+        self.held.insert(key, Held { token: token.clone(), obtained: now, renew_at });
         Ok(token)
     }
 
-    /// When the first of them is due.
-    pub(crate) fn earliest_renewal(&self) -> Option<SystemTime> {
-        self.held.values().map(|held| held.renew_at).min()
+    /// Whether one of them is to be replaced.
+    pub(crate) fn are_due(&self) -> bool {
+        let now = SystemTime::now();
+        self.held.values().any(|held| !held.is_good(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_until_it_is_due_and_not_before_it_was_obtained() {
+        let (second, obtained) = (Duration::from_secs(1), SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
+        let held = Held { token: String::new(), obtained, renew_at: obtained + 10 * second };
+        assert!(held.is_good(obtained) && held.is_good(obtained + 9 * second));
+        assert!(!held.is_good(obtained + 10 * second) && !held.is_good(obtained - second));
     }
 }

@@ -12,7 +12,6 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, Pod,
@@ -106,10 +105,9 @@ impl Volumes {
         Ok(())
     }
 
-    /// When a token needs renewal.
-    pub(crate) fn next_refresh(&self) -> Option<Duration> {
-        let at = self.tokens.earliest_renewal()?;
-        Some(at.duration_since(SystemTime::now()).unwrap_or(Duration::from_secs(1)))
+    /// Whether a token is to be replaced.
+    pub(crate) fn are_due(&self) -> bool {
+        self.tokens.are_due()
     }
 
     /// Whether one of the Pod's volumes or environment values shows this object.

@@ -60,6 +60,9 @@ pub(crate) struct RevokeArgs {
     mesh: MeshArgs,
 }
 
+/// How far the clock here may be ahead of the control plane's when somebody writes down the time.
+const SKEW: Duration = Duration::from_secs(300);
+
 pub(super) async fn run(args: RevokeArgs) -> Result<Outcome> {
     let asked = Asked::connect(&args.mesh).await?;
     let target = target(&asked, &args).await?;
@@ -114,12 +117,59 @@ async fn target(asked: &Asked, args: &RevokeArgs) -> Result<Revoked> {
         Some(time) => Some(time.to_owned()),
         None => None,
     };
+    let is_of_pod = Identity::parse_uri(whom).is_err();
     let identity = match Identity::parse_uri(whom) {
         Ok(_) => whom.to_owned(),
         Err(error) if whom.contains("://") => bail!("'{whom}' is no SPIFFE ID of a workload: {error}"),
         Err(_) => identity_of_pod(asked, whom, args.mesh.namespace()).await?,
     };
-    Entry { identity: Some(identity), before, ..Entry::default() }.read().map_err(anyhow::Error::msg)
+    let read = Entry { identity: Some(identity), before, ..Entry::default() }.read();
+    let read = read.map_err(anyhow::Error::msg)?;
+    if let Revoked::Identity(identity, before) = &read {
+        ensure!(
+            before.is_none_or(|before| before <= now() + SKEW),
+            "--before {} has not come yet, and whatever the workload gets until then would be worth nothing either: write \
+             --before now, or leave it out to revoke the identity",
+            args.before.as_deref().unwrap_or_default()
+        );
+        if !is_of_pod && !args.undo {
+            doubt(asked, identity).await?;
+        }
+    }
+    Ok(read)
+}
+
+/// Says so where an identity that was written by hand is nobody's: a slip of the pen revokes nothing, and looks as if it did.
+async fn doubt(asked: &Asked, identity: &Identity) -> Result<()> {
+    let mesh = mesh_configuration(asked).await?;
+    let listed = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let own = own_domain(&mesh);
+    let aliases = listed(&mesh["trustDomainAliases"]);
+    let others: Vec<String> = mesh["caCertificates"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|ca| listed(&ca["trustDomains"]))
+        .collect();
+    let domain = identity.trust_domain().as_str();
+    if domain != own && !aliases.iter().any(|alias| alias == domain) {
+        if !others.iter().any(|other| other == domain) {
+            eprintln!("note: nothing of trust domain {domain} is believed here; that of this mesh is {own}");
+        }
+        return Ok(());
+    }
+    let (namespace, account) = (identity.namespace(), identity.service_account());
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}");
+    match asked.api.get(&path).await {
+        Err(error) if error.is_not_found() => {
+            eprintln!("note: there is no ServiceAccount {account} in namespace {namespace}");
+        }
+        // It is but a note.
+        _ => {}
+    }
+    Ok(())
 }
 
 /// The identity of a Pod, and a word about those that share it.
@@ -127,7 +177,14 @@ async fn identity_of_pod(asked: &Asked, pod: &str, namespace: Option<&str>) -> R
     let api = &asked.api;
     let pod = admin::find_pod(api, pod, namespace).await?;
     let list = format!("/api/v1/namespaces/{}/pods", pod.namespace);
-    let found = api.get(&format!("{list}/{}", pod.name)).await?;
+    let found = match api.get(&format!("{list}/{}", pod.name)).await {
+        Err(error) if error.is_not_found() => bail!(
+            "there is no Pod {} in namespace {}; name a workload as deploy/NAME.NAMESPACE, or the identity itself",
+            pod.name,
+            pod.namespace
+        ),
+        found => found?,
+    };
     let account = account(&found);
     let all = api.get(&list).await?;
     let same = |other: &&Value| crate::commands::ca::revoke::account(other) == account;
@@ -135,7 +192,8 @@ async fn identity_of_pod(asked: &Asked, pod: &str, namespace: Option<&str>) -> R
     if others > 1 {
         eprintln!("note: {others} Pods of namespace {} run as ServiceAccount {account}", pod.namespace);
     }
-    let domain = trust_domain(asked).await?;
+    let mesh = mesh_configuration(asked).await?;
+    let domain = own_domain(&mesh);
     Ok(format!("spiffe://{domain}/ns/{}/sa/{account}", pod.namespace))
 }
 
@@ -143,18 +201,19 @@ fn account(pod: &Value) -> String {
     pod["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default").to_owned()
 }
 
-/// The mesh's own trust domain, as the mesh configuration says it.
-async fn trust_domain(asked: &Asked) -> Result<String> {
+/// The mesh configuration as it is stored.
+async fn mesh_configuration(asked: &Asked) -> Result<Value> {
     let stored = asked.object("configmaps", "istio").await?;
     let text = stored.as_ref().and_then(|object| object["data"]["mesh"].as_str()).unwrap_or_default();
-    let mesh: Value = match text.trim().is_empty() {
-        true => Value::Null,
-        false => {
-            serde_saphyr::from_str(text).context("the mesh configuration (ConfigMap istio) is no YAML")?
-        }
-    };
-    let named = mesh["trustDomain"].as_str().filter(|domain| !domain.is_empty());
-    Ok(named.unwrap_or("cluster.local").to_owned())
+    match text.trim().is_empty() {
+        true => Ok(Value::Null),
+        false => serde_saphyr::from_str(text).context("the mesh configuration (ConfigMap istio) is no YAML"),
+    }
+}
+
+/// The mesh's own trust domain, as its configuration says it.
+fn own_domain(mesh: &Value) -> &str {
+    mesh["trustDomain"].as_str().filter(|domain| !domain.is_empty()).unwrap_or("cluster.local")
 }
 
 fn entry_of(target: &Revoked) -> Entry {

@@ -59,7 +59,7 @@ pub(crate) struct RotateArgs {
     #[arg(long)]
     proceed: bool,
     /// With --proceed: for this proxy only, NAMESPACE/POD; may be given several times.
-    #[arg(long, value_name = "NAMESPACE/POD", requires = "proceed")]
+    #[arg(long, value_name = "NAMESPACE/POD", requires = "proceed", value_parser = proxy)]
     past: Vec<String>,
     /// Do not wait for the end.
     #[arg(long)]
@@ -113,13 +113,6 @@ pub(super) async fn run(args: RotateArgs) -> Result<Outcome> {
             if let Some(rotation) = before.rotation.as_ref().filter(|_| args.past.is_empty()) {
                 request.past = rotation.waiting.iter().map(|one| one.name.clone()).collect();
             }
-            if shown {
-                for name in &request.past {
-                    eprintln!(
-                        "no longer waiting for {name}: calls to and from it may fail until it has confirmed"
-                    );
-                }
-            }
         }
         () if args.renew => request.to = Offer::Renewed,
         () if material.is_some() => request.to = Offer::Stored,
@@ -150,10 +143,22 @@ pub(super) async fn run(args: RotateArgs) -> Result<Outcome> {
     }
     if shown {
         eprintln!("accepted: {}", answer.message);
+        for name in &request.past {
+            eprintln!("no longer waiting for {name}: calls to and from it may fail until it has confirmed");
+        }
     }
     let running = rotation::status(&asked).await?;
     let id = running.rotation.as_ref().map_or(request.id, |rotation| rotation.id.clone());
     watch::run(&asked, &id, patience(&args), shown).await
+}
+
+/// The name by which a rotation knows a proxy.
+fn proxy(text: &str) -> Result<String, String> {
+    let parts = text.split_once('/').filter(|(namespace, pod)| !namespace.is_empty() && !pod.is_empty());
+    match parts {
+        Some((_, pod)) if !pod.contains('/') => Ok(text.to_owned()),
+        _ => Err("write NAMESPACE/POD, as `maille ca status` names it".to_owned()),
+    }
 }
 
 fn patience(args: &RotateArgs) -> Duration {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use maille_pki::Description;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::TlsConnector;
 
 use super::asking::Asked;
@@ -34,7 +35,9 @@ async fn handshake(asked: &Asked, pod: &PodRef, roots_pem: &str) -> Result<Vec<D
     let config = maille_tls::control::discovery_client(roots_pem, None)?;
     let name = format!("istiod.{}.svc", asked.namespace);
     let name = ServerName::try_from(name.clone()).map_err(|_| anyhow!("'{name}' is no host name"))?;
-    let stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await?;
+    let mut stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await?;
+    // To the end, so that the control plane does not take it for a handshake that failed.
+    stream.shutdown().await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     ensure!(!chain.is_empty(), "it shows no certificate");
     Ok(chain.iter().map(maille_pki::describe).collect::<Result<_, _>>()?)
