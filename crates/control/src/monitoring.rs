@@ -373,7 +373,7 @@ mod tests {
     use maille_core::{NamespacedName, TrustDomain};
 
     use super::*;
-    use crate::revocation::Listing;
+    use crate::revocation::Listed;
     use crate::world::{Change, Event, MeshConfig, Pod};
 
     fn pod(namespace: &str, address: &str) -> Event {
@@ -417,7 +417,7 @@ mod tests {
             Event::WorkloadEntry(Change::Replace(vec![])),
             Event::Sidecar(Change::Replace(vec![])),
             Event::MeshConfig(Default::default()),
-            Event::Revocations(Listing::Absent),
+            Event::Revocations(Listed::default()),
             Event::RevocationLists(vec![], vec![]),
         ]);
         assert_eq!(sees(node), Access::Public, "the Pods are not all there yet");

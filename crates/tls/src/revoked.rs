@@ -115,7 +115,7 @@ impl Revoked {
     /// certificates by their start holds for tokens by when they were issued; authorities date back the one and not the
     /// other. Serial numbers and the lists of authorities say nothing of tokens.
     pub fn refuses_token(&self, identity: &Identity, issued: Option<SystemTime>) -> Option<Reason> {
-        match self.identities.get(identity)? {
+        match self.identities.get(self.canonical(identity).as_ref())? {
             Some(until) if issued.is_some_and(|issued| issued > *until + BACKDATE) => None,
             until => Some(Reason::RevokedIdentity { identity: identity.clone(), until: *until }),
         }
