@@ -42,8 +42,9 @@ use crate::attest::Peer;
 use crate::authority::{Holders, LiveProxy, Seen, Sheet};
 use crate::world::World;
 
-/// Streams one pod may have at a time: a restarted proxy's old stream may linger until its pings fail.
-const MAX_STREAMS_PER_POD: usize = 4;
+/// Streams one pod may have at a time: those of sidecars that were replaced one after the other and still drain, and the one
+/// of a proxy that died, which lingers until its pings fail.
+const MAX_STREAMS_PER_POD: usize = 8;
 
 /// Roots of which a proxy may say that it uses them: a few times what a rotation distributes at most.
 const MAX_ROOTS: usize = 128;

@@ -320,7 +320,7 @@ impl Keeper {
             self_signed: &homes.0,
             plugged_in: &homes.1,
             proxies,
-            fetched_ms: self.control.bundle_fetches.last_ms(),
+            bundle_is_read: self.control.bundle_is_read(),
             now_ms: millis(self.control.clock.now()),
         }
     }

@@ -83,7 +83,8 @@ pub(crate) fn progress(view: &View<'_>) -> Option<Tally> {
     let since = view.state.since_ms;
     let mut tally = tally(&need, since, rotation, view.proxies?, view.now_ms);
     if matches!(need, Need::Roots(_))
-        && let Some(why) = notice_owed(view.fetched_ms, since, view.now_ms)
+        && view.bundle_is_read
+        && let Some(why) = notice_owed(since, view.now_ms)
     {
         let name = OTHERS.to_owned();
         match rotation.is_some_and(|rotation| rotation.waived.contains(OTHERS)) {

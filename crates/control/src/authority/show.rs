@@ -34,7 +34,7 @@ impl ControlPlane {
             self_signed: &shown.self_signed,
             plugged_in: &shown.plugged_in,
             proxies: proxies.as_deref(),
-            fetched_ms: self.bundle_fetches.last_ms(),
+            bundle_is_read: self.bundle_is_read(),
             now_ms: millis(self.clock.now()),
         };
         let mut problems: Vec<String> = shown.problem.iter().cloned().collect();

@@ -202,8 +202,8 @@ pub(crate) struct View<'a> {
     pub(crate) plugged_in: &'a Home,
     /// `None` while the world is not complete: then nobody may be taken for gone.
     pub(crate) proxies: Option<&'a [LiveProxy]>,
-    /// When somebody last fetched the mesh's bundle, Unix milliseconds, if anybody has.
-    pub(crate) fetched_ms: Option<u64>,
+    /// Whether other meshes live by the bundle that this one tells.
+    pub(crate) bundle_is_read: bool,
     pub(crate) now_ms: u64,
 }
 

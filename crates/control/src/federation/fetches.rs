@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::endpoint::REFRESH_HINT;
 use crate::proxies::millis;
+use crate::server::ControlPlane;
 
 /// Who has fetched within this time may do so again. Istio, which passes over what the bundle says, looks every half hour.
 const RECENT: Duration = Duration::from_secs(3600);
@@ -31,25 +32,44 @@ impl Fetches {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// When the last one was, Unix milliseconds, if there was any.
-    pub(crate) fn last_ms(&self) -> Option<u64> {
-        Some(self.last_ms.load(Ordering::Relaxed)).filter(|last| *last > 0)
+    /// Whether there was one lately.
+    fn are_recent(&self, now_ms: u64) -> bool {
+        let last = self.last_ms.load(Ordering::Relaxed);
+        last > 0 && last.saturating_add(of(RECENT)) > now_ms
     }
 }
 
-/// What a rotation calls those who fetch the bundle, where it names whom it waits for.
-pub(crate) const OTHERS: &str = "other-meshes";
+fn of(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
-/// Why roots that are told since `since_ms` must not sign yet: somebody fetches the bundle, last at `last_ms`. `None`: they
-/// may.
-pub(crate) fn notice_owed(last_ms: Option<u64>, since_ms: u64, now_ms: u64) -> Option<String> {
-    let of = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let is_recent = last_ms?.saturating_add(of(RECENT)) > now_ms;
+impl ControlPlane {
+    /// Whether other meshes live by the bundle that this one tells: somebody has fetched it lately, or this mesh believes
+    /// others, which mostly is mutual. Who asked another control plane, or one before a restart, is not known; the
+    /// configuration is.
+    pub(crate) fn bundle_is_read(&self) -> bool {
+        let snapshot = self.hub.snapshot();
+        let own = snapshot.world.config();
+        let is_own = |name: &str| {
+            std::iter::once(&own.trust_domain)
+                .chain(&own.trust_domain_aliases)
+                .any(|own| own.as_str() == name)
+        };
+        self.bundle_fetches.are_recent(millis(self.clock.now()))
+            || snapshot.world.trust_domains().into_iter().any(|domain| !is_own(domain))
+    }
+}
+
+/// What a rotation calls those who read the bundle, where it names whom it waits for.
+pub const OTHERS: &str = "other-meshes";
+
+/// Why roots that are told since `since_ms` must not sign yet where the bundle is read. `None`: they may.
+pub(crate) fn notice_owed(since_ms: u64, now_ms: u64) -> Option<String> {
     let left = since_ms.saturating_add(of(NOTICE)).saturating_sub(now_ms).div_ceil(1000);
-    (is_recent && left > 0).then(|| {
+    (left > 0).then(|| {
         let notice = NOTICE.as_secs();
         format!(
-            "they fetch the trust bundle (port 15016) and get {notice} seconds to learn of the new roots, of which {left} are left"
+            "who reads the trust bundle (port 15016) gets {notice} seconds to learn of the new roots, of which {left} are left"
         )
     })
 }
@@ -61,25 +81,20 @@ mod tests {
     #[test]
     fn who_fetches_the_bundle_gets_notice_of_new_roots() {
         let (since, notice) = (10_000_000, 180_000);
-        assert_eq!(notice_owed(None, since, since), None, "nobody fetches it");
-        assert_eq!(notice_owed(Some(since - 3_600_000), since, since), None, "nobody does any more");
-        let last = Some(since - 1_800_000);
-        assert!(notice_owed(last, since, since).is_some_and(|why| why.contains("180 are left")));
-        assert!(notice_owed(last, since, since + notice - 1).is_some_and(|why| why.contains("1 are left")));
-        assert_eq!(notice_owed(last, since, since + notice), None);
+        assert!(notice_owed(since, since).is_some_and(|why| why.contains("180 are left")));
+        assert!(notice_owed(since, since + notice - 1).is_some_and(|why| why.contains("1 are left")));
+        assert_eq!(notice_owed(since, since + notice), None);
     }
 
     #[test]
     fn the_last_fetch_is_remembered() {
         let fetches = Fetches::default();
-        assert_eq!((fetches.count(), fetches.last_ms()), (0, None));
+        assert!(fetches.count() == 0 && !fetches.are_recent(1));
         let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
         fetches.note(at(2000));
         fetches.note(at(1000));
-        assert_eq!(
-            (fetches.count(), fetches.last_ms()),
-            (2, Some(2000)),
-            "a clock that steps back takes nothing"
-        );
+        assert_eq!(fetches.count(), 2);
+        assert!(fetches.are_recent(2000 + 3_599_999), "a clock that steps back takes nothing");
+        assert!(!fetches.are_recent(2000 + 3_600_000), "nobody fetches it any more");
     }
 }

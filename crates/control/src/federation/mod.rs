@@ -20,6 +20,7 @@ mod succession;
 
 pub use endpoint::{ENDPOINT_ACCOUNT, REFRESH_HINT, serve_bundle};
 pub use fetch::BundleFetcher;
-pub(crate) use fetches::{Fetches, OTHERS, notice_owed};
+pub use fetches::OTHERS;
+pub(crate) use fetches::{Fetches, notice_owed};
 pub use keep::{Federation, Pace};
 pub use store::{BundleStore, NoStore, Stored};

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use maille_control::authority::{
     Action, Answer, Kind, OFFER_PREFIX, Offer, Phase, REQUEST_ANNOTATION, Request, SECRET, SECRET_TYPE,
 };
+use maille_control::federation::OTHERS;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -58,7 +59,7 @@ pub(crate) struct RotateArgs {
     /// Wait no longer for the proxies that have not confirmed this step; calls to and from them may fail.
     #[arg(long)]
     proceed: bool,
-    /// With --proceed: for this proxy only, NAMESPACE/POD; may be given several times.
+    /// With --proceed: for this proxy only, NAMESPACE/POD or other-meshes; may be given several times.
     #[arg(long, value_name = "NAMESPACE/POD", requires = "proceed", value_parser = proxy)]
     past: Vec<String>,
     /// Do not wait for the end.
@@ -157,6 +158,7 @@ fn proxy(text: &str) -> Result<String, String> {
     let parts = text.split_once('/').filter(|(namespace, pod)| !namespace.is_empty() && !pod.is_empty());
     match parts {
         Some((_, pod)) if !pod.contains('/') => Ok(text.to_owned()),
+        None if text == OTHERS => Ok(text.to_owned()),
         _ => Err("write NAMESPACE/POD, as `maille ca status` names it".to_owned()),
     }
 }

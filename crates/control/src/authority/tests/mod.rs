@@ -93,7 +93,7 @@ impl Books {
             self_signed: &self.self_signed,
             plugged_in: &self.plugged_in,
             proxies,
-            fetched_ms: None,
+            bundle_is_read: false,
             now_ms,
         }
     }

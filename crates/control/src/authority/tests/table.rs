@@ -405,20 +405,22 @@ fn what_cannot_sign_any_more_does_not_begin_to() {
 }
 
 #[test]
-fn other_meshes_that_fetch_the_bundle_get_notice_before_new_roots_sign() {
+fn other_meshes_that_read_the_bundle_get_notice_before_new_roots_sign() {
     use super::super::wire::{Action, Request};
     let proxies = [proxy("p", "b", &["a", "b"], &["a", "b"])];
-    let fetched = |books: &Books, now_ms: u64| {
-        let view = View { fetched_ms: Some(NOW - 90_000), ..books.view(Some(&proxies), now_ms) };
+    let read = |books: &Books, now_ms: u64| {
+        let view = View { bundle_is_read: true, ..books.view(Some(&proxies), now_ms) };
         (next(&view).map(|step| step.state.phase), progress(&view).expect("under way").waiting)
     };
     let mut books = at(Phase::Distributing, "a", "b");
-    let (phase, waiting) = fetched(&books, NOW);
+    let (phase, waiting) = read(&books, NOW);
     assert_eq!((phase, waiting.len()), (None, 1));
     assert!(waiting[0].name == "other-meshes" && waiting[0].why.contains("120 are left"), "{waiting:?}");
+    // An intermediate of the same root is believed by whoever believes the root.
+    assert_eq!(read(&at(Phase::Distributing, "i/a", "j/a"), NOW).0, Some(Phase::Signing));
     // Later, and in the phases after.
-    assert_eq!(fetched(&books, NOW + 120_000), (Some(Phase::Signing), Vec::new()));
-    assert_eq!(fetched(&at(Phase::Signing, "a", "b"), NOW).0, Some(Phase::Withdrawing));
+    assert_eq!(read(&books, NOW + 120_000), (Some(Phase::Signing), Vec::new()));
+    assert_eq!(read(&at(Phase::Signing, "a", "b"), NOW).0, Some(Phase::Withdrawing));
     // Or if somebody says that they are not waited for.
     let request = Request {
         id: "x".into(),
@@ -428,8 +430,8 @@ fn other_meshes_that_fetch_the_bundle_get_notice_before_new_roots_sign() {
         phase: None,
         past: vec!["other-meshes".into()],
     };
-    let view = View { fetched_ms: Some(NOW - 90_000), ..books.view(Some(&proxies), NOW) };
+    let view = View { bundle_is_read: true, ..books.view(Some(&proxies), NOW) };
     let step = ask(&view, &request, Err("nothing offered".into()));
     books.state = step.state;
-    assert_eq!(fetched(&books, NOW), (Some(Phase::Signing), Vec::new()));
+    assert_eq!(read(&books, NOW), (Some(Phase::Signing), Vec::new()));
 }
