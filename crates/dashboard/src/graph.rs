@@ -1,5 +1,6 @@
 //! The graph of one view: nodes in namespaces, edges by pair and verdict, bounded, with the figures of the summary.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use maille_core::ROOT_NAMESPACE;
@@ -184,9 +185,16 @@ fn title(verdict: Verdict, from: &Key, to: &Key, list: &[&Conversation]) -> Stri
         Verdict::Failed => "unreachable",
     };
     let mut text = format!("{} to {}: {what}", from.label(), to.label());
-    let causes: BTreeSet<String> =
-        list.iter().filter_map(|c| Some(format!("port {}: {}", c.port, c.headline()?))).collect();
-    for cause in causes.into_iter().take(4) {
+    // What refuses now comes before what did earlier.
+    let mut latest_first = list.to_vec();
+    latest_first.sort_by_key(|c| Reverse(c.last_seen_ms));
+    let mut causes: Vec<String> = Vec::new();
+    for cause in latest_first.iter().filter_map(|c| Some(format!("port {}: {}", c.port, c.headline()?))) {
+        if causes.len() < 4 && !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    for cause in causes {
         text.push_str("; ");
         text.push_str(&cause);
     }
@@ -252,6 +260,30 @@ mod tests {
         assert_eq!(graph.edges.iter().filter(|e| e.verdict == Verdict::Refused).count(), 100);
         assert_eq!(graph.edges.len() + graph.more_edges, 1000);
         assert!(graph.more_nodes > 0);
+    }
+
+    #[test]
+    fn what_refuses_now_is_said_before_what_did_earlier() {
+        let flow = |decision: &str, at: u64| {
+            let reason = if decision == "DENIED" { "no ALLOW rule matches" } else { "certificate refused" };
+            serde_json::json!({
+                "reporter": "DESTINATION", "decision": decision, "mtls": true, "reason": reason,
+                "source": {"namespace": "shop", "workloadName": "web"},
+                "destination": {"namespace": "shop", "workloadName": "cart"},
+                "port": 80, "protocol": "HTTP", "requests": 1, "firstSeenMs": at, "lastSeenMs": at
+            })
+        };
+        for (earlier, later, said) in [
+            ("REFUSED_TLS", "DENIED", "port 80: no ALLOW rule matches; port 80: TLS refused"),
+            ("DENIED", "REFUSED_TLS", "port 80: TLS refused; port 80: no ALLOW rule matches"),
+        ] {
+            let all = [flow(earlier, 1000), flow(later, 2000)];
+            let flows = flows::read(serde_json::json!({"flows": all}).to_string().as_bytes()).expect("flows");
+            let all = conversations(&flows, &flows, 60.0, &Inventory::default(), 2000);
+            let shown: Vec<&Conversation> = all.iter().collect();
+            let graph = Graph::of(&shown, &Inventory::default(), &ViewQuery::default());
+            assert_eq!(graph.edges[0].title, format!("shop/web to shop/cart: refused; {said}"));
+        }
     }
 
     #[test]
