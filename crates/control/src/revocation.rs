@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use maille_core::{Identity, TrustDomain};
-use maille_pki::{BACKDATE, RevocationList, certificates_from_pem};
+use maille_pki::{BACKDATE, CertificateDer, RevocationList, certificates_from_pem, revocation_list_pem};
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
@@ -225,12 +225,33 @@ pub(crate) fn start_of(issued: SystemTime) -> SystemTime {
 
 /// Reads the revocation lists of a PEM text, each signed by one of the `authorities` (PEM); gives them in DER.
 pub fn read_lists(pem: &str, authorities: &[String]) -> Result<Vec<Vec<u8>>, String> {
+    let lists = RevocationList::from_pem(pem, &certificates(authorities)?).map_err(|e| e.to_string())?;
+    usable(lists.iter().map(|list| list.der().to_vec()).collect())
+}
+
+/// Adds to the lists of an authority those that were in force `before` of authorities other than `authorities` (PEM), which
+/// are still believed. A list concerns the certificates of who signed it and no others, so that one too many does no harm.
+pub fn with_lists_of_others(
+    own: Vec<Vec<u8>>,
+    before: &[Vec<u8>],
+    authorities: &[String],
+) -> Result<Vec<Vec<u8>>, String> {
+    let known = certificates(authorities)?;
+    let others = before.iter().filter(|list| !RevocationList::is_of(list, &known)).cloned();
+    usable(own.into_iter().chain(others).collect())
+}
+
+/// Lists in DER as a PEM text.
+pub fn lists_pem(lists: &[Vec<u8>]) -> String {
+    lists.iter().map(|list| revocation_list_pem(list)).collect()
+}
+
+fn certificates(texts: &[String]) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut known = Vec::new();
-    for text in authorities.iter().filter(|text| !text.trim().is_empty()) {
+    for text in texts.iter().filter(|text| !text.trim().is_empty()) {
         known.extend(certificates_from_pem("certificate of the authority", text).map_err(|e| e.to_string())?);
     }
-    let lists = RevocationList::from_pem(pem, &known).map_err(|e| e.to_string())?;
-    usable(lists.iter().map(|list| list.der().to_vec()).collect())
+    Ok(known)
 }
 
 /// Reads the revocation lists of a PEM text that a control plane has published, whatever authority there is now. Who verifies

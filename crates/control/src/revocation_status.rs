@@ -3,7 +3,7 @@
 use maille_core::Identity;
 use serde::{Deserialize, Serialize};
 
-use crate::authority::Source;
+use crate::authority::{Entries, Home, Object, Phase, Source, home};
 use crate::facts;
 use crate::proxies::{Proxies, ProxyStatus, millis};
 use crate::revocation::Revoked;
@@ -77,6 +77,15 @@ impl ControlPlane {
         let state = &self.rotation.load_full()?.state;
         let next = state.rotation.as_ref().map(|rotation| rotation.source);
         Some([Some(state.source), next].contains(&Some(Source::PluggedIn)))
+    }
+
+    /// Whether the CA of these entries of a Secret is the one in force, and no rotation is under way: then no other is
+    /// believed any more. `false` while the authority is not known yet.
+    pub fn signs_alone(&self, entries: Entries) -> bool {
+        let Some(shown) = self.rotation.load_full() else { return false };
+        let object = Object { entries, ..Object::default() };
+        let is_current = |found: Home| matches!(found, Home::Good(found) if *found == shown.current);
+        shown.state.phase == Phase::Idle && is_current(home(Some(&object)))
     }
 }
 

@@ -12,7 +12,10 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
 use maille_control::ControlPlane;
-use maille_control::revocation::{CONFIG_MAP, CRL_KEY, KEY, Listed, Listing, read_lists, read_published};
+use maille_control::authority::Entries;
+use maille_control::revocation::{
+    CONFIG_MAP, CRL_KEY, KEY, Listed, Listing, lists_pem, read_lists, read_published, with_lists_of_others,
+};
 use maille_control::world::Event;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
@@ -23,8 +26,9 @@ use crate::published::{LISTS, Wanted};
 use crate::root::PLUGGED_IN;
 use crate::watch::{Retry, config};
 
-/// How often to look whether the CA of a Secret that is gone is in force.
+/// How often to look how the authority is: while that is not known, while a CA follows another one, and else.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LOOK_SOON: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Waits after what is in force could not be stored.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -140,7 +144,8 @@ impl Saving {
 
 /// Follows the lists of the plugged-in CA, for ever. `text` becomes what is in force, for distribution.
 ///
-/// A CA stays in force when its Secret is deleted, and so do its lists.
+/// A CA stays in force when its Secret is deleted, and is believed until a rotation has ended when the Secret is replaced;
+/// so are its lists.
 pub(crate) async fn feed_crls(
     client: Client,
     namespace: &str,
@@ -149,10 +154,11 @@ pub(crate) async fn feed_crls(
     control: &ControlPlane,
 ) {
     let mut objects = std::pin::pin!(one::<Secret>(client.clone(), namespace, PLUGGED_IN));
+    let mut secret = None;
     let mut before = None;
     // The last good ones.
     let mut in_force: Option<Vec<Vec<u8>>> = None;
-    // While the Secret is gone: when to look again whether its CA is in force.
+    // When to look again how the authority is.
     let mut again = None;
     loop {
         let look_again = async {
@@ -161,57 +167,73 @@ pub(crate) async fn feed_crls(
                 None => std::future::pending().await,
             }
         };
-        let object = tokio::select! {
+        tokio::select! {
             object = objects.next() => match object {
-                Some(object) => object,
+                Some(object) => secret = object,
                 None => return,
             },
-            () = look_again => None,
-        };
-        let is_orphaned = match (&object, control.has_plugged_in()) {
-            (Some(_), _) => {
-                again = None;
-                false
-            }
+            () = look_again => {}
+        }
+        let standing = match (&secret, control.has_plugged_in()) {
+            (Some(secret), _) if control.signs_alone(entries(secret)) => Standing::Alone,
+            (Some(_), _) => Standing::AmongOthers,
             // The authority is read at the same time.
             (None, None) => {
                 again = Some(FIRST_LOOK);
                 continue;
             }
-            (None, Some(is_in_force)) => {
-                again = Some(LOOK_EVERY);
-                is_in_force
-            }
+            (None, Some(true)) => Standing::Orphaned,
+            (None, Some(false)) => Standing::Alone,
         };
-        let data = object.and_then(|object| object.data).unwrap_or_default();
-        let get = |key: &str| data.get(key).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
+        again = Some(if standing == Standing::AmongOthers { LOOK_SOON } else { LOOK_EVERY });
+        let get = |key: &str| {
+            let bytes = secret.as_ref()?.data.as_ref()?.get(key)?;
+            Some(String::from_utf8_lossy(&bytes.0).into_owned())
+        };
         let crl = get(CRL_KEY).filter(|text| !text.trim().is_empty());
         let authorities: Vec<String> =
             ["ca-cert.pem", "cert-chain.pem", "root-cert.pem", "tls.crt", "ca.crt"]
                 .into_iter()
                 .filter_map(get)
                 .collect();
-        let read = (crl, authorities, is_orphaned);
+        let read = (crl, authorities, standing);
         if before.as_ref() == Some(&read) {
             continue;
         }
         let (crl, authorities, _) = &read;
         let mut problems = Vec::new();
+        // Of the CA's own.
         let found = match crl {
-            _ if is_orphaned => Some(Err("it is gone, and its CA is in force".to_owned())),
-            None => None,
-            Some(crl) => Some(read_lists(crl, authorities).map(|lists| (crl, lists))),
+            _ if standing == Standing::Orphaned => Err("it is gone, and its CA is in force".to_owned()),
+            None => Ok(Vec::new()),
+            Some(crl) => read_lists(crl, authorities),
+        };
+        let found = match (found, standing) {
+            (Ok(own), Standing::AmongOthers) => {
+                let earlier = match &in_force {
+                    Some(lists) => Ok(lists.clone()),
+                    None => published(&client, namespace, &text).await,
+                };
+                // What is published and cannot be read says nothing against what can be.
+                let earlier = earlier.unwrap_or_else(|problem| {
+                    problems.push(format!("ConfigMap {namespace}/{} cannot be used: {problem}", LISTS.name));
+                    Vec::new()
+                });
+                with_lists_of_others(own, &earlier, authorities)
+            }
+            (found, _) => found,
         };
         let lists = match found {
-            None => {
-                text.send_replace(Wanted::Nothing);
-                Vec::new()
-            }
-            Some(Ok((crl, lists))) => {
-                text.send_replace(Wanted::Text(crl.clone()));
+            Ok(lists) => {
+                text.send_replace(match crl {
+                    // As it was written, if that is all.
+                    Some(crl) if read_published(crl).as_ref() == Ok(&lists) => Wanted::Text(crl.clone()),
+                    _ if lists.is_empty() => Wanted::Nothing,
+                    _ => Wanted::Text(lists_pem(&lists)),
+                });
                 lists
             }
-            Some(Err(problem)) => {
+            Err(problem) => {
                 let problem =
                     format!("key {CRL_KEY} of Secret {namespace}/{PLUGGED_IN} cannot be read: {problem}");
                 let last_good = match &in_force {
@@ -221,7 +243,7 @@ pub(crate) async fn feed_crls(
                 match last_good {
                     Ok(lists) => {
                         // Without lists, a Secret that is gone is the authority's trouble alone.
-                        if !is_orphaned || !lists.is_empty() {
+                        if standing != Standing::Orphaned || !lists.is_empty() {
                             tracing::error!("{problem}; the last good lists stay in force");
                             problems.push(problem);
                         }
@@ -244,6 +266,23 @@ pub(crate) async fn feed_crls(
             return;
         }
     }
+}
+
+/// Whether other CAs are believed beside the one whose Secret there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// None is.
+    Alone,
+    /// It comes after one, or before one, or is not in force, or that is not known yet.
+    AmongOthers,
+    /// One is in force, and the Secret is gone.
+    Orphaned,
+}
+
+/// What the Secret holds, as the authority reads it.
+fn entries(secret: &Secret) -> Entries {
+    let data = secret.data.iter().flatten();
+    data.map(|(name, value)| (name.clone(), value.0.clone().into())).collect()
 }
 
 /// The lists that a control plane before has published, to go on with; none if it has published none. Waits for as long as

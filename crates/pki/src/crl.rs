@@ -84,6 +84,11 @@ impl RevocationList {
         Ok(Self { der, issuer, signer, serials, this_update, next_update })
     }
 
+    /// Whether one of `authorities` signed a list in DER. Only what would be taken of them counts.
+    pub fn is_of(der: &[u8], authorities: &[CertificateDer<'_>]) -> bool {
+        Self::from_der(der.to_vec().into(), authorities).is_ok()
+    }
+
     /// The list as it was signed.
     pub fn der(&self) -> &CertificateRevocationListDer<'static> {
         &self.der

@@ -35,7 +35,7 @@ pub use fingerprint::{fingerprint, signer_of};
 pub use jwt::{JWT_KEY_NOTICE, JWT_KEY_PERIOD, JWT_TTL, JwtKey, JwtKeys, Turned};
 pub use key::{KeyPair, PublicKey, generate_key};
 pub use leaf::{ClientSubject, LeafFacts, client_subject, leaf_facts, peer_identity};
-pub use pem::{certificate_pem, certificates_from_pem};
+pub use pem::{certificate_pem, certificates_from_pem, revocation_list_pem};
 pub use renewal::{
     DEFAULT_WORKLOAD_TTL, MAX_WORKLOAD_TTL, ROOT_GRACE_PERCENT, TtlError, default_ttl, renew_at,
     requested_ttl, root_is_due,

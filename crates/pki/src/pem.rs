@@ -25,6 +25,11 @@ pub fn certificate_pem(der: &CertificateDer<'_>) -> String {
     encode("CERTIFICATE", der)
 }
 
+/// A revocation list in DER as PEM.
+pub fn revocation_list_pem(der: &[u8]) -> String {
+    encode("X509 CRL", der)
+}
+
 /// RFC 7468 text encoding: 64 columns.
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     // Sized for the whole text at once: a growing String would leave copies of a private key.

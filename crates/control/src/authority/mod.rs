@@ -21,7 +21,8 @@ pub(crate) use holders::Holders;
 pub(crate) use show::Shown;
 pub(crate) use sightings::Sheet;
 pub use state::Source;
-pub(crate) use state::{LiveProxy, Seen};
+pub(crate) use state::{Home, LiveProxy, Seen};
+pub(crate) use store::home;
 pub use store::{Entries, Object, Store, StoreError, Stored};
 pub use wire::{
     Action, Answer, CaStatus, CertificateStatus, Ended, Kind, Offer, Outcome, Phase, Plan, Request,

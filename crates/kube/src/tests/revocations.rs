@@ -1,5 +1,6 @@
 //! Revocations are watched, and the lists of a plugged-in CA distributed.
 
+use maille_control::authority::Phase;
 use maille_control::revocation::{CONFIG_MAP, CRL_CONFIG_MAP, CRL_KEY, KEY};
 use serde_json::{Value, json};
 
@@ -301,6 +302,40 @@ async fn lists_stay_in_force_while_their_ca_does() {
     running.ready().await;
     assert_eq!(status(&running).await["crls"], 0);
     eventually("gone", async || held().is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn lists_stay_in_force_while_a_ca_that_is_replaced_is_believed() {
+    let (old, new) = (root("former"), root("latter"));
+    let api = FakeApi::new();
+    for name in ["shop", "istio-system"] {
+        api.put("namespaces", namespace(name));
+    }
+    api.put("secrets", plugged_in(&old, &old.list));
+    let running = start(api.clone()).await;
+    running.ready().await;
+    let held = || api.get("configmaps", "shop", CRL_CONFIG_MAP)?["data"][CRL_KEY].as_str().map(str::to_owned);
+    let crls = async |running: &Running, expected: u64| {
+        eventually("the lists", async || (status(running).await["crls"] == json!(expected)).then_some(()))
+            .await;
+    };
+    crls(&running, 1).await;
+    eventually("published", async || (held()? == old.list).then_some(())).await;
+    // A CA that cannot be used changes nothing.
+    let mut broken = plugged_in(&new, &new.list);
+    broken["data"]["ca-key.pem"] = plugged_in(&old, "")["data"]["ca-key.pem"].clone();
+    api.put("secrets", broken);
+    crls(&running, 2).await;
+    // Nor does a restart, with what is published alone to go by.
+    let running = restart(running, |_| {}).await;
+    running.ready().await;
+    crls(&running, 2).await;
+    eventually("both", async || (held()?.matches("BEGIN X509 CRL").count() == 2).then_some(())).await;
+    // With one that can, its predecessor is withdrawn, and so are its lists.
+    api.put("secrets", plugged_in(&new, &new.list));
+    running.at(Phase::Idle).await;
+    crls(&running, 1).await;
+    eventually("published", async || (held()? == new.list).then_some(())).await;
 }
 
 /// A Secret `cacerts` with these lists.

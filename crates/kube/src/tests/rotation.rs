@@ -20,7 +20,7 @@ impl Running {
     }
 
     /// Waits for a phase: a control plane that was killed is waited for until it has been silent for long enough to be gone.
-    async fn at(&self, phase: Phase) -> Status {
+    pub(super) async fn at(&self, phase: Phase) -> Status {
         for _ in 0..4000 {
             if let Some(status) = self.authority().await.filter(|status| status.phase == phase) {
                 return status;
