@@ -97,12 +97,18 @@ pub(super) enum Shown {
 pub(super) struct Renewals {
     binding: Option<Binding>,
     last: Cell<Option<Instant>>,
+    has_refused: Cell<bool>,
     serving: RefCell<Option<AbortHandle>>,
 }
 
 impl Renewals {
     pub(super) fn new(binding: Option<Binding>) -> Rc<Self> {
-        Rc::new(Self { binding, last: Cell::default(), serving: RefCell::default() })
+        Rc::new(Self {
+            binding,
+            last: Cell::default(),
+            has_refused: Cell::default(),
+            serving: RefCell::default(),
+        })
     }
 
     /// Takes the stream on which the peer shows its certificates, in the place of the one before: a connection has one.
@@ -137,21 +143,21 @@ impl Renewals {
         let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
         let mut incoming = Incoming::new(Source::Open(body));
         while let Some(message) = incoming.message().await {
-            let is_too_often = self.last.get().is_some_and(|last| last.elapsed() < APART);
-            let verdict = match is_too_often {
-                true => Err("they come too often".to_owned()),
-                false => {
-                    self.last.set(Some(Instant::now()));
-                    self.accept(&message, &facts, &tls)
-                }
-            };
+            if let Some(early) = self.last.get().and_then(|last| APART.checked_sub(last.elapsed())) {
+                tokio::time::sleep(early).await;
+            }
+            self.last.set(Some(Instant::now()));
+            let verdict = self.accept(&message, &facts, &tls);
             let (verdict, own) = match verdict {
                 Ok(()) => {
                     let binding = self.binding.as_ref();
                     (ACCEPTED, binding.and_then(|own| own.renew_server(tls.current().svid()).ok()))
                 }
                 Err(reason) => {
-                    tracing::warn!(peer = %facts.peer, %reason, "a renewed certificate was refused");
+                    // Once: the peer may go on showing it for as long as it likes.
+                    if !self.has_refused.replace(true) {
+                        tracing::warn!(peer = %facts.peer, %reason, "a renewed certificate was refused");
+                    }
                     (REFUSED, None)
                 }
             };
