@@ -1,7 +1,9 @@
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use maille_config::HostPattern;
-use maille_config::destination_rule::Client;
+use maille_config::destination_rule::{Client, host_of};
+use maille_config::istio::DestinationRule;
 use maille_config::service_entry::namespace_of;
 use maille_proto::facts as wire;
 use wire::destination::Kind;
@@ -68,16 +70,50 @@ fn address_kind(world: &World, address: IpAddr, sight: &Sight<'_>) -> Option<Kin
 fn any_address(world: &World, port: AskedPort, sight: &Sight<'_>) -> wire::AnyAddress {
     let AnyAddress { http, tls, encrypted, entry } = world.any_address(port, sight);
     // Plain requests are taken where a rule has them encrypted (reference mtls DR-5, from which this departs).
-    let http = http || encrypted.iter().any(|owned| encrypts(world, owned, port.number, sight.client));
+    let http = http || is_any_encrypted(world, &encrypted, port.number, sight.client);
     let service = entry.map(|owned| entry_service(world, &owned, sight.client));
     wire::AnyAddress { http, tls, service }
 }
 
-/// Whether a rule puts TLS around what a client sends to a port of an entry's host.
-fn encrypts(world: &World, owned: &OwnedHost<'_>, port: u16, client: Client<'_>) -> bool {
-    let Some(owner) = owned.entries.first() else { return false };
-    let order = super::order::Order::of(world, client, &owned.host, namespace_of(owner));
-    order.client_tls(port, &[]).is_some_and(|tls| tls.mode() != wire::client_tls::Mode::Disable)
+/// Whether a rule puts TLS around what a client sends to a port of one of these hosts. There may be thousands, and most rules
+/// and hosts have nothing to do with each other: only those that do are looked at closely.
+fn is_any_encrypted(world: &World, all: &[OwnedHost<'_>], port: u16, client: Client<'_>) -> bool {
+    let mut encrypting: BTreeMap<&str, EncryptedHosts> = BTreeMap::new();
+    all.iter().any(|owned| {
+        let Some(owner) = owned.entries.first() else { return false };
+        let namespace = namespace_of(owner);
+        let hosts =
+            encrypting.entry(namespace).or_insert_with(|| EncryptedHosts::of(world, client, namespace));
+        hosts.may_cover(&owned.host) && {
+            let order = super::order::Order::of(world, client, &owned.host, namespace);
+            order.client_tls(port, &[]).is_some_and(|tls| tls.mode() != wire::client_tls::Mode::Disable)
+        }
+    })
+}
+
+/// The hosts of the rules that set TLS for some port, of those that may hold for a client and the services of a namespace.
+struct EncryptedHosts {
+    exact: HashSet<String>,
+    wildcards: Vec<HostPattern>,
+}
+
+impl EncryptedHosts {
+    fn of(world: &World, client: Client<'_>, namespace: &str) -> Self {
+        let rules = world.rules_for(client.namespace, namespace).into_iter().filter(|rule| sets_tls(rule));
+        let hosts = rules.map(|rule| host_of(rule, &world.config().cluster_domain));
+        let (wildcards, exact): (Vec<_>, Vec<_>) = hosts.partition(|host| host.suffix().is_some());
+        Self { exact: exact.iter().map(|host| host.as_str().to_owned()).collect(), wildcards }
+    }
+
+    fn may_cover(&self, host: &HostPattern) -> bool {
+        self.exact.contains(host.as_str()) || self.wildcards.iter().any(|rule| rule.covers(host))
+    }
+}
+
+fn sets_tls(rule: &DestinationRule) -> bool {
+    rule.spec.traffic_policy.as_ref().is_some_and(|policy| {
+        policy.tls.is_some() || policy.port_level_settings.iter().any(|port| port.tls.is_some())
+    })
 }
 
 /// Whether a client may know a Service.
