@@ -9,20 +9,30 @@ use maille_pki::{BundleDocument, CertificateDer, TrustBundles, certificates_from
 use super::source::Source;
 use crate::world::{Federated, MeshConfig};
 
+/// What a source has told.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Told<'d> {
+    /// Nothing yet.
+    Nothing,
+    /// Something that need not be good any more.
+    Doubtful,
+    /// This, last.
+    Bundle(&'d BundleDocument),
+}
+
 /// By trust domain. Entries without trust domains are of the mesh's own.
 pub(super) fn believed<'d>(
     config: &MeshConfig,
-    document: impl Fn(&Source) -> Option<&'d BundleDocument>,
+    told: impl Fn(&Source) -> Told<'d>,
 ) -> BTreeMap<String, Federated> {
     let mut all: BTreeMap<String, Federated> = BTreeMap::new();
     for entry in &config.ca_certificates {
         let source = Source::of(entry, &config.trust_domain, &config.system_namespace);
-        let fetched = source.as_ref().and_then(&document);
-        let (roots, jwks) = match (fetched, &entry.pem) {
-            (Some(document), _) => (document.roots.clone(), document.jwks()),
+        let (roots, jwks) = match (source.as_ref().map_or(Told::Nothing, &told), &entry.pem) {
+            (Told::Bundle(document), _) => (document.roots.clone(), document.jwks()),
             // Until the first bundle has come.
-            (None, Some(pem)) => (certificates_from_pem("pem", pem).unwrap_or_default(), Vec::new()),
-            (None, None) => continue,
+            (Told::Nothing, Some(pem)) => (certificates_from_pem("pem", pem).unwrap_or_default(), Vec::new()),
+            (Told::Nothing, None) | (Told::Doubtful, _) => continue,
         };
         for domain in domains(entry, &config.trust_domain) {
             let usable = roots.iter().filter(|root| is_root(domain, root)).map(|root| root.to_vec());

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::believed::{believed, problem};
+use super::believed::{Told, believed, problem};
 use super::fetch::BundleFetcher;
 use super::source::Source;
 use super::store::{BundleStore, Stored};
@@ -62,7 +62,7 @@ pub struct Federation {
     events: mpsc::Sender<Event>,
     followed: BTreeMap<Source, Followed>,
     /// The last good bundles by [`Source::key`], also of sources that the configuration names no more: should it name one
-    /// again, that goes on where it was, and not with roots that may have been withdrawn since.
+    /// again, nothing older is taken of it, and nothing at all before it has told what is good now.
     good: BTreeMap<String, Good>,
     /// Keys of those that it names no more, the one that was left first first.
     left: VecDeque<String>,
@@ -70,7 +70,11 @@ pub struct Federation {
 }
 
 /// A source that is followed; dropping it ends that.
-struct Followed(AbortHandle);
+struct Followed {
+    task: AbortHandle,
+    /// It was left and is named again: what is remembered of it may be what it was left for.
+    is_doubtful: bool,
+}
 
 #[derive(Clone)]
 struct Good {
@@ -80,7 +84,7 @@ struct Good {
 
 impl Drop for Followed {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -117,9 +121,13 @@ impl Federation {
             if config.as_ref() != Some(&now) {
                 self.follow(&now, &sender);
             }
-            let current = believed(&now, |source| {
-                let good = self.followed.contains_key(source).then(|| self.good.get(&source.key()));
-                good.flatten().map(|good| good.document.as_ref())
+            let current = believed(&now, |source| match self.followed.get(source) {
+                Some(followed) if followed.is_doubtful => Told::Doubtful,
+                Some(_) => match self.good.get(&source.key()) {
+                    Some(good) => Told::Bundle(&good.document),
+                    None => Told::Nothing,
+                },
+                None => Told::Nothing,
             });
             config = Some(now);
             if self.told.as_ref() != Some(&current) {
@@ -136,7 +144,8 @@ impl Federation {
                 _ = settings.changed() => {}
                 // `sender` is here, so that it does not end.
                 Some((source, good)) = news.recv() => {
-                    if self.followed.contains_key(&source) {
+                    if let Some(followed) = self.followed.get_mut(&source) {
+                        followed.is_doubtful = false;
                         self.good.insert(source.key(), good);
                         self.save().await;
                     }
@@ -159,7 +168,8 @@ impl Federation {
         }
     }
 
-    /// Follows what is configured, and nothing else.
+    /// Follows what is configured, and nothing else. What a control plane before had followed at its end it may have followed
+    /// to the end.
     fn follow(&mut self, config: &MeshConfig, news: &mpsc::Sender<News>) {
         let mut wanted = Vec::new();
         for (index, entry) in config.ca_certificates.iter().enumerate() {
@@ -174,6 +184,7 @@ impl Federation {
             );
             wanted.truncate(MAX_SOURCES);
         }
+        let is_first = self.told.is_none();
         let left = &mut self.left;
         self.followed.retain(|source, _| {
             let stays = wanted.contains(source);
@@ -187,16 +198,19 @@ impl Federation {
                 continue;
             }
             let key = source.key();
+            let count = self.left.len();
             self.left.retain(|left| *left != key);
+            let is_doubtful = !is_first && self.left.len() < count && self.good.contains_key(&key);
             let follower = Follower {
                 source: source.clone(),
                 fetcher: self.fetcher.clone(),
                 pace: self.pace,
                 good: self.good.get(&key).cloned(),
+                is_doubtful,
                 news: news.clone(),
             };
             let task = tokio::spawn(follower.run()).abort_handle();
-            self.followed.insert(source, Followed(task));
+            self.followed.insert(source, Followed { task, is_doubtful });
         }
         self.forget();
     }
@@ -232,6 +246,8 @@ struct Follower {
     fetcher: BundleFetcher,
     pace: Pace,
     good: Option<Good>,
+    /// What is remembered is not believed before the source has told the same, or more.
+    is_doubtful: bool,
     news: mpsc::Sender<News>,
 }
 
@@ -249,6 +265,7 @@ impl Follower {
                      that trust domain has begun anew, name its endpoint by another spiffeBundleUrl or give it another pem",
                     self.source.url
                 )),
+                Succession::Same if self.is_doubtful => Ok((Arc::new(document), Some(text))),
                 Succession::Same => Ok((Arc::new(document), None)),
                 Succession::New => Ok((Arc::new(document), Some(text))),
             });
@@ -263,6 +280,7 @@ impl Follower {
                     if let Some(text) = news {
                         let good = Good { document, text };
                         self.good = Some(good.clone());
+                        self.is_doubtful = false;
                         if self.news.send((self.source.clone(), good)).await.is_err() {
                             return;
                         }
@@ -276,10 +294,10 @@ impl Follower {
                 }
                 Err(problem) => {
                     if problem != problem_before {
-                        let meanwhile = if self.good.is_some() {
-                            "the last one stays in force"
-                        } else {
-                            "there was none yet"
+                        let meanwhile = match &self.good {
+                            Some(_) if self.is_doubtful => "and none is believed before",
+                            Some(_) => "the last one stays in force",
+                            None => "there was none yet",
                         };
                         tracing::warn!("a trust bundle cannot be had, {meanwhile}: {problem}");
                         problem_before = problem;

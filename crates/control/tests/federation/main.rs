@@ -89,7 +89,7 @@ async fn a_rotation_over_there_is_followed_and_trust_outlives_errors_and_restart
 }
 
 #[tokio::test]
-async fn an_entry_that_is_removed_and_added_again_goes_on_where_it_was() {
+async fn an_entry_that_is_removed_and_added_again_has_to_tell_what_is_good_now() {
     let (old, new) = (authority("b.example"), authority("b.example"));
     let b = Mesh::new("b.example", again(&old)).await;
     let mut a = Mesh::new("a.example", authority("a.example")).await;
@@ -101,7 +101,6 @@ async fn an_entry_that_is_removed_and_added_again_goes_on_where_it_was() {
     eventually("both roots", || a.told("b.example").len() == 2).await;
     b.control.set_authority(again(&new));
     eventually("the new root alone", || a.told("b.example") == [der(&new)]).await;
-    b.stop();
     let ends = |a: &mut Mesh| a.believe("[]");
     let begins_again = async |a: &mut Mesh| {
         eventually("trust ends", || a.told("b.example").is_empty()).await;
@@ -116,6 +115,13 @@ async fn an_entry_that_is_removed_and_added_again_goes_on_where_it_was() {
     let mut next = a.restarted().await;
     next.follow();
     begins_again(&mut next).await;
+    // It may have been removed because of the root that is remembered: that alone brings nothing back.
+    ends(&mut next);
+    eventually("trust ends", || next.told("b.example").is_empty()).await;
+    b.stop();
+    next.believe(&entry);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(next.told("b.example").is_empty(), "neither what was told last nor what was begun with");
 }
 
 #[tokio::test]
