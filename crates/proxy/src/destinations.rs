@@ -48,6 +48,13 @@ impl Destinations {
         self.find(&self.resolver.name_of_port(port)).await
     }
 
+    /// Keeps the agent from forgetting what a port means, for as long as a connection that it was asked for carries requests.
+    pub(crate) fn keep_any_address(&self, port: u16) {
+        if let Some(cell) = self.known.borrow().get(&*self.resolver.name_of_port(port)) {
+            cell.touch(coarse_now_s());
+        }
+    }
+
     /// The workload at `address`, for telemetry, if that is known by now. Otherwise it is asked for, and known a moment
     /// later.
     pub(crate) fn workload_at(&self, address: IpAddr) -> Option<Arc<Workload>> {

@@ -107,6 +107,7 @@ impl OutboundHttp {
                 Ok(Toward::new(self.worker.pools.pool(upstream, version, || Some(called()))))
             }
             Behind::Undeclared(workload) => {
+                self.worker.destinations.keep_any_address(self.dialled.port);
                 let address = pass_through(&self.worker, &self.dialled).map_err(|_| self.unknown())?;
                 let upstream = Upstream::at(address, Security::Plain);
                 let called = || route::called_passthrough(workload, address);

@@ -37,6 +37,8 @@ impl Meant {
         }
         let by_port = match worker.destinations.at_any_address(dialled.port).await {
             Ok(by_port) => by_port,
+            // Nobody's entry stands in for it, so that there is nothing to miss.
+            Err(_) if is_meshed => return Self { known, looks: Some(EVERYTHING) },
             Err(error) => return Self { known: Err(error), looks: Some(EVERYTHING) },
         };
         let (looks, is_meant) = match &**by_port.load() {
