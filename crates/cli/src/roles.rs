@@ -31,10 +31,21 @@ pub(crate) struct ControlPlaneArgs {
     /// File to which a line of JSON is appended for each certificate issued or refused.
     #[arg(long, env = "CA_AUDIT_LOG", value_name = "FILE")]
     ca_audit_log: Option<PathBuf>,
+    /// Folder with the files of a CA to plug in: ca-cert.pem, ca-key.pem, root-cert.pem, and cert-chain.pem and ca-crl.pem if
+    /// there are; or tls.crt, tls.key and ca.crt. They become Secret `cacerts`, and are rotated to when they are replaced.
+    /// Unless one is named, this one is read if there is one; an empty name means none.
+    #[arg(long, env = "ROOT_CA_DIR", value_name = "DIR", default_value = DEFAULT_CA_FOLDER)]
+    root_ca_dir: OsString,
+    /// Name of the Pod that this is, to know which Secrets are its folders.
+    #[arg(long, env = "POD_NAME", value_name = "NAME", hide = true)]
+    pod_name: Option<String>,
     /// Issue nothing that cannot be written to that file.
     #[arg(long, env = "CA_AUDIT_REQUIRED", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     ca_audit_required: bool,
 }
+
+/// Where Istio's charts mount the files of a CA.
+const DEFAULT_CA_FOLDER: &str = "/etc/cacerts";
 
 /// A lifetime as Istio writes it: 24h, 30m, 45s; at least a second.
 fn lifetime(text: &str) -> Result<Duration, String> {
@@ -55,6 +66,13 @@ pub(crate) fn control_plane(args: ControlPlaneArgs) -> Result<()> {
     let mut options = maille_kube::ControlPlaneOptions::new(trust_domain);
     let node_accounts = args.ca_trusted_node_accounts;
     options.issue_rules = maille_kube::IssueRules { default_ttl, max_ttl, node_accounts };
+    if !args.root_ca_dir.is_empty() {
+        let must_exist = args.root_ca_dir != DEFAULT_CA_FOLDER;
+        options.ca_folder = Some(maille_kube::CaFolder { path: args.root_ca_dir.into(), must_exist });
+    }
+    // Kubernetes names a Pod's host after the Pod.
+    let pod = args.pod_name.or_else(|| std::env::var("HOSTNAME").ok());
+    options.pod = pod.filter(|name| !name.is_empty());
     options.audit = maille_kube::AuditOptions {
         file: args.ca_audit_log.filter(|file| !file.as_os_str().is_empty()),
         required: args.ca_audit_required,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod ca_files;
 mod credentials;
 mod federated_bundles;
 mod in_force;
@@ -24,6 +25,7 @@ mod tests;
 mod token_review;
 mod watch;
 
+pub use ca_files::{CaFiles, CaFolder, News, Tell, check_ca_folder};
 pub use maille_control::world::MeshConfig;
 pub use maille_control::{AuditOptions, IssueRules, TrustedNodeAccounts};
 pub use run::{ControlPlaneOptions, run_control_plane};

@@ -15,7 +15,8 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
 use maille_control::authority::{
-    Entries, Object, REQUEST_ANNOTATION, SECRET, SECRET_TYPE, Source, Store, StoreError, Stored,
+    Entries, FILES_ANNOTATION, Object, REQUEST_ANNOTATION, SECRET, SECRET_TYPE, Source, Store, StoreError,
+    Stored,
 };
 use tokio::sync::Notify;
 
@@ -76,6 +77,7 @@ impl Secrets {
                 version: secret.metadata.resource_version.unwrap_or_default(),
                 entries: data.map(|(name, value)| (name, value.0.into())).collect(),
                 request: annotations.get(REQUEST_ANNOTATION).cloned(),
+                files_problem: annotations.get(FILES_ANNOTATION).cloned(),
             }
         }))
     }

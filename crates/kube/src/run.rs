@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::ca_files::{CaFiles, CaFolder, News, check_ca_folder, is_the_secret};
 use crate::federated_bundles::FederatedBundles;
 use crate::published::{LISTS, ROOTS, Wanted, publish};
 use crate::root::Secrets;
@@ -37,6 +38,10 @@ pub struct ControlPlaneOptions {
     pub bundle_port: Option<u16>,
     /// Port of metrics, health and flows, plain HTTP.
     pub monitoring_port: u16,
+    /// Where the files of a plugged-in CA are, if it comes in files.
+    pub ca_folder: Option<CaFolder>,
+    /// The name of this control plane's own Pod, if it is in one.
+    pub pod: Option<String>,
     /// How certificates are issued.
     pub issue_rules: IssueRules,
     /// Where what is issued and refused is written down.
@@ -51,6 +56,8 @@ impl ControlPlaneOptions {
             discovery_port: ports::DISCOVERY,
             bundle_port: Some(ports::BUNDLE),
             monitoring_port: ports::CONTROL_MONITORING,
+            ca_folder: None,
+            pod: None,
             issue_rules: IssueRules::default(),
             audit: AuditOptions::default(),
         }
@@ -62,6 +69,9 @@ const EVENT_QUEUE: usize = 1024;
 
 /// How long streams may take to end when the control plane stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Between tries to see the own Pod.
+const POD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long serving waits for the first fetch of every key set: a little longer than a fetch takes by default.
 const KEYS_PATIENCE: Duration = Duration::from_secs(6);
@@ -105,8 +115,8 @@ pub(crate) async fn run_with(
     let hub = Hub::new(World::new(options.mesh.clone()));
     let reviewer = Arc::new(ApiTokenReviewer(client.clone()));
     let mut control = ControlPlane::new(Arc::clone(&hub), reviewer, Arc::clone(&clock));
-    control.rules = options.issue_rules;
-    control.audit = Arc::new(AuditLog::open(options.audit)?);
+    control.rules = options.issue_rules.clone();
+    control.audit = Arc::new(AuditLog::open(options.audit.clone())?);
     let ready = Readiness::default();
     let stop = |mut stopped: watch::Receiver<bool>| async move {
         // An error is a dropped sender: stop as well.
@@ -165,6 +175,8 @@ pub(crate) async fn run_with(
         Err(anyhow!("the world is fed no more"))
     });
     let serving = async {
+        // Before the keeper, which would make a CA of its own where there is none.
+        let files = mirror_files(&client, &options).await?;
         let secrets = Secrets::new(client.clone(), &options.mesh.root_namespace);
         let watching = secrets.watch();
         let keeper = Keeper::start(control.clone(), Arc::new(secrets)).await?;
@@ -202,6 +214,7 @@ pub(crate) async fn run_with(
             () = addresses => Err(anyhow!("the keeper of addresses has ended")),
             () = statuses => Err(anyhow!("the writer of statuses has ended")),
             () = watching => Err(anyhow!("the watches of the authority's Secrets have ended")),
+            () = follow_files(files) => Err(anyhow!("the files of the CA are followed no more")),
             () = keeper.run() => Err(anyhow!("the keeper of the authority has ended")),
             () = distributing => Err(anyhow!("the bundle's watches have ended")),
         }
@@ -215,6 +228,49 @@ pub(crate) async fn run_with(
             tokio::time::sleep(STOP_PATIENCE).await;
             Ok(())
         }
+    }
+}
+
+/// Mirrors the files of a CA, if there is to be such a folder; what is to go on doing so.
+async fn mirror_files(client: &Client, options: &ControlPlaneOptions) -> anyhow::Result<Option<CaFiles>> {
+    let Some(CaFolder { path, must_exist }) = &options.ca_folder else { return Ok(None) };
+    if !must_exist && !path.exists() {
+        return Ok(None);
+    }
+    if let Some(pod) = &options.pod {
+        let namespace = &options.mesh.system_namespace;
+        loop {
+            match is_the_secret(client, namespace, pod, path).await {
+                Ok(true) => {
+                    tracing::info!(folder = %path.display(), "this is the Secret cacerts itself, which is read as such");
+                    return Ok(None);
+                }
+                Ok(false) => break,
+                Err(error) => {
+                    let error = crate::brief(&error);
+                    tracing::warn!(
+                        error,
+                        "cannot see this Pod, and so not what its folders are; trying again"
+                    );
+                    tokio::time::sleep(POD_PATIENCE).await;
+                }
+            }
+        }
+    }
+    check_ca_folder(path).map_err(anyhow::Error::msg)?;
+    let told = |news| match news {
+        News::Done(text) => tracing::info!("{text}"),
+        News::Wrong(text) => tracing::warn!("{text}"),
+    };
+    let mut files = CaFiles::new(client.clone(), &options.mesh.root_namespace, path, told);
+    files.begin().await.map_err(anyhow::Error::msg)?;
+    Ok(Some(files))
+}
+
+async fn follow_files(files: Option<CaFiles>) {
+    match files {
+        Some(files) => files.keep().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -501,6 +501,7 @@ impl Keeper {
             self_signed: homes.0,
             plugged_in: homes.1,
             problem: self.problem.clone(),
+            files_problem: self.stored.rotation.as_ref().and_then(|object| object.files_problem.clone()),
         })));
     }
 }

@@ -35,6 +35,8 @@ pub const SECRET: &str = "istio-ca-rotation";
 pub const SECRET_TYPE: &str = "maille.dev/ca-rotation";
 /// Its annotation that asks for something: a [`Request`] as JSON. It is gone once it has been answered.
 pub const REQUEST_ANNOTATION: &str = "maille.dev/ca-request";
+/// Its annotation that says what is wrong with the files that the Secret `cacerts` is written from; absent if nothing is.
+pub const FILES_ANNOTATION: &str = "maille.dev/ca-files-problem";
 /// Before the names of the entries that come with a request for [`Offer::Stored`]: `next-ca-cert.pem`, `next-ca-key.pem`,
 /// `next-root-cert.pem`, `next-cert-chain.pem`, or `next-tls.crt`, `next-tls.key`, `next-ca.crt`. Gone once it has been
 /// answered.

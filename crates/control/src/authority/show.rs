@@ -20,6 +20,8 @@ pub(crate) struct Shown {
     pub(crate) self_signed: Home,
     pub(crate) plugged_in: Home,
     pub(crate) problem: Option<String>,
+    /// What is wrong with the files that a plugged-in CA comes from.
+    pub(crate) files_problem: Option<String>,
 }
 
 impl ControlPlane {
@@ -37,7 +39,7 @@ impl ControlPlane {
             bundle_is_read: self.bundle_is_read(),
             now_ms: millis(self.clock.now()),
         };
-        let mut problems: Vec<String> = shown.problem.iter().cloned().collect();
+        let mut problems: Vec<String> = shown.problem.iter().chain(&shown.files_problem).cloned().collect();
         problems.extend(machine::problems(&view));
         if shown.state.rotation.is_some() && proxies.is_none() {
             problems.push("the world is not complete yet, so that nobody can be counted".to_owned());

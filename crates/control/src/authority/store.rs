@@ -40,6 +40,8 @@ pub struct Object {
     pub entries: Entries,
     /// The annotation that asks for something, if there is one.
     pub request: Option<String>,
+    /// The annotation that says what is wrong with the files of a CA, if there is one.
+    pub files_problem: Option<String>,
 }
 
 impl fmt::Debug for Object {

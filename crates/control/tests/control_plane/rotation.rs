@@ -48,7 +48,7 @@ impl Memory {
         if object.as_ref().map(|object| object.version.as_str()) != replaces {
             return Err(StoreError::Conflict("it".into()));
         }
-        *object = entries.map(|entries| Object { version, entries: entries.clone(), request: None });
+        *object = entries.map(|entries| Object { version, entries: entries.clone(), ..Object::default() });
         self.1.notify_one();
         Ok(())
     }
@@ -60,7 +60,7 @@ impl Memory {
         let mut stored = self.0.lock().expect("lock");
         stored.0 += 1;
         let version = stored.0.to_string();
-        stored.1.plugged_in = Some(Object { version, entries, request: None });
+        stored.1.plugged_in = Some(Object { version, entries, ..Object::default() });
         self.1.notify_one();
     }
 

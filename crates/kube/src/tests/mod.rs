@@ -1,3 +1,4 @@
+mod ca_files;
 mod fake_api;
 mod mesh_config;
 mod networking;
@@ -51,6 +52,10 @@ fn pod(name: &str, ip: &str) -> Value {
 }
 
 async fn start(api: FakeApi) -> Running {
+    start_with(api, |_| {}).await
+}
+
+async fn start_with(api: FakeApi, set: impl FnOnce(&mut ControlPlaneOptions)) -> Running {
     let bind = || TcpListener::bind("127.0.0.1:0");
     let (discovery, monitoring) = (bind().await.expect("bind"), bind().await.expect("bind"));
     let address = |l: &TcpListener| l.local_addr().expect("address");
@@ -58,7 +63,8 @@ async fn start(api: FakeApi) -> Running {
     let (stop, stopped) = watch::channel(false);
     let options = ControlPlaneOptions::new(TrustDomain::parse("cluster.local").expect("valid"));
     // Many of these run at once.
-    let options = ControlPlaneOptions { bundle_port: None, ..options };
+    let mut options = ControlPlaneOptions { bundle_port: None, ..options };
+    set(&mut options);
     let running = run_with(api.client(), options, Arc::new(SystemClock), discovery, monitoring, stopped);
     let task = tokio::spawn(running);
     Running { api, monitoring: monitoring_address, discovery: discovery_address, stop, task }

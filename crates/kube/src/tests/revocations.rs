@@ -357,14 +357,14 @@ fn published(namespace: &str, crl: &str) -> Value {
 }
 
 /// A root with its key and a list of it, PEM.
-struct Root {
-    certificate: String,
-    key: String,
-    list: String,
+pub(super) struct Root {
+    pub(super) certificate: String,
+    pub(super) key: String,
+    pub(super) list: String,
 }
 
 /// One as a company's own tools make it; `name` is the test's.
-fn root(name: &str) -> Root {
+pub(super) fn root(name: &str) -> Root {
     let dir = std::env::temp_dir().join(format!("maille-crl-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
     let run = |arguments: &str| {

@@ -10,10 +10,10 @@ use maille_pki::certificates_from_pem;
 
 use super::*;
 
-const SYSTEM: &str = "istio-system";
+pub(super) const SYSTEM: &str = "istio-system";
 
 impl Running {
-    async fn authority(&self) -> Option<Status> {
+    pub(super) async fn authority(&self) -> Option<Status> {
         let (_, text) = self.http("/ca").await;
         let body = text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
         serde_json::from_str(body).ok()
@@ -31,7 +31,7 @@ impl Running {
     }
 
     /// Asks as a person's tool does, and waits for the answer.
-    async fn ask(&self, request: &Request) -> (Outcome, String) {
+    pub(super) async fn ask(&self, request: &Request) -> (Outcome, String) {
         let text = serde_json::to_string(request).expect("JSON");
         let mut secret = self.api.get("secrets", SYSTEM, SECRET).unwrap_or_else(
             || json!({ "metadata": { "namespace": SYSTEM, "name": SECRET }, "type": SECRET_TYPE }),
@@ -45,25 +45,25 @@ impl Running {
         (answer.outcome, answer.message)
     }
 
-    async fn end(self) -> FakeApi {
+    pub(super) async fn end(self) -> FakeApi {
         self.stop.send_replace(true);
         self.task.await.expect("joins").expect("fine");
         self.api
     }
 }
 
-fn request(id: &str, action: Action) -> Request {
+pub(super) fn request(id: &str, action: Action) -> Request {
     let to = Offer::Generated;
     Request { id: id.to_owned(), action, to, dry_run: false, phase: None, past: Vec::new() }
 }
 
-fn root(seconds_ago: u64, life: u64) -> Authority {
+pub(super) fn root(seconds_ago: u64, life: u64) -> Authority {
     let domain = TrustDomain::parse("cluster.local").expect("valid");
     let made = SystemTime::now() - Duration::from_secs(seconds_ago);
     Authority::self_signed(&domain, made, Duration::from_secs(life)).expect("a root")
 }
 
-fn secret_of(name: &str, authority: &Authority) -> Value {
+pub(super) fn secret_of(name: &str, authority: &Authority) -> Value {
     let mut secret = json!({ "metadata": { "namespace": SYSTEM, "name": name } });
     for (key, text) in authority.to_secret() {
         secret["data"][key] = json!(ByteString(text.as_bytes().to_vec()));
@@ -71,7 +71,7 @@ fn secret_of(name: &str, authority: &Authority) -> Value {
     secret
 }
 
-fn entry(api: &FakeApi, secret: &str, key: &str) -> Option<String> {
+pub(super) fn entry(api: &FakeApi, secret: &str, key: &str) -> Option<String> {
     let value = api.get("secrets", SYSTEM, secret)?["data"].get(key)?.clone();
     let bytes: ByteString = serde_json::from_value(value).ok()?;
     String::from_utf8(bytes.0).ok()
@@ -99,7 +99,7 @@ async fn bundle_has(api: &FakeApi, what: &str, roots: &[&str]) {
 }
 
 /// A mesh with a proxy that never says anything, so that each phase waits until it is told not to.
-fn mesh() -> FakeApi {
+pub(super) fn mesh() -> FakeApi {
     let api = FakeApi::new();
     api.put("namespaces", namespace("shop"));
     api.put("pods", pod("cart-1", "10.0.0.1"));

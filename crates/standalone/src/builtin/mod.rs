@@ -187,7 +187,11 @@ fn control_plane() -> Value {
                         "name": "discovery",
                         "image": "maille:latest",
                         "command": [BINARY_IN_CONTAINERS, "control-plane"],
-                        "env": [{"name": "CA_AUDIT_LOG", "value": format!("{AUDIT_DIRECTORY}/issued.jsonl")}],
+                        "env": [
+                            {"name": "CA_AUDIT_LOG", "value": format!("{AUDIT_DIRECTORY}/issued.jsonl")},
+                            // A Pod sees the host's /etc, and a folder there is for this mesh only if `up` is told so.
+                            {"name": "ROOT_CA_DIR", "value": ""}
+                        ],
                         "volumeMounts": [{"name": "audit", "mountPath": AUDIT_DIRECTORY}],
                         "ports": [
                             {"name": "https-dns", "containerPort": ports::DISCOVERY},
