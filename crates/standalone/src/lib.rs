@@ -30,4 +30,4 @@ pub mod supervisor;
 mod terminal;
 
 pub use state::{DataDir, teardown};
-pub use supervisor::{Ready, SupervisorOptions, run_supervisor};
+pub use supervisor::{Prepare, Ready, SupervisorOptions, run_supervisor};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -60,10 +61,21 @@ pub struct SupervisorOptions {
     pub egress: bool,
     /// Whether to create the built-in objects; a test of the supervisor alone does not want a control plane.
     pub builtin: bool,
+    /// Done once, when the API answers and before anything runs on it.
+    pub prepare: Option<Prepare>,
     /// Told once, when the API answers and Pods are being run.
     pub ready: Option<oneshot::Sender<Ready>>,
     /// Ends the mesh.
     pub shutdown: CancellationToken,
+}
+
+/// What is to be done before anything runs on the API; if it fails, the mesh does not start.
+pub struct Prepare(pub Box<dyn FnOnce(Client) -> BoxFuture<'static, anyhow::Result<()>> + Send>);
+
+impl std::fmt::Debug for Prepare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Prepare").finish_non_exhaustive()
+    }
 }
 
 /// What one needs to talk to a mesh that is up.
@@ -130,10 +142,10 @@ fn mount_memory(path: &Path) -> anyhow::Result<()> {
 
 async fn supervise(mut options: SupervisorOptions, data: DataDir, node_ns: NetNs) -> anyhow::Result<()> {
     let node = Node::start(node_ns)?;
-    let ready = options.ready.take();
+    let (ready, prepare) = (options.ready.take(), options.prepare.take());
     let mut api = ApiProcess::start(&options, &data, options.api_port)?;
     let result = tokio::select! {
-        result = run_mesh(&options, ready, &data, node) => result,
+        result = run_mesh(&options, prepare, ready, &data, node) => result,
         error = api.keep_running(&options, &data) => Err(error),
         () = egress::keep_running(&options.binary, &data), if options.egress => Ok(()),
     };
@@ -143,6 +155,7 @@ async fn supervise(mut options: SupervisorOptions, data: DataDir, node_ns: NetNs
 
 async fn run_mesh(
     options: &SupervisorOptions,
+    prepare: Option<Prepare>,
     ready: Option<oneshot::Sender<Ready>>,
     data: &DataDir,
     node: Node,
@@ -153,6 +166,12 @@ async fn run_mesh(
         client = wait_for_api(&kubeconfig) => client?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    if let Some(Prepare(prepare)) = prepare {
+        tokio::select! {
+            prepared = prepare(client.clone()) => prepared?,
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
     if options.builtin {
         let wanted = BuiltinOptions { node_address: NODE_ADDRESS, dns_service: DNS_SERVICE };
         builtin::apply(&client, &wanted).await?;

@@ -134,6 +134,7 @@ impl Mesh {
             dns_upstreams: Vec::new(),
             egress: false,
             builtin: false,
+            prepare: None,
             ready: Some(ready),
             shutdown: shutdown.clone(),
         }));

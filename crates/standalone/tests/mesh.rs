@@ -129,6 +129,7 @@ fn options(
         dns_upstreams: Vec::new(),
         egress: true,
         builtin: true,
+        prepare: None,
         ready: Some(ready),
         shutdown,
     }

@@ -63,6 +63,7 @@ impl Mesh {
             dns_upstreams: Vec::new(),
             egress: false,
             builtin: false,
+            prepare: None,
             ready: Some(ready.0),
             shutdown: shutdown.clone(),
         };

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use maille_config::yaml::Document;
-use maille_standalone::{DataDir, Ready, SupervisorOptions, run_supervisor};
+use maille_core::ROOT_NAMESPACE;
+use maille_kube::{CaFiles, News, check_ca_folder};
+use maille_standalone::{DataDir, Prepare, Ready, SupervisorOptions, run_supervisor};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -51,6 +53,11 @@ pub(crate) struct UpArgs {
     /// Folder of the mesh's state.
     #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_DATA_DIR, env = "MAILLE_DATA_DIR")]
     data_dir: PathBuf,
+    /// Folder with a CA that signs for the mesh, in place of one of its own: ca-cert.pem, ca-key.pem and root-cert.pem, with
+    /// or without cert-chain.pem and ca-crl.pem; or tls.crt, tls.key and ca.crt. It is followed: when the files are replaced,
+    /// the mesh rotates to what they hold, once that is whole.
+    #[arg(long, value_name = "DIR")]
+    ca_dir: Option<PathBuf>,
     /// Keep Pods from reaching anything outside of the mesh. Without it they open TCP connections to wherever this
     /// machine can, its private networks included, as containers do (but never to this machine's own addresses, nor to
     /// loopback, link-local or metadata addresses); UDP is closed to them either way, but for DNS.
@@ -89,6 +96,15 @@ pub(crate) fn run(args: UpArgs) -> Result<Outcome> {
         "`--with-prometheus` needs the program `prometheus`, which runs as a local process: install the Debian package \
          prometheus (its own service need not run), or leave the flag out"
     );
+    if let Some(folder) = &args.ca_dir {
+        let has_files = check_ca_folder(folder).map_err(|reason| anyhow!("--ca-dir: {reason}"))?;
+        ensure!(
+            has_files,
+            "--ca-dir: {} holds no CA: put ca-cert.pem, ca-key.pem and root-cert.pem there, or leave the flag out, and the \
+             mesh makes a root of its own",
+            folder.display()
+        );
+    }
     if args.detach {
         return detach(&args);
     }
@@ -120,6 +136,7 @@ async fn live(args: &UpArgs, documents: &[Document]) -> Result<Outcome> {
         dns_upstreams: args.dns_upstreams.clone(),
         egress: !args.no_egress,
         builtin: true,
+        prepare: args.ca_dir.clone().map(take_ca),
         ready: Some(ready),
         shutdown: shutdown.clone(),
     }));
@@ -158,6 +175,10 @@ async fn start(
     // Of a run that was killed.
     let _ = std::fs::remove_file(args.data_dir.join(STARTED));
     let api = Api::from_file(&ready.kubeconfig).await?;
+    let _ca_files = args.ca_dir.as_ref().map(|folder| {
+        let files = CaFiles::new(api.client().clone(), ROOT_NAMESPACE, folder, tell);
+        AbortOnDropHandle::new(tokio::spawn(files.keep()))
+    });
     // A mesh without its page is still a mesh.
     let _dashboard = match Keeper::open(&args.data_dir, &ready.kubeconfig) {
         Ok(keeper) => Some(AbortOnDropHandle::new(tokio::spawn(keeper.run()))),
@@ -215,6 +236,23 @@ async fn start(
     std::future::pending().await
 }
 
+/// The CA of these files is there before the control plane is, which would make one of its own else.
+fn take_ca(folder: PathBuf) -> Prepare {
+    Prepare(Box::new(move |client| {
+        Box::pin(async move {
+            let mut files = CaFiles::new(client, ROOT_NAMESPACE, &folder, tell);
+            files.begin().await.map_err(|reason| anyhow!("--ca-dir: {reason}"))
+        })
+    }))
+}
+
+fn tell(news: News) {
+    match news {
+        News::Done(text) => eprintln!("  {text}"),
+        News::Wrong(text) => eprintln!("warning: {text}"),
+    }
+}
+
 fn announce(args: &UpArgs, kubeconfig: &Path) {
     let maille =
         std::env::current_exe().map_or_else(|_| "maille".to_owned(), |path| path.display().to_string());
@@ -265,6 +303,9 @@ fn detach(args: &UpArgs) -> Result<Outcome> {
     }
     if args.with_prometheus {
         command.arg("--with-prometheus");
+    }
+    if let Some(folder) = &args.ca_dir {
+        command.arg("--ca-dir").arg(folder);
     }
     if args.no_egress {
         command.arg("--no-egress");
