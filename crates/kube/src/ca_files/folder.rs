@@ -76,8 +76,11 @@ pub(super) fn look(folder: &Path) -> Result<Look, String> {
     Ok(look)
 }
 
-/// A file, and its mode; `None` if there is none.
-fn read(path: &Path, limit: u64) -> Result<Option<(Zeroizing<Vec<u8>>, u32)>, String> {
+/// What is in a file, and its mode.
+type Content = (Zeroizing<Vec<u8>>, u32);
+
+/// A file; `None` if there is none.
+fn read(path: &Path, limit: u64) -> Result<Option<Content>, String> {
     // Who opens a pipe would else wait for somebody to write into it.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file: File = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
