@@ -13,10 +13,10 @@ use crate::{CaFolder, check_ca_folder};
 const MARK: &str = "maille.dev/ca-files";
 
 /// A folder with files, gone with it.
-struct Folder(tempfile::TempDir);
+pub(super) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
@@ -26,18 +26,18 @@ impl Folder {
         folder
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.0.path().to_owned()
     }
 
-    fn fill(&self, authority: &Authority) {
+    pub(super) fn fill(&self, authority: &Authority) {
         for (name, text) in authority.to_secret() {
             self.write(name, &text);
         }
     }
 
     /// Whole at once, as an editor does.
-    fn write(&self, name: &str, text: &str) {
+    pub(super) fn write(&self, name: &str, text: &str) {
         let next = self.0.path().join(".next");
         fs::write(&next, text).expect("written");
         fs::set_permissions(&next, fs::Permissions::from_mode(0o600)).expect("mode");

@@ -8,8 +8,11 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::ca_files::Folder;
 use super::fake_api::FakeApi;
-use super::{SELF_SIGNED, eventually, start};
+use super::rotation::root;
+use super::{PLUGGED_IN, SELF_SIGNED, eventually, start, start_with};
+use crate::CaFolder;
 use crate::jwt::SECRET as JWT_SECRET;
 
 /// Everything that is logged, at every level, by everyone on this thread.
@@ -82,18 +85,34 @@ async fn no_line_of_the_log_holds_a_piece_of_a_private_key() {
         .with_ansi(false)
         .with_writer(lines.clone())
         .finish();
+    // While there is but one, whichever thread says something first decides whether it is listened to, and those of other
+    // tests have none.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let api = FakeApi::new();
-    let running = start(api.clone()).await;
+    let folder = Folder::new();
+    let running = start_with(api.clone(), |options| {
+        options.ca_folder = Some(CaFolder { path: folder.path(), must_exist: true });
+    })
+    .await;
     running.ready().await;
     let secret = |name: &'static str| async {
         eventually(name, async || api.get("secrets", "istio-system", name)).await
     };
-    let (root, tokens) = (secret(SELF_SIGNED).await, secret(JWT_SECRET).await);
+    let (own, tokens) = (secret(SELF_SIGNED).await, secret(JWT_SECRET).await);
     running.http("/ca/issued").await;
     running.http("/ca").await;
     // What is broken is complained of, without showing it: another root's key, and a key that is none.
-    let mut plugged = root.clone();
+    let (ca, other) = (root(0, 7200), root(0, 7200));
+    folder.fill(&ca);
+    folder.write("ca-key.pem", &other.key_pem());
+    eventually("complaint", async || {
+        running.http("/ca").await.1.contains("do not belong together").then_some(())
+    })
+    .await;
+    folder.write("ca-key.pem", &ca.key_pem());
+    let files = secret(PLUGGED_IN).await;
+    let mut plugged = own.clone();
     plugged["metadata"]["name"] = json!("cacerts");
     let token_key = tokens["data"].as_object().and_then(|data| data.values().next()).expect("a key").clone();
     plugged["data"]["ca-key.pem"] = token_key;
@@ -110,8 +129,8 @@ async fn no_line_of_the_log_holds_a_piece_of_a_private_key() {
 
     let log = String::from_utf8_lossy(&lines.0.lock().expect("lock")).into_owned();
     assert!(log.contains("the world is complete"), "the log is captured");
-    let keys: Vec<_> = [&root, &tokens].into_iter().flat_map(private_keys).collect();
-    assert!(keys.len() >= 2, "{} keys", keys.len());
+    let keys: Vec<_> = [&own, &tokens, &files].into_iter().flat_map(private_keys).collect();
+    assert!(keys.len() >= 3, "{} keys", keys.len());
     for key in keys {
         for piece in pieces(&key) {
             assert!(!log.contains(&piece), "a piece of a key is in the log: {piece}");
