@@ -38,6 +38,32 @@ fn a_missing_file_is_named_and_ends_with_2() {
     assert!(text(&output).contains("/nonexistent/x.yaml"), "{}", text(&output));
 }
 
+/// CA-20: before anything starts, with what is there, what lacks and what would be right.
+#[test]
+fn up_refuses_a_folder_that_holds_no_whole_ca() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED (needs root): up_refuses_a_folder_that_holds_no_whole_ca");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ca, data) = (folder.path().join("ca"), folder.path().join("data"));
+    std::fs::create_dir(&ca).expect("a folder");
+    let up = || maille(&["up", "--ca-dir", &ca.to_string_lossy(), "--data-dir", &data.to_string_lossy()]);
+    let refused = |says: &[&str]| {
+        let output = up();
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        for says in says {
+            assert!(text(&output).contains(says), "{says}: {}", text(&output));
+        }
+        assert!(!data.exists(), "something was started");
+    };
+    refused(&["holds no CA", "ca-cert.pem"]);
+    std::fs::write(ca.join("ca-key.pem"), "").expect("written");
+    refused(&["holds ca-key.pem and lacks ca-cert.pem, root-cert.pem"]);
+    std::fs::remove_dir_all(&ca).expect("removed");
+    refused(&["cannot read the CA's folder"]);
+}
+
 #[test]
 fn without_a_mesh_commands_say_how_to_start_one() {
     let output = maille(&["get", "pods", "--data-dir", "/nonexistent"]);
