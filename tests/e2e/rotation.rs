@@ -50,7 +50,7 @@ fn rotate(mesh: &Mesh, arguments: &[&str]) -> Result<()> {
 }
 
 /// What `openssl` makes of the sidecar's own listing of its certificate.
-fn is_verified(mesh: &Mesh, workload: &str, folder: &Path) -> Result<()> {
+pub(crate) fn is_verified(mesh: &Mesh, workload: &str, folder: &Path) -> Result<()> {
     let pod = mesh.pod(workload)?;
     let metadata = &pod["metadata"];
     let name = format!(
@@ -109,14 +109,14 @@ fn openssl(folder: &Path, arguments: &[&str]) -> Result<()> {
 }
 
 /// A CA as an operator makes one: a root that is kept elsewhere, and intermediates of it.
-struct Operator {
+pub(crate) struct Operator {
     folder: PathBuf,
 }
 
 impl Operator {
     /// With a root of this name and kind of key, as `openssl req -newkey` takes it.
-    fn new(mesh: &Mesh, name: &str, key: &[&str]) -> Result<Self> {
-        let operator = Self { folder: mesh.folder().join(name) };
+    pub(crate) fn new(folder: &Path, name: &str, key: &[&str]) -> Result<Self> {
+        let operator = Self { folder: folder.join(name) };
         std::fs::create_dir_all(&operator.folder)?;
         let subject = format!("/O=Operator/CN={name}");
         let is_authority = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"];
@@ -128,7 +128,7 @@ impl Operator {
     }
 
     /// A folder with `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem`.
-    fn intermediate(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn intermediate(&self, name: &str) -> Result<PathBuf> {
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
         std::fs::write(
@@ -165,6 +165,20 @@ impl Operator {
         std::fs::copy(folder.join("ca-cert.pem"), folder.join("cert-chain.pem"))?;
         Ok(folder)
     }
+}
+
+/// Whether a CA that an operator keeps in files signs, and nothing else does.
+pub(crate) fn is_signed_by_files(mesh: &Mesh, workload: &str, files: &Path) -> Result<()> {
+    is_over(mesh)?;
+    let source = status(mesh)?["authority"]["source"].clone();
+    ensure!(source == "cacerts", "the authority comes from {source}");
+    let own =
+        mesh.kubectl(&["get", "secret", "istio-ca-secret", "-n", "istio-system", "--ignore-not-found"])?;
+    ensure!(own.is_empty(), "the mesh has a CA of its own: {own}");
+    is_verified(mesh, workload, mesh.folder())?;
+    let root = files.join("root-cert.pem");
+    let by = ["-CAfile", root.to_str().context("no text")?, "-untrusted", "chain.pem", "chain.pem"];
+    openssl(mesh.folder(), &[&["verify"][..], &by].concat()).context("by the files' own root")
 }
 
 /// A process that stands still until this is dropped.
@@ -206,7 +220,7 @@ pub(crate) fn under_load() -> Result<()> {
     }
     load.next("while the root was rotated")?;
 
-    let operator = Operator::new(&mesh, "root", &["rsa:2048"])?;
+    let operator = Operator::new(mesh.folder(), "root", &["rsa:2048"])?;
     rotate(&mesh, &["--to", &operator.intermediate("one")?.to_string_lossy()])?;
     let plugged = roots(&mesh)?;
     ensure!(plugged.len() == 1 && plugged != after, "the roots were {after:?} and are {plugged:?}");
@@ -267,7 +281,7 @@ impl Drop for Load<'_> {
 
 fn waits_for_a_frozen_proxy(mesh: &Mesh) -> Result<()> {
     let before = roots(mesh)?;
-    let another = Operator::new(mesh, "another", &["ec", "-pkeyopt", "ec_paramgen_curve:P-384"])?;
+    let another = Operator::new(mesh.folder(), "another", &["ec", "-pkeyopt", "ec_paramgen_curve:P-384"])?;
     let frozen = Frozen::sidecar(mesh, "development/dev-service")?;
     let to = another.intermediate("one")?;
     let ran = mesh.maille(&["ca", "rotate", "--no-wait", "--to", &to.to_string_lossy()])?;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::mesh::{Mesh, eventually};
+use crate::rotation::{Operator, is_signed_by_files};
 
 pub(crate) const NAMESPACE: &str = "soak";
 
@@ -204,12 +205,19 @@ pub(crate) fn report(load: Child) -> Result<Report> {
     Ok(Report { done: seen["done"].clone(), lost })
 }
 
-/// Pods come and go, policies change every second, certificates live for half a minute; nothing is lost that would not be lost
-/// without the mesh, and memory does not grow.
+/// Pods come and go, policies change every second, certificates live for half a minute, and the CA, which is in files, is
+/// replaced by another; nothing is lost that would not be lost without the mesh, and memory does not grow.
 pub(crate) fn churn() -> Result<()> {
-    let mesh = Mesh::start(&["--demo"])?;
+    let operators = tempfile::tempdir()?;
+    let authority = |name: &str| {
+        Operator::new(operators.path(), name, &["ec", "-pkeyopt", "ec_paramgen_curve:P-384"])?
+            .intermediate("ca")
+    };
+    let (files, others) = (authority("one")?, authority("other")?);
+    let mesh = Mesh::start(&["--demo", "--ca-dir", &files.to_string_lossy()])?;
     // Certificates that have to be renewed four times a minute.
     let soak = Soak::start(&mesh, "30s")?;
+    is_signed_by_files(&mesh, "soak/steady", &files)?;
     // What is opened once and kept belongs to the start.
     report(soak.load("", Duration::from_secs(5))?)?;
     let before = [soak.resident_kib("load")?, soak.resident_kib("steady")?];
@@ -225,6 +233,12 @@ pub(crate) fn churn() -> Result<()> {
                 mesh.kubectl(&["rollout", "restart", &format!("deployment/{name}"), "-n", NAMESPACE])?;
             }
         }
+        if turn == 15 {
+            // One after the other, as somebody copies them: for a moment they are no CA.
+            for file in ["ca-cert.pem", "cert-chain.pem", "root-cert.pem", "ca-key.pem"] {
+                std::fs::copy(others.join(file), files.join(file))?;
+            }
+        }
         turn += 1;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
@@ -238,6 +252,7 @@ pub(crate) fn churn() -> Result<()> {
     );
     ensure!(meshed.lost.is_empty(), "{} lost in the mesh:\n{}", meshed.lost.len(), meshed.lost.join("\n"));
     ensure!(meshed.done["requests"].as_u64() > Some(500), "the load did next to nothing: {}", meshed.done);
+    is_signed_by_files(&mesh, "soak/steady", &others)?;
     eventually(Duration::from_secs(60), || {
         let after = [soak.resident_kib("load")?, soak.resident_kib("steady")?];
         println!(
