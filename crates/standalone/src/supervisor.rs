@@ -61,7 +61,7 @@ pub struct SupervisorOptions {
     pub egress: bool,
     /// Whether to create the built-in objects; a test of the supervisor alone does not want a control plane.
     pub builtin: bool,
-    /// Done once, when the API answers and before anything runs on it.
+    /// Done once, when the API answers and has the control plane's namespace, before anything runs on it.
     pub prepare: Option<Prepare>,
     /// Told once, when the API answers and Pods are being run.
     pub ready: Option<oneshot::Sender<Ready>>,
@@ -167,6 +167,7 @@ async fn run_mesh(
         () = shutdown.cancelled() => return Ok(()),
     };
     if let Some(Prepare(prepare)) = prepare {
+        builtin::apply_namespace(&client).await?;
         tokio::select! {
             prepared = prepare(client.clone()) => prepared?,
             () = shutdown.cancelled() => return Ok(()),

@@ -37,7 +37,7 @@ const LONGEST: u64 = 1 << 20;
 #[derive(PartialEq, Eq)]
 pub(super) struct Look {
     entries: Entries,
-    /// Files with private keys that others may read, and their modes.
+    /// Files with private keys that others may read or write, and their modes.
     exposed: Vec<(&'static str, u32)>,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn look(folder: &Path) -> Result<Look, String> {
                 read(&path, left).map_err(|reason| format!("cannot read {}: {reason}", path.display()))?;
             let Some((bytes, mode)) = read else { continue };
             left = left.saturating_sub(bytes.len() as u64);
-            if name == form.key && mode & 0o007 != 0 {
+            if name == form.key && mode & 0o006 != 0 {
                 look.exposed.push((name, mode & 0o7777));
             }
             look.entries.insert(name.to_owned(), bytes);
@@ -141,7 +141,7 @@ impl Look {
             KeyPair::from_pem(&authority.key_pem()).and_then(|key| key.public_key()).map_err(unusable)?;
         let warning = self.exposed.iter().find(|(name, _)| *name == form.key).map(|(name, mode)| {
             format!(
-                "{shown}/{name} has mode {mode:04o}, so that others may read the key that signs for the whole mesh; \
+                "{shown}/{name} has mode {mode:04o}, so that others may read or replace the key that signs for the whole mesh; \
                  `chmod o= {shown}/{name}` keeps it from them"
             )
         });

@@ -164,11 +164,9 @@ impl CaFiles {
                     };
                     is_done = self.settle(judged).await;
                 }
+                self.show().await;
             } else {
                 (before, is_done) = (look, false);
-            }
-            if is_done {
-                self.show().await;
             }
             sleep(LOOK_EVERY).await;
         }

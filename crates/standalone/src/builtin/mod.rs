@@ -37,13 +37,21 @@ pub struct BuiltinOptions {
     pub dns_service: Ipv4Addr,
 }
 
+/// Creates the namespace of the control plane, which the rest of it lives in.
+///
+/// # Errors
+/// What the API refuses, with the object's name.
+pub async fn apply_namespace(client: &Client) -> Result<(), BuiltinError> {
+    let namespace = json!({"metadata": {"name": ROOT_NAMESPACE}});
+    ensure::<Namespace>(Api::all(client.clone()), namespace).await
+}
+
 /// Creates what is missing and brings the rest up to date.
 ///
 /// # Errors
 /// What the API refuses, with the object's name.
 pub async fn apply(client: &Client, options: &BuiltinOptions) -> Result<(), BuiltinError> {
-    let namespace = json!({"metadata": {"name": ROOT_NAMESPACE}});
-    ensure::<Namespace>(Api::all(client.clone()), namespace).await?;
+    apply_namespace(client).await?;
     ensure::<Service>(Api::namespaced(client.clone(), "kube-system"), dns_service(options)).await?;
     ensure::<EndpointSlice>(Api::namespaced(client.clone(), "kube-system"), dns_endpoints(options)).await?;
     create_missing::<ConfigMap>(Api::namespaced(client.clone(), ROOT_NAMESPACE), mesh_configuration())
