@@ -137,6 +137,7 @@ impl CaFiles {
             before = now;
         };
         let Some(set) = set else { return Ok(()) };
+        self.warn(&set);
         let mut wait = PAUSE;
         while let Err(refused) = self.mirror(&set).await {
             if let Refused::Failed(reason) = refused {
@@ -177,7 +178,12 @@ impl CaFiles {
         match judged {
             Ok(Some(set)) if self.last.as_ref() == Some(&set.mark) => self.has_problem(None),
             Ok(Some(set)) => match self.mirror(&set).await {
-                Ok(()) => self.has_problem(None),
+                Ok(is_written) => {
+                    self.has_problem(None);
+                    if is_written {
+                        self.warn(&set);
+                    }
+                }
                 Err(Refused::Conflict) => return false,
                 Err(Refused::Failed(reason)) => {
                     self.has_problem(Some(reason));
@@ -211,8 +217,14 @@ impl CaFiles {
         }
     }
 
-    /// Writes the Secret, unless these files are what it was last written from.
-    async fn mirror(&mut self, set: &Set) -> Result<(), Refused> {
+    fn warn(&self, set: &Set) {
+        if let Some(warning) = &set.warning {
+            (self.tell)(News::Wrong(warning.clone()));
+        }
+    }
+
+    /// Writes the Secret, unless these files are what it was last written from; whether it did.
+    async fn mirror(&mut self, set: &Set) -> Result<bool, Refused> {
         let found =
             self.secrets.get_opt(PLUGGED_IN).await.map_err(|e| self.refused("read", PLUGGED_IN, &e))?;
         let marked = |secret: &Secret| {
@@ -222,7 +234,8 @@ impl CaFiles {
                 .as_ref()
                 .is_some_and(|all| all.get(MARK_ANNOTATION) == Some(&set.mark))
         };
-        if !found.as_ref().is_some_and(marked) {
+        let is_written = !found.as_ref().is_some_and(marked);
+        if is_written {
             let failed = |error: kube::Error| self.refused("write", PLUGGED_IN, &error);
             let data = set.entries.iter().map(|(name, bytes)| (name.clone(), ByteString(bytes.to_vec())));
             let data: BTreeMap<String, ByteString> = data.collect();
@@ -256,11 +269,8 @@ impl CaFiles {
                 set.signer
             )));
         }
-        if let Some(warning) = &set.warning {
-            (self.tell)(News::Wrong(warning.clone()));
-        }
         self.last = Some(set.mark.clone());
-        Ok(())
+        Ok(is_written)
     }
 
     /// Lets the control planes show what is wrong with the files.
