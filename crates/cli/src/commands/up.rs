@@ -176,7 +176,7 @@ async fn start(
     let _ = std::fs::remove_file(args.data_dir.join(STARTED));
     let api = Api::from_file(&ready.kubeconfig).await?;
     let _ca_files = args.ca_dir.as_ref().map(|folder| {
-        let files = CaFiles::new(api.client().clone(), ROOT_NAMESPACE, folder, tell);
+        let files = CaFiles::new(api.client().clone(), ROOT_NAMESPACE, folder, tell).alone();
         AbortOnDropHandle::new(tokio::spawn(files.keep()))
     });
     // A mesh without its page is still a mesh.
@@ -240,7 +240,7 @@ async fn start(
 fn take_ca(folder: PathBuf) -> Prepare {
     Prepare(Box::new(move |client| {
         Box::pin(async move {
-            let mut files = CaFiles::new(client, ROOT_NAMESPACE, &folder, tell);
+            let mut files = CaFiles::new(client, ROOT_NAMESPACE, &folder, tell).alone();
             files.begin().await.map_err(|reason| anyhow!("--ca-dir: {reason}"))
         })
     }))

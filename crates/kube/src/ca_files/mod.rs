@@ -17,14 +17,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use maille_control::authority::{FILES_ANNOTATION, SECRET};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::root::PLUGGED_IN;
 use folder::{Look, Set};
 pub(crate) use mounted::is_the_secret;
 
-/// The annotation of the Secret `cacerts` that tells which files it was last written from.
+/// The annotation of the Secret `cacerts` that tells which files it was last written from, and before them, the newest first.
 const MARK_ANNOTATION: &str = "maille.dev/ca-files";
+/// How many of these are remembered.
+const MARKS: usize = 8;
+/// A control plane that starts with files that another has replaced already sees them late, as a kubelet may show them, unless
+/// they stay so for longer than that takes.
+const LATE: Duration = Duration::from_secs(180);
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between the two looks of a start, and between tries.
@@ -76,6 +81,9 @@ pub struct CaFiles {
     namespace: String,
     folder: PathBuf,
     tell: Tell,
+    /// How long files of before are taken for late ones.
+    late: Duration,
+    started: Instant,
     /// What was last mirrored, or found mirrored, by this process.
     last: Option<String>,
     problem: Option<String>,
@@ -96,21 +104,31 @@ impl std::fmt::Debug for CaFiles {
 enum Refused {
     /// Somebody else wrote it meanwhile.
     Conflict,
+    /// It was written from these files, and then from others.
+    Late(String),
     Failed(String),
 }
 
 impl CaFiles {
-    /// Of this folder, into the Secret of this namespace.
+    /// Of this folder, into the Secret of this namespace. Others may do the same, and see what is in the folder sooner or later.
     pub fn new(client: Client, namespace: &str, folder: &Path, tell: Tell) -> Self {
         Self {
             secrets: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
             folder: folder.to_owned(),
             tell,
+            late: LATE,
+            started: Instant::now(),
             last: None,
             problem: None,
             shown: None,
         }
+    }
+
+    /// Nobody else does the same.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        Self { late: Duration::ZERO, ..self }
     }
 
     /// Mirrors what is there now. It comes before a control plane's first start, which would make a CA of its own else.
@@ -140,9 +158,14 @@ impl CaFiles {
         self.warn(&set);
         let mut wait = PAUSE;
         while let Err(refused) = self.mirror(&set).await {
-            if let Refused::Failed(reason) = refused {
-                (self.tell)(News::Wrong(format!("{reason}; trying again")));
-                wait = (wait * 2).min(LAST_WAIT);
+            match refused {
+                Refused::Conflict => {}
+                // There is a CA, so that none is made.
+                Refused::Late(_) => return Ok(()),
+                Refused::Failed(reason) => {
+                    (self.tell)(News::Wrong(format!("{reason}; trying again")));
+                    wait = (wait * 2).min(LAST_WAIT);
+                }
             }
             sleep(wait).await;
         }
@@ -185,7 +208,7 @@ impl CaFiles {
                     }
                 }
                 Err(Refused::Conflict) => return false,
-                Err(Refused::Failed(reason)) => {
+                Err(Refused::Late(reason) | Refused::Failed(reason)) => {
                     self.has_problem(Some(reason));
                     return false;
                 }
@@ -227,19 +250,30 @@ impl CaFiles {
     async fn mirror(&mut self, set: &Set) -> Result<bool, Refused> {
         let found =
             self.secrets.get_opt(PLUGGED_IN).await.map_err(|e| self.refused("read", PLUGGED_IN, &e))?;
-        let marked = |secret: &Secret| {
-            secret
-                .metadata
-                .annotations
-                .as_ref()
-                .is_some_and(|all| all.get(MARK_ANNOTATION) == Some(&set.mark))
-        };
-        let is_written = !found.as_ref().is_some_and(marked);
+        let annotations = found.as_ref().and_then(|secret| secret.metadata.annotations.as_ref());
+        let marks = annotations.and_then(|all| all.get(MARK_ANNOTATION)).map_or("", String::as_str);
+        let before: Vec<&str> = marks.split_whitespace().collect();
+        let is_written = before.first() != Some(&set.mark.as_str());
+        if is_written
+            && self.last.is_none()
+            && before.contains(&set.mark.as_str())
+            && self.started.elapsed() < self.late
+        {
+            return Err(Refused::Late(format!(
+                "Secret {}/{PLUGGED_IN} has been written from newer files than those in {}; if these stay as they are for {} s, \
+                 they are taken",
+                self.namespace,
+                self.folder.display(),
+                self.late.as_secs()
+            )));
+        }
         if is_written {
             let failed = |error: kube::Error| self.refused("write", PLUGGED_IN, &error);
             let data = set.entries.iter().map(|(name, bytes)| (name.clone(), ByteString(bytes.to_vec())));
             let data: BTreeMap<String, ByteString> = data.collect();
-            let mark = (MARK_ANNOTATION.to_owned(), set.mark.clone());
+            let older = before.into_iter().filter(|mark| *mark != set.mark);
+            let marks: Vec<&str> = std::iter::once(set.mark.as_str()).chain(older).take(MARKS).collect();
+            let mark = (MARK_ANNOTATION.to_owned(), marks.join(" "));
             match found {
                 Some(mut secret) => {
                     secret.data = Some(data);

@@ -8,7 +8,7 @@ use maille_control::authority::{Action, Kind, Offer, Outcome, Phase, Request, St
 
 use super::rotation::{SYSTEM, entry, mesh, request, root, secret_of};
 use super::*;
-use crate::{CaFolder, check_ca_folder};
+use crate::{CaFiles, CaFolder, check_ca_folder};
 
 const MARK: &str = "maille.dev/ca-files";
 
@@ -322,6 +322,35 @@ async fn two_control_planes_with_the_same_files_write_once() {
     let written = version(&api);
     looks_go_by().await;
     assert_eq!(version(&api), written);
+}
+
+/// A kubelet may show a container that starts again what was in the folder before; and a person may put it there again.
+#[tokio::test]
+async fn files_that_were_replaced_already_are_late_ones_unless_nobody_else_writes() {
+    let (api, old, new) = (mesh(), root(0, 7200), root(0, 7200));
+    let (folder, late) = (Folder::of(&old), Folder::of(&old));
+    let one = start_of(api.clone(), &folder.path()).await;
+    one.signs(&old).await;
+    folder.fill(&new);
+    one.at(Phase::Distributing).await;
+    let written = version(&api);
+    let other = start_of(api.clone(), &late.path()).await;
+    let problem = other.problem("newer files").await;
+    assert!(problem.contains(&*late.path().to_string_lossy()), "{problem}");
+    looks_go_by().await;
+    assert_eq!(version(&api), written);
+    late.fill(&new);
+    eventually("no problem is left", async || {
+        let problems = other.authority().await?.problems;
+        (!problems.iter().any(|problem| problem.contains("newer files"))).then_some(())
+    })
+    .await;
+    assert_eq!(version(&api), written);
+    // Where nobody else does, somebody has put them back.
+    late.fill(&old);
+    let late = CaFiles::new(api.client(), SYSTEM, &late.path(), |_| {});
+    late.alone().begin().await.expect("taken");
+    assert_eq!(entry(&api, PLUGGED_IN, "ca-cert.pem"), Some(old.cert_pem()));
 }
 
 /// The mounted Secret follows the Secret only after a while, and would take back what is written to it.
