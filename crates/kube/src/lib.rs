@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod bearer;
 mod ca_files;
 mod credentials;
 mod federated_bundles;

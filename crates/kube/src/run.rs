@@ -83,7 +83,7 @@ const KEYS_PATIENCE: Duration = Duration::from_secs(6);
 /// the authority answer only once the world is complete, since an incomplete one would say with authority
 /// that things do not exist.
 pub async fn run_control_plane(options: ControlPlaneOptions) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("no way to reach a Kubernetes API server")?;
+    let client = crate::bearer::client().await?;
     raise_file_limit();
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
