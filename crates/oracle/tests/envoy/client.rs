@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use maille_core::Identity;
 use maille_testkit::Credential;
@@ -97,16 +97,17 @@ fn connect(
     config: Option<Arc<ClientConfig>>,
     name: Option<String>,
 ) -> Box<dyn Stream> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
-    if from.port() != 0 {
-        // The port is used again at once: it must not wait for the last connection's end.
-        socket.set_reuse_address(true).expect("an option");
-        socket.set_linger(Some(Duration::ZERO)).expect("an option");
-    }
-    socket.bind(&from.into()).expect("the address is there");
-    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    socket.set_tcp_nodelay(true).expect("TCP");
-    socket.connect(&to.into()).expect("Envoy listens");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let socket = loop {
+        match dial(from, to) {
+            Ok(socket) => break socket,
+            // A connection from the same port that Envoy ended first is remembered for a second.
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(error) => panic!("Envoy listens on {to}, for {from}: {error}"),
+        }
+    };
     let Some(config) = config else { return Box::new(socket) };
     let mut config = ClientConfig::clone(&config);
     config.enable_sni = name.is_some();
@@ -114,6 +115,20 @@ fn connect(
     let name = ServerName::try_from(name).expect("a host name");
     let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
     Box::new(StreamOwned::new(connection, socket))
+}
+
+fn dial(from: SocketAddr, to: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    if from.port() != 0 {
+        // The port is used again at once: it must not wait for the last connection's end.
+        socket.set_reuse_address(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
+    socket.bind(&from.into())?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.connect(&to.into())?;
+    Ok(socket)
 }
 
 /// One plain connection, kept as long as Envoy keeps it.
