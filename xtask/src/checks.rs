@@ -24,7 +24,7 @@ pub(crate) fn lint() -> Result<()> {
 pub(crate) fn unit() -> Result<()> {
     step("tests of the crates");
     run(cargo()
-        .args(["test", "--quiet", "--workspace", "--exclude", "maille-e2e"])
+        .args(["test", "--quiet", "--no-fail-fast", "--workspace", "--exclude", "maille-e2e"])
         .env("MAILLE_KUBECTL", tools::kubectl())
         .env("MAILLE_ENVOY", tools::envoy()))
 }
