@@ -19,6 +19,11 @@ use crate::worker::Worker;
 
 /// Waiting connections per listener; the kernel's own limit cuts it further.
 const BACKLOG: i32 = 4096;
+/// Sockets that a worker serves before it writes what they came to, and looks for more. What goes over a shared connection
+/// is written when nothing else is left to do: with all ready sockets at once (the library's 1,024), 64 callers become one
+/// wave that every proxy on the way works on alone while the others wait. Measured on two cores with 64 connections:
+/// 29,100 requests a second without a bound, 33,000 with 8, 35,200 with 16, 33,200 with 24, at the same CPU a request.
+const EVENTS: usize = 16;
 
 /// What the workers are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -263,7 +268,8 @@ struct Start {
 }
 
 fn start_worker(number: usize, start: Start) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.max_io_events_per_tick(EVENTS).enable_all().build()?;
     let Start { shared, config, load, listeners, phase } = start;
     let listeners = {
         let _context = runtime.enter();
