@@ -69,15 +69,21 @@ impl Parameters {
             return provider();
         }
         let kx_groups = self.key_exchanges.iter().map(|kx| kx.group()).collect();
-        Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })
+        // Who fears quantum computers gets the longer keys first.
+        let preferred =
+            if self.is_only_hybrid() { aws_lc_rs::default_provider() } else { (*provider()).clone() };
+        Arc::new(CryptoProvider { kx_groups, ..preferred })
+    }
+
+    fn is_only_hybrid(&self) -> bool {
+        let is_hybrid = |kx: &KeyExchange| *kx == KeyExchange::X25519MlKem768;
+        !self.key_exchanges.is_empty() && self.key_exchanges.iter().all(is_hybrid)
     }
 
     pub(crate) fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
         const NEWEST: &[&SupportedProtocolVersion] = &[&TLS13];
         // TLS 1.2 knows nothing of the hybrid exchange.
-        let is_post_quantum = |kx: &KeyExchange| *kx == KeyExchange::X25519MlKem768;
-        let only_hybrid = !self.key_exchanges.is_empty() && self.key_exchanges.iter().all(is_post_quantum);
-        if self.tls13_only || only_hybrid { NEWEST } else { VERSIONS }
+        if self.tls13_only || self.is_only_hybrid() { NEWEST } else { VERSIONS }
     }
 
     /// Whether a connection whose ends agreed upon this may go on.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{Ends, handshake, names};
 use maille_testkit::TestAuthority;
 use maille_tls::{ClientAlpn, HandshakeError, KeyExchange, Negotiated, Parameters, ServerAlpn, TlsContext};
-use rustls::ServerConnection;
+use rustls::{CipherSuite, ServerConnection};
 
 fn connect(client: &TlsContext, server: &TlsContext) -> Ends {
     let config = client.current().client_config(ClientAlpn::Http1, &names([])).expect("config");
@@ -53,6 +53,23 @@ fn two_proxies_agree_upon_the_hybrid_key_exchange_unless_told_otherwise() {
         let found = agreed(ends);
         assert_eq!((found.key_exchange, found.version), (expected, "TLSv1.3"), "{what}");
         assert_eq!(found.is_post_quantum(), expected == "X25519MLKEM768");
+    }
+}
+
+/// As Envoy's do where AES is in hardware.
+#[test]
+fn two_proxies_agree_upon_the_fast_cipher_and_upon_the_long_one_where_keys_have_to_be_post_quantum() {
+    let authority = TestAuthority::new();
+    for (parameters, expected) in [
+        (Parameters::default(), CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (of(&[KeyExchange::P256]), CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (Parameters::post_quantum_only(), CipherSuite::TLS13_AES_256_GCM_SHA384),
+    ] {
+        let (web, cart) =
+            (with(&authority, "web", parameters.clone()), with(&authority, "cart", parameters.clone()));
+        let (client, _) = connect(&web, &cart).established();
+        let suite = client.negotiated_cipher_suite().map(|suite| suite.suite());
+        assert_eq!(suite, Some(expected), "{parameters:?}");
     }
 }
 
