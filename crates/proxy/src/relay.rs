@@ -2,11 +2,13 @@
 //!
 //! An idle direction holds no buffer: bytes are read into a scratch buffer of the worker and written on at once; only
 //! what the other side does not take is kept, and nothing more is read before it is gone. So memory per
-//! connection is bounded by one read, and a slow reader slows its writer down. Half-close is passed on.
+//! connection is bounded by one read (of a shared connection: by its stream's window), and a slow reader slows its writer
+//! down. Half-close is passed on.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -23,6 +25,10 @@ pub(crate) const READ: usize = 64 * 1024 - FRAME_HEAD;
 const SMALL: usize = READ / 2;
 /// Reads of one direction before others get their turn.
 const TURN: usize = 16;
+/// Pieces that are written in one call, at most.
+const IN_ONE_CALL: usize = 8;
+/// Pieces that wait to be written, at most.
+const MANY: usize = 64;
 
 thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::default();
@@ -44,22 +50,79 @@ pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {
         false
     }
 
-    /// The next bytes, none at the end.
-    fn poll_take(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    /// Adds what has come to `pieces`, and says how many bytes that is; none at the end. What was taken before has been
+    /// passed on by then.
+    fn poll_take(&mut self, _: &mut Context<'_>, _: &mut Pieces) -> Poll<io::Result<usize>> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
-    /// Takes some off the front of `bytes`.
-    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
-        let taken = ready!(Pin::new(self).poll_write(cx, bytes))?;
-        bytes.advance(taken);
-        Poll::Ready(Ok(taken))
+    /// Takes some off the front of `pieces`, and says how many bytes.
+    fn poll_give(&mut self, cx: &mut Context<'_>, pieces: &mut Pieces) -> Poll<io::Result<usize>> {
+        pieces.poll_write(cx, self)
+    }
+}
+
+/// Bytes on their way, in the order in which they came.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces(VecDeque<Bytes>);
+
+impl Pieces {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether no more should be added: pieces have a price of their own, however small they are.
+    pub(crate) fn are_many(&self) -> bool {
+        self.0.len() >= MANY
+    }
+
+    /// Adds some, unless there are none.
+    pub(crate) fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.0.push_back(bytes);
+        }
+    }
+
+    /// The first, while there is one.
+    pub(crate) fn first(&mut self) -> Option<&mut Bytes> {
+        self.0.front_mut()
+    }
+
+    /// `count` bytes are gone from the front.
+    pub(crate) fn advance(&mut self, mut count: usize) {
+        while let Some(first) = self.0.front_mut() {
+            if first.len() > count {
+                first.advance(count);
+                return;
+            }
+            count -= first.len();
+            self.0.pop_front();
+        }
+        // An idle direction keeps next to nothing.
+        if self.0.capacity() > IN_ONE_CALL {
+            self.0 = VecDeque::new();
+        }
+    }
+
+    /// Writes as many as go in one call.
+    pub(crate) fn poll_write<W: AsyncWrite + Unpin + ?Sized>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); IN_ONE_CALL];
+        let filled =
+            slices.iter_mut().zip(&self.0).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+        let slices = slices.get(..filled).unwrap_or_default();
+        let written = ready!(Pin::new(to).poll_write_vectored(cx, slices))?;
+        self.advance(written);
+        Poll::Ready(Ok(written))
     }
 }
 
 #[derive(Default)]
 struct Direction {
-    kept: Bytes,
+    kept: Pieces,
     is_ended: bool,
     is_done: bool,
 }
@@ -121,9 +184,9 @@ impl Direction {
         count: &dyn Fn(u64),
     ) -> Poll<io::Result<()>> {
         if from.has_buffers() {
-            self.kept = ready!(from.poll_take(cx))?;
-            self.is_ended = self.kept.is_empty();
-            count(self.kept.len() as u64);
+            let taken = ready!(from.poll_take(cx, &mut self.kept))?;
+            self.is_ended = taken == 0;
+            count(taken as u64);
             return Poll::Ready(Ok(()));
         }
         BUFFER.with_borrow_mut(|buffer| {
@@ -133,14 +196,14 @@ impl Direction {
             self.is_ended = read == 0;
             count(read as u64);
             if to.has_buffers() && read >= SMALL {
-                self.kept = buffer.split().freeze();
+                self.kept.push(buffer.split().freeze());
                 return Poll::Ready(Ok(()));
             }
             let written = if to.has_buffers() { Ok(0) } else { write(cx, to, buffer) };
             if let Ok(written) = written
                 && let Some(rest) = buffer.get(written..).filter(|rest| !rest.is_empty())
             {
-                self.kept = Bytes::copy_from_slice(rest);
+                self.kept.push(Bytes::copy_from_slice(rest));
             }
             buffer.clear();
             Poll::Ready(written.map(|_| ()))
@@ -153,8 +216,6 @@ impl Direction {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
         }
-        // Not even the empty end of a large buffer.
-        self.kept = Bytes::new();
         Poll::Ready(Ok(()))
     }
 }

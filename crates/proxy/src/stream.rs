@@ -3,15 +3,14 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes};
 use maille_tls::Binding;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
-use crate::relay::Side;
+use crate::relay::{Pieces, Side};
 use crate::sniff::Prefixed;
 use crate::tunnel::ByteStream;
 
@@ -87,23 +86,19 @@ impl Side for Stream {
         matches!(self, Self::Carried(_))
     }
 
-    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    fn poll_take(&mut self, cx: &mut Context<'_>, pieces: &mut Pieces) -> Poll<io::Result<usize>> {
         match self {
-            Self::Carried(stream) => stream.poll_take(cx),
+            Self::Carried(stream) => stream.poll_take(cx, pieces),
             Self::Plain(_) | Self::Accepted(_) | Self::Connected(_) => {
                 Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
             }
         }
     }
 
-    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+    fn poll_give(&mut self, cx: &mut Context<'_>, pieces: &mut Pieces) -> Poll<io::Result<usize>> {
         match self {
-            Self::Carried(stream) => stream.poll_give(cx, bytes),
-            Self::Plain(_) | Self::Accepted(_) | Self::Connected(_) => {
-                let taken = ready!(Pin::new(self).poll_write(cx, bytes))?;
-                bytes.advance(taken);
-                Poll::Ready(Ok(taken))
-            }
+            Self::Carried(stream) => stream.poll_give(cx, pieces),
+            Self::Plain(_) | Self::Accepted(_) | Self::Connected(_) => pieces.poll_write(cx, self),
         }
     }
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Version};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use maille_core::PortProtocol;
 
 use super::provider::Provider;
 use crate::connect::{Security, Upstream};
 use crate::http::body::Body;
 use crate::http::head;
+use crate::http::received::Received;
 use crate::pool::{Answer, NotSent, SendError};
 use crate::record::Called;
 use crate::route::{self, Behind};
@@ -140,7 +140,7 @@ pub(super) async fn send(
         head::adapt(&mut request, spoken).map_err(|malformed| malformed.to_string())?;
         let pool = worker.pools.pool(upstream, spoken, || Some(called));
         attempt += 1;
-        match pool.send(worker, request).await {
+        match pool.send(worker, Box::new(request)).await {
             Ok(answer) => return Ok(answer),
             Err(NotSent {
                 error: SendError::Connect(_) | SendError::Reset(_) | SendError::StreamReset(_),
@@ -160,7 +160,7 @@ pub(super) struct Collected {
 }
 
 /// Reads a body, but no more of it than `limit`.
-pub(super) async fn collect(mut body: Incoming, limit: usize) -> Result<Collected, String> {
+pub(super) async fn collect(mut body: Received, limit: usize) -> Result<Collected, String> {
     let (mut bytes, mut trailers) = (BytesMut::new(), None);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| format!("its answer broke off: {error}"))?;

@@ -5,11 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::relay::Side;
+use crate::relay::{Pieces, Side};
 
 /// A stream that fails with [`io::ErrorKind::TimedOut`] when its time is over. Looks at the clock when bytes pass, and
 /// sets a timer once for each time it fires.
@@ -71,13 +70,13 @@ impl<S: Side> Side for Timed<'_, S> {
         self.stream.has_buffers()
     }
 
-    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        let polled = self.stream.poll_take(cx);
+    fn poll_take(&mut self, cx: &mut Context<'_>, pieces: &mut Pieces) -> Poll<io::Result<usize>> {
+        let polled = self.stream.poll_take(cx, pieces);
         self.moved(cx, polled)
     }
 
-    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
-        let polled = self.stream.poll_give(cx, bytes);
+    fn poll_give(&mut self, cx: &mut Context<'_>, pieces: &mut Pieces) -> Poll<io::Result<usize>> {
+        let polled = self.stream.poll_give(cx, pieces);
         self.moved(cx, polled)
     }
 }

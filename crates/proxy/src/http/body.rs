@@ -14,6 +14,7 @@ use maille_telemetry::ResponseFlags;
 use crate::authorizer::Reserve;
 use crate::http::exchange::Exchange;
 use crate::http::pace::UnderWay;
+use crate::http::received::{BodyError, Received};
 use crate::pool::Lease;
 
 /// A body as the proxy sends it, in either direction.
@@ -38,7 +39,7 @@ pub(crate) struct ReadAhead {
 }
 
 struct FromUpstream {
-    incoming: Incoming,
+    incoming: Received,
     lease: Option<Lease>,
     exchange: Box<Exchange>,
 }
@@ -70,7 +71,7 @@ impl Body {
     }
 
     /// A response's body. At its end the upstream connection goes back to its pool and the exchange is recorded.
-    pub(crate) fn response(incoming: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
+    pub(crate) fn response(incoming: Received, lease: Lease, exchange: Box<Exchange>) -> Self {
         if incoming.is_end_stream() {
             lease.give_back();
             exchange.complete();
@@ -102,12 +103,12 @@ impl From<Incoming> for Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(self.0.poll_frame(cx));
         let Self(kind, under_way) = &mut *self;
         if let Some(under_way) = under_way
@@ -134,7 +135,7 @@ impl http_body::Body for Body {
 }
 
 impl Kind {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {
@@ -143,7 +144,7 @@ impl Kind {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Request(incoming, count) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                let frame = ready!(from_caller(incoming, cx));
                 note(count.as_ref(), frame.as_ref());
                 Poll::Ready(frame)
             }
@@ -167,8 +168,17 @@ impl Kind {
     }
 }
 
+/// The next frame of a request's body.
+fn from_caller(
+    incoming: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let frame = ready!(Pin::new(incoming).poll_frame(cx));
+    Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+}
+
 /// Counts the bytes of a frame.
-fn note(count: Option<&Rc<Cell<u64>>>, frame: Option<&Result<Frame<Bytes>, hyper::Error>>) {
+fn note(count: Option<&Rc<Cell<u64>>>, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
     let data = frame.and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
     if let (Some(count), Some(data)) = (count, data) {
         count.set(count.get() + data.len() as u64);
@@ -187,13 +197,13 @@ impl ReadAhead {
         Self { read, trailers, rest, reserve: Some(reserve), count: None }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if !self.read.is_empty() {
             self.reserve = None;
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))));
         }
         if let Some(rest) = &mut self.rest {
-            return Pin::new(rest).poll_frame(cx);
+            return from_caller(rest, cx);
         }
         Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
@@ -217,7 +227,7 @@ impl ReadAhead {
 }
 
 impl FromUpstream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         match &frame {
             None => self.end(),

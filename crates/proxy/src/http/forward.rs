@@ -19,19 +19,16 @@ const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// Makes a checked request ready to be sent with `version`; its body counts into `exchange`.
 pub(crate) fn prepare(
-    request: Request<impl Into<Body>>,
+    request: &mut Request<Body>,
     exchange: &mut Exchange,
     version: Version,
-) -> Result<Request<Body>, Malformed> {
-    let (parts, body) = request.into_parts();
-    let mut body: Body = body.into();
-    if !body.is_empty() {
-        body.count_into(exchange.request_body());
+) -> Result<(), Malformed> {
+    if !request.body().is_empty() {
+        request.body_mut().count_into(exchange.request_body());
     }
-    let is_from_http2 = parts.version == Version::HTTP_2;
-    let mut request = Request::from_parts(parts, body);
+    let is_from_http2 = request.version() == Version::HTTP_2;
     request.extensions_mut().clear();
-    head::adapt(&mut request, version)?;
+    head::adapt(request, version)?;
     if is_from_http2 && version != Version::HTTP_2 && !request.body().is_empty() {
         let headers = request.headers_mut();
         if !headers.contains_key(http::header::CONTENT_LENGTH) {
@@ -39,7 +36,7 @@ pub(crate) fn prepare(
             headers.insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
     }
-    Ok(request)
+    Ok(())
 }
 
 /// A request that was not answered by its upstream.
@@ -47,15 +44,16 @@ pub(crate) struct Failed {
     pub(crate) error: SendError,
     pub(crate) exchange: Box<Exchange>,
     /// Not a byte of it was sent: another upstream may be tried.
-    pub(crate) request: Option<Request<Body>>,
+    pub(crate) request: Option<Box<Request<Body>>>,
     pub(crate) switching: Option<Switching>,
 }
 
-/// Sends a request and makes the upstream's response the caller's.
+/// Sends a request and makes the upstream's response the caller's. The request is boxed from here on: each of the futures
+/// that it goes through would hold it twice.
 pub(crate) async fn send(
     worker: &Rc<Worker>,
     pool: &Rc<Pool>,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
     mut exchange: Box<Exchange>,
     switching: Option<Switching>,
     downstream: Version,

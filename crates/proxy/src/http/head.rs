@@ -130,6 +130,10 @@ pub(crate) fn head_bytes(headers: &HeaderMap) -> u64 {
     bytes as u64
 }
 
+/// What HTTP/2 has no room for (RFC 9113 section 8.2.2).
+const OF_CONNECTIONS: [HeaderName; 5] =
+    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION];
+
 /// Whether there is anything that concerns one connection alone. Mostly there is not: one look at the names that are there
 /// is less than looking each of these up.
 pub(crate) fn has_of_one_hop(headers: &HeaderMap) -> bool {
@@ -177,7 +181,8 @@ pub(crate) fn adapt<B>(request: &mut Request<B>, to: Version) -> Result<(), Malf
     match (from == Version::HTTP_2, to == Version::HTTP_2) {
         (false, true) => {
             let authority = request.headers_mut().remove(header::HOST).ok_or(Malformed::Host)?;
-            request.headers_mut().remove(header::TRANSFER_ENCODING);
+            // An upgrade as well: HTTP/2 has none of this kind, and who asks for one is answered without.
+            drop_of_connections(request.headers_mut());
             let authority = Authority::try_from(authority.as_bytes()).map_err(|_| Malformed::Authority)?;
             let mut parts = std::mem::take(request.uri_mut()).into_parts();
             parts.scheme = Some(http::uri::Scheme::HTTP);
@@ -197,6 +202,16 @@ pub(crate) fn adapt<B>(request: &mut Request<B>, to: Version) -> Result<(), Malf
     }
     *request.version_mut() = to;
     Ok(())
+}
+
+/// Drops what concerns one HTTP/1.1 connection alone.
+pub(crate) fn drop_of_connections(headers: &mut HeaderMap) {
+    if !has_of_one_hop(headers) {
+        return;
+    }
+    for name in &OF_CONNECTIONS {
+        headers.remove(name);
+    }
 }
 
 /// HTTP/2 may split `Cookie`; HTTP/1.1 must not (RFC 9113 section 8.2.3).

@@ -46,7 +46,7 @@ pub(crate) struct InboundHttp {
 
 /// A request that may go to the application.
 struct Admitted {
-    request: Request<Body>,
+    request: Box<Request<Body>>,
     /// The caller's side and by what it is judged, if the request asks to become a stream.
     switching: Option<Switching>,
     /// What an external authorizer adds to the answer.
@@ -164,7 +164,7 @@ impl InboundHttp {
         &self,
         request: Request<Incoming>,
         claims: Option<&Claims>,
-    ) -> Result<(Request<Body>, Option<(Asked, ForCaller)>), Box<Stopped>> {
+    ) -> Result<(Box<Request<Body>>, Option<(Asked, ForCaller)>), Box<Stopped>> {
         let ask = self.open.with_policy(|policy| {
             // Without CUSTOM policies that is all.
             if !policy.needs().asks {
@@ -173,12 +173,12 @@ impl InboundHttp {
             let headers = Headers(request.headers());
             policy.ask_http(&attributes(&request, &headers, claims)).map(AskedFor::from)
         });
-        let Some(ask) = ask else { return Ok((request.map(Body::from), None)) };
+        let Some(ask) = ask else { return Ok((Box::new(request.map(Body::from)), None)) };
         let asked = Asked::now(&self.worker.snapshot(), ask.clone());
         // Boxed, since every request's future would carry it.
         let asking = Box::pin(authorizer::ask_http(&self.worker, ask, &self.open.facts, request));
         match asking.await {
-            Answer::Allowed(request, for_caller) => Ok((request, Some((asked, for_caller)))),
+            Answer::Allowed(request, for_caller) => Ok((Box::new(request), Some((asked, for_caller)))),
             Answer::Denied { response, refused } => Err(Box::new(Stopped { response, refused })),
         }
     }
@@ -223,14 +223,13 @@ impl InboundHttp {
 
     /// Hands it to the application.
     async fn deliver(&self, admitted: Admitted, mut exchange: Box<Exchange>) -> Response<Body> {
-        let Admitted { request, switching, for_caller } = admitted;
+        let Admitted { mut request, switching, for_caller } = admitted;
         let version = request.version();
         let upstream = self.worker.delivery(self.open.facts.destination);
         let pool = self.worker.pools.pool(upstream, version, || None);
-        let request = match forward::prepare(request, &mut exchange, version) {
-            Ok(request) => request,
-            Err(malformed) => return stop(*Stopped::malformed(&exchange, malformed), exchange),
-        };
+        if let Err(malformed) = forward::prepare(&mut request, &mut exchange, version) {
+            return stop(*Stopped::malformed(&exchange, malformed), exchange);
+        }
         let sent = forward::send(&self.worker, &pool, request, exchange, switching, version).await;
         let mut response = match sent {
             Ok(response) => response,

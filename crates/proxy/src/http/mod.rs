@@ -8,6 +8,7 @@ pub(crate) mod inbound;
 pub(crate) mod line;
 pub(crate) mod outbound;
 pub(crate) mod pace;
+pub(crate) mod received;
 pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod token;

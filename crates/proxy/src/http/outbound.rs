@@ -239,10 +239,10 @@ impl Handler for OutboundHttp {
             judged_by: None,
             keep: self.clone(),
         });
-        let mut request = match forward::prepare(request, &mut exchange, toward.pool.version) {
-            Ok(request) => request,
-            Err(malformed) => return self.malformed(malformed, exchange),
-        };
+        let mut request = Box::new(request.map(Body::from));
+        if let Err(malformed) = forward::prepare(&mut request, &mut exchange, toward.pool.version) {
+            return self.malformed(malformed, exchange);
+        }
         let mut tried: Vec<Upstream> = Vec::new();
         let mut _repeated = None;
         loop {

@@ -27,7 +27,7 @@ impl SendError {
 }
 
 impl Pool {
-    /// Why a connection failed. A server outside that does not accept our certificate says so only now.
+    /// Why a connection of HTTP/1.1 failed. A server outside that does not accept our certificate says so only now.
     pub(super) fn failure(&self, error: &hyper::Error) -> SendError {
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
@@ -39,8 +39,22 @@ impl Pool {
             }
             source = cause.source();
         }
-        match (reset(error), &self.upstream.security) {
-            // Of an HTTP/2 connection's error only the text is left.
+        reset(error)
+    }
+
+    /// Why a stream, or its connection, failed.
+    pub(super) fn failure_of_stream(&self, error: &h2::Error) -> SendError {
+        if let Some(refusal) =
+            error.get_io().and_then(|io| self.upstream.security.refusal_by_peer(self.upstream.address, io))
+        {
+            return refusal.into();
+        }
+        let reset = match error.reason() {
+            Some(reason) if error.is_reset() && error.is_remote() => SendError::StreamReset(reason),
+            _ => SendError::Reset(error.to_string()),
+        };
+        match (reset, &self.upstream.security) {
+            // Of the connection's error only the text is left.
             (SendError::Reset(why), Security::Ordered { order, .. }) => SendError::Reset(format!(
                 "{why} (DestinationRule {}: a server that does not take the client certificate may end connections so)",
                 order.rule
@@ -52,15 +66,9 @@ impl Pool {
 
 /// Whether the upstream says that it has done nothing about a request: it refused the stream (RFC 9113 section 8.7), or
 /// went away before it (section 6.8: streams beyond the last that GOAWAY names fail with it, others do not).
-pub(super) fn is_refused(error: &hyper::Error) -> bool {
-    of_stream(error).is_some_and(|error| {
-        let is_refusal = error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away();
-        error.is_remote() && is_refusal
-    })
-}
-
-fn of_stream(error: &hyper::Error) -> Option<&h2::Error> {
-    std::error::Error::source(error).and_then(|source| source.downcast_ref())
+pub(super) fn is_refused(error: &h2::Error) -> bool {
+    let is_refusal = error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away();
+    error.is_remote() && is_refusal
 }
 
 /// Whether the connection had been closed before the upstream could have answered.
@@ -75,10 +83,6 @@ fn is_io(error: &hyper::Error) -> bool {
 fn reset(error: &hyper::Error) -> SendError {
     if error.is_parse() {
         return SendError::Protocol(error.to_string());
-    }
-    let stream = of_stream(error).filter(|error| error.is_reset() && error.is_remote());
-    if let Some(reason) = stream.and_then(h2::Error::reason) {
-        return SendError::StreamReset(reason);
     }
     match std::error::Error::source(error) {
         Some(source) => SendError::Reset(format!("{error}: {source}")),

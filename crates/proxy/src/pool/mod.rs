@@ -6,6 +6,7 @@
 
 mod bounds;
 mod errors;
+mod http2;
 mod lease;
 mod pools;
 mod shared;
@@ -17,13 +18,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 use maille_telemetry::Edge;
 use maille_tls::ClientAlpn;
 
 use crate::balance::{Counted, Room};
 use crate::connect::{Connected, Security, Upstream, connect};
 use crate::http::body::Body;
+use crate::http::received::Received;
 use crate::record::{self, Called};
 use crate::tunnel;
 use crate::worker::Worker;
@@ -52,14 +53,14 @@ pub(crate) struct Pool {
 
 /// A response, and the connection it is still being read from.
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<Received>,
     pub(crate) lease: Lease,
 }
 
 /// What could not be sent; the request comes back if not a byte of it left.
 pub(crate) struct NotSent {
     pub(crate) error: SendError,
-    pub(crate) request: Option<Request<Body>>,
+    pub(crate) request: Option<Box<Request<Body>>>,
 }
 
 impl Pool {
@@ -100,7 +101,7 @@ impl Pool {
     pub(crate) async fn send(
         self: &Rc<Self>,
         worker: &Worker,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Answer, NotSent> {
         if self.version == Version::HTTP_2 {
             Box::pin(self.send_http2(worker, request)).await
@@ -126,7 +127,7 @@ impl Pool {
     async fn send_many(
         self: &Rc<Self>,
         worker: &Worker,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Answer, NotSent> {
         // What is rare is boxed: every request's future would carry it.
         if !tunnel::pack(&mut request) {
@@ -170,7 +171,7 @@ impl Pool {
 }
 
 /// A copy of a request that may be sent twice: no body, and no effect by its method (RFC 9110 section 9.2.1).
-fn copy_if_safe(request: &Request<Body>) -> Option<Request<Body>> {
+fn copy_if_safe(request: &Request<Body>) -> Option<Box<Request<Body>>> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if !is_safe || !request.body().is_empty() || request.headers().contains_key(http::header::UPGRADE) {
         return None;
@@ -180,5 +181,5 @@ fn copy_if_safe(request: &Request<Body>) -> Option<Request<Body>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+    Some(Box::new(copy))
 }

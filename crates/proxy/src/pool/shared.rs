@@ -6,26 +6,28 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use h2::client;
 use http::{Request, Version};
-use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
 use maille_tls::ClientAlpn;
 
 use super::bounds::{Life, TOO_MANY_WAIT};
 use super::errors::is_refused;
+use super::http2::{Failure, Http2};
 use super::{Answer, NotSent, Pool, SendError, copy_if_safe};
 use crate::balance::{Counted, Kept, Terms, What};
 use crate::connect::Connected;
 use crate::http::body::Body;
 use crate::server_proof::{self, ServerProof};
 use crate::tunnel;
-use crate::worker::{LocalExec, Worker};
+use crate::worker::Worker;
 
 /// Streams that an HTTP/2 connection carries before another is opened: Envoy's default is 100 as well.
 const STREAMS: usize = 100;
+/// What a stream may have written that the connection has not yet.
+const SEND_BUFFER: usize = 1 << 20;
 
 /// A shared connection, the number of its streams, and whether it is new.
-type Taken = (http2::SendRequest<Body>, Rc<Streams>, bool);
+type Taken = (Http2, Rc<Streams>, bool);
 
 /// The streams of a shared connection.
 #[derive(Default)]
@@ -49,7 +51,7 @@ impl Streams {
 
 /// A connection that many requests share.
 pub(super) struct SharedConnection {
-    sender: http2::SendRequest<Body>,
+    sender: Http2,
     generation: u64,
     streams: Rc<Streams>,
     since: Instant,
@@ -59,7 +61,7 @@ impl SharedConnection {
     /// Whether it is open, and more requests may go over it: it is made of the certificate and trust of now on both sides.
     fn is_good(&self, generation: u64, terms: Option<&Arc<Terms>>) -> bool {
         self.generation == generation
-            && !self.sender.is_closed()
+            && !self.sender.is_over()
             && self.streams.life.goes_on(terms)
             && server_proof::holds(self.streams.proof.as_ref())
     }
@@ -69,7 +71,7 @@ impl Pool {
     pub(super) async fn send_http2(
         self: &Rc<Self>,
         worker: &Worker,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Answer, NotSent> {
         let generation = self.generation(worker);
         let mut lease = match self.lease_within_bounds(worker, generation) {
@@ -77,9 +79,13 @@ impl Pool {
             Err(error) => return Err(NotSent { error, request: Some(request) }),
         };
         loop {
-            let (mut sender, streams, is_fresh) = match self.take_or_open_shared(worker, generation).await {
-                Ok(taken) => taken,
-                Err(error) => return Err(NotSent { error, request: Some(request) }),
+            let (sender, streams, is_fresh) = match self.take_shared(generation) {
+                Some((sender, streams)) => (sender, streams, false),
+                // Boxed, since it is rare and large: every request's future would carry it.
+                None => match Box::pin(self.open_shared(worker)).await {
+                    Ok(taken) => taken,
+                    Err(error) => return Err(NotSent { error, request: Some(request) }),
+                },
             };
             streams.set(streams.get() + 1);
             streams.life.count();
@@ -88,30 +94,29 @@ impl Pool {
             // nowhere else.
             let goes_elsewhere = self.version == Version::HTTP_2 && self.called.is_some();
             let copy = if goes_elsewhere { copy_if_safe(&request) } else { None };
-            match sender.try_send_request(request).await {
+            let failure = match sender.send(request).await {
                 Ok(response) => return Ok(Answer { response, lease }),
-                Err(mut failure) => {
-                    streams.set(streams.get().saturating_sub(1));
-                    lease.streams = None;
-                    match failure.take_message() {
-                        Some(unsent) if !is_fresh => request = unsent,
-                        unsent => {
-                            // Refused, it may go to another endpoint, so often and no more.
-                            let request = unsent.or_else(|| copy.filter(|_| is_refused(failure.error())));
-                            return Err(NotSent { error: self.failure(failure.error()), request });
-                        }
-                    }
+                Err(failure) => failure,
+            };
+            streams.set(streams.get().saturating_sub(1));
+            lease.streams = None;
+            match failure {
+                Failure::Unsent(_, unsent) if !is_fresh => request = unsent,
+                Failure::Unsent(error, unsent) => {
+                    return Err(NotSent { error: self.failure_of_stream(&error), request: Some(unsent) });
+                }
+                Failure::Sent(error) => {
+                    // Refused, it may go to another endpoint, so often and no more.
+                    let request = copy.filter(|_| is_refused(&error));
+                    return Err(NotSent { error: self.failure_of_stream(&error), request });
                 }
             }
         }
     }
 
-    /// A connection with a free stream, and whether it is a new one. Requests that find none wait for one of them to open
-    /// it, and share its failure: a burst must not open, or wait for, a connection each.
-    async fn take_or_open_shared(&self, worker: &Worker, generation: u64) -> Result<Taken, SendError> {
-        if let Some((sender, streams)) = self.take_shared(generation) {
-            return Ok((sender, streams, false));
-        }
+    /// A connection with a free stream, and whether it is a new one, for a request that found none. Such requests wait for one
+    /// of them to open it, and share its failure: a burst must not open, or wait for, a connection each.
+    async fn open_shared(&self, worker: &Worker) -> Result<Taken, SendError> {
         let asked = Instant::now();
         let _pending = match &self.upstream.terms {
             Some(terms) => Some(terms.take(What::Pending).ok_or(TOO_MANY_WAIT)?),
@@ -143,12 +148,12 @@ impl Pool {
         }
     }
 
-    fn take_shared(&self, generation: u64) -> Option<(http2::SendRequest<Body>, Rc<Streams>)> {
+    fn take_shared(&self, generation: u64) -> Option<(Http2, Rc<Streams>)> {
         let mut all = self.shared.borrow_mut();
         let terms = self.upstream.terms.as_ref();
         all.retain(|c| c.is_good(generation, terms));
         let most = terms.and_then(|terms| terms.pool.streams).map_or(STREAMS, |most| most as usize);
-        let free = all.iter_mut().find(|c| c.streams.get() < most)?;
+        let free = all.iter_mut().find(|c| c.streams.get() < most.min(c.sender.most_streams()))?;
         free.since = Instant::now();
         Some((free.sender.clone(), free.streams.clone()))
     }
@@ -157,7 +162,7 @@ impl Pool {
         &self,
         worker: &Worker,
         counted: Option<Counted>,
-    ) -> Result<(http2::SendRequest<Body>, Rc<Streams>), SendError> {
+    ) -> Result<(Http2, Rc<Streams>), SendError> {
         let is_of_many = self.version != Version::HTTP_2;
         let alpn = if is_of_many { ClientAlpn::ManyHttp1 } else { ClientAlpn::Http2 };
         let connected = self.open(worker, alpn, counted).await?;
@@ -166,24 +171,24 @@ impl Pool {
         }
         let local = connected.local(worker);
         let limits = &worker.config.limits;
-        let mut builder = http2::Builder::new(LocalExec);
+        let mut builder = client::Builder::new();
         builder
-            .initial_stream_window_size(1 << 20)
+            .enable_push(false)
+            .initial_max_send_streams(STREAMS)
+            .initial_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
+            .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
         let window = is_of_many.then(|| worker.windows.take());
         if let Some(window) = &window {
             tunnel::bound_client(&mut builder, limits, window);
         }
         let Connected { stream, generation, proof, counted, identity: _ } = connected;
-        let io = TokioIo::new(Kept::new(stream, counted));
-        let (sender, connection) = builder.handshake(io).await.map_err(|e| self.failure(&e))?;
-        tokio::task::spawn_local(async move {
-            let _ = connection.await;
-            drop(window);
-        });
+        let handshake = builder.handshake(Kept::new(stream, counted)).await;
+        let connection = handshake.map_err(|e| self.failure_of_stream(&e))?;
         let life = Life::under(self.upstream.terms.as_ref());
         let streams = Rc::new(Streams { local, proof, life, ..Streams::default() });
+        let sender = Http2::run(connection, &streams, window);
         self.shared.borrow_mut().push(SharedConnection {
             sender: sender.clone(),
             generation,

@@ -16,13 +16,14 @@ use super::{Answer, NotSent, Pool, SendError, copy_if_safe};
 use crate::balance::{Counted, Kept, Terms};
 use crate::connect::Connected;
 use crate::http::body::Body;
+use crate::http::received::Received;
 use crate::http::serve::BUFFER;
 use crate::server_proof::{self, ServerProof};
 use crate::tunnel;
 use crate::worker::Worker;
 
 /// A connection unused for longer may have been closed meanwhile, so a copy of the request is kept.
-const STALE_AFTER: Duration = Duration::from_millis(50);
+const STALE_AFTER: Duration = Duration::from_millis(5);
 
 /// A connection that waits for its next request.
 pub(super) struct Idle {
@@ -45,7 +46,7 @@ impl Pool {
     pub(super) async fn send_http1(
         self: &Rc<Self>,
         worker: &Worker,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Answer, NotSent> {
         let generation = self.generation(worker);
         let mut lease = match self.lease_within_bounds(worker, generation) {
@@ -103,20 +104,20 @@ impl Pool {
                 _ => None,
             };
             lease.life.count();
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => {
                     lease.sender = Some(sender);
-                    return Ok(Answer { response, lease });
+                    return Ok(Answer { response: response.map(Received::Plain), lease });
                 }
                 Err(mut failure) => {
                     if let Some(unsent) = failure.take_message() {
                         if idle_for.is_none() {
                             return Err(NotSent {
                                 error: self.failure(failure.error()),
-                                request: Some(unsent),
+                                request: Some(Box::new(unsent)),
                             });
                         }
-                        request = unsent;
+                        request = Box::new(unsent);
                     } else if let Some(copy) = copy
                         && is_stale(failure.error())
                     {

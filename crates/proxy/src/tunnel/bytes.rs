@@ -14,7 +14,10 @@ use h2::{Reason, RecvStream, SendStream};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::relay::Side;
+use crate::relay::{Pieces, READ, Side};
+
+/// What is handed on at once, to be written in one call: more than a call's price is worth, less than a cache.
+const AT_ONCE: usize = 4 * READ;
 
 /// Both directions of a stream. Dropped before both have ended, it is reset.
 pub(crate) struct ByteStream {
@@ -22,6 +25,8 @@ pub(crate) struct ByteStream {
     receive: Receive,
     /// Received and not yet read.
     left: Bytes,
+    /// Handed on, and to be said to the peer once it has been passed on.
+    taken: usize,
     has_ended: bool,
     has_been_ended: bool,
     /// The own end of the connection that it is a stream of.
@@ -58,7 +63,7 @@ impl ByteStream {
 
     fn new(send: SendStream<Bytes>, receive: Receive, local: Option<SocketAddr>, counted: Counted) -> Self {
         let (left, has_ended, has_been_ended) = (Bytes::new(), false, false);
-        Self { send, receive, left, has_ended, has_been_ended, local, _counted: counted }
+        Self { send, receive, left, taken: 0, has_ended, has_been_ended, local, _counted: counted }
     }
 
     /// The own end.
@@ -134,27 +139,35 @@ impl Side for ByteStream {
         true
     }
 
-    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        if self.has_been_ended {
-            return Poll::Ready(Ok(Bytes::new()));
+    fn poll_take(&mut self, cx: &mut Context<'_>, pieces: &mut Pieces) -> Poll<io::Result<usize>> {
+        let passed_on = std::mem::take(&mut self.taken);
+        if passed_on > 0 {
+            self.release(passed_on)?;
         }
-        if !self.left.is_empty() {
-            let left = std::mem::take(&mut self.left);
-            self.release(left.len())?;
-            return Poll::Ready(Ok(left));
+        while !self.has_been_ended && self.taken < AT_ONCE && !pieces.are_many() {
+            let more = match std::mem::take(&mut self.left) {
+                left if !left.is_empty() => left,
+                _ => match self.poll_more(cx) {
+                    Poll::Ready(Ok(more)) => more,
+                    // What there is goes first.
+                    _ if self.taken > 0 => break,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                },
+            };
+            self.has_been_ended = more.is_empty();
+            self.taken += more.len();
+            pieces.push(more);
         }
-        let more = ready!(self.poll_more(cx))?;
-        self.has_been_ended = more.is_empty();
-        self.release(more.len())?;
-        Poll::Ready(Ok(more))
+        Poll::Ready(Ok(self.taken))
     }
 
-    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
-        if bytes.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let room = ready!(self.poll_room(cx, bytes.len()))?;
-        self.send.send_data(bytes.split_to(room), false).map_err(failed)?;
+    fn poll_give(&mut self, cx: &mut Context<'_>, pieces: &mut Pieces) -> Poll<io::Result<usize>> {
+        let Some(first) = pieces.first() else { return Poll::Ready(Ok(0)) };
+        let room = ready!(self.poll_room(cx, first.len()))?;
+        let data = first.split_to(room);
+        pieces.advance(0);
+        self.send.send_data(data, false).map_err(failed)?;
         Poll::Ready(Ok(room))
     }
 }

@@ -10,13 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
-use h2::{Ping, PingPong};
 use http::{Method, Request, Uri};
 use maille_core::Identity;
 use maille_tls::{Binding, ClientAlpn, TlsContext};
-use tokio::time::{sleep, timeout};
 
-use super::bounds::{FRAME, PING, PONG, SEND_BUFFER, SINGLE_FOR, STREAMS};
+use super::bounds::{BYTE_STREAMS, FRAME, SEND_BUFFER, SINGLE_FOR, is_there};
 use super::bytes::{ByteStream, Counted};
 use super::renewal::{Showing, Shown};
 use crate::connect::{self, ConnectError, Connected, Security, Upstream};
@@ -136,7 +134,7 @@ impl Shared {
     fn take(&self, generation: u64) -> Option<One> {
         let mut open = self.open.borrow_mut();
         self.sort_out(&mut open, generation);
-        open.iter().find(|one| one.streams.load(Relaxed) < STREAMS).cloned()
+        open.iter().find(|one| one.streams.load(Relaxed) < BYTE_STREAMS).cloned()
     }
 
     /// Opens one. Whoever else finds none meanwhile waits, and shares it or its failure.
@@ -198,11 +196,12 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
     }
     let Connected { stream, identity, generation, proof, counted: _ } = connected;
     let failed = |error: h2::Error| ConnectError::Tcp { address: to.address, reason: error.to_string() };
-    let window = worker.windows.take();
+    let window = worker.windows.take_for_bytes();
     let (sender, mut connection) = client::Builder::new()
         .enable_push(false)
         .initial_window_size(window.stream())
         .initial_connection_window_size(window.connection())
+        .data_frame_budget(window.frames())
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(1024)
@@ -231,7 +230,7 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
     tokio::task::spawn_local(async move {
         let is_there = async {
             match ping {
-                Some(ping) => watch(ping, &streams).await,
+                Some(ping) => is_there(ping, || streams.load(Relaxed) > 0).await,
                 None => std::future::pending().await,
             }
         };
@@ -244,16 +243,6 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         drop(window);
     });
     Ok(Opened::Many(one))
-}
-
-/// Ends when a peer with streams under way does not answer any more.
-async fn watch(mut ping: PingPong, streams: &AtomicUsize) {
-    loop {
-        sleep(PING).await;
-        if streams.load(Relaxed) > 0 && !matches!(timeout(PONG, ping.ping(Ping::opaque())).await, Ok(Ok(_))) {
-            return;
-        }
-    }
 }
 
 impl One {

@@ -26,7 +26,7 @@ mod renewal;
 mod requests;
 mod streams;
 
-pub(crate) use bounds::{SINGLE_FOR, Windows, bound_client, bound_server};
+pub(crate) use bounds::{SINGLE_FOR, Window, Windows, bound_client, bound_server, is_there};
 pub(crate) use bytes::ByteStream;
 pub(crate) use callers::{Callers, connect};
 pub(crate) use requests::{Requests, pack, unpack};

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -14,15 +14,6 @@ use crate::http::serve::Handler;
 
 /// Lines of a head, as HTTP/1.1 has it by hyper and Envoy.
 const MAX_HEADERS: usize = 100;
-
-/// What HTTP/2 has no room for (RFC 9113 section 8.2.2).
-const OF_CONNECTIONS: [HeaderName; 5] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// Makes a checked HTTP/1.1 request one that can go as a stream, or leaves it as it is and says false: upgrades, and
 /// authorities that HTTP/2 cannot say, go over connections of their own.
@@ -39,7 +30,7 @@ pub(crate) fn pack(request: &mut Request<Body>) -> bool {
     *request.version_mut() = Version::HTTP_2;
     let headers = request.headers_mut();
     headers.remove(header::HOST);
-    drop_of_connections(headers);
+    head::drop_of_connections(headers);
     true
 }
 
@@ -68,15 +59,6 @@ fn restore<B: http_body::Body>(request: &mut Request<B>) -> Result<(), StatusCod
     Ok(())
 }
 
-fn drop_of_connections(headers: &mut HeaderMap) {
-    if !head::has_of_one_hop(headers) {
-        return;
-    }
-    for name in &OF_CONNECTIONS {
-        headers.remove(name);
-    }
-}
-
 /// Hands what came as streams to the handler of an HTTP/1.1 connection.
 pub(crate) struct Requests<H>(Rc<H>);
 
@@ -100,7 +82,7 @@ impl<H: Handler> Handler for Requests<H> {
         }
         request.extensions_mut().clear();
         let mut response = self.0.clone().call(request).await;
-        drop_of_connections(response.headers_mut());
+        head::drop_of_connections(response.headers_mut());
         response
     }
 }

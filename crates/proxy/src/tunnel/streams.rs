@@ -12,7 +12,7 @@ use h2::{Reason, server};
 use http::{Method, Response, StatusCode};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::bounds::{FRAME, SEND_BUFFER, STREAMS, TAKEN_BACK};
+use super::bounds::{BYTE_STREAMS, FRAME, SEND_BUFFER, TAKEN_BACK};
 use super::bytes::{ByteStream, Counted};
 use super::renewal::{Renewals, is_renewal};
 use crate::departure::Stage;
@@ -36,12 +36,13 @@ enum Next<T> {
 pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, each: impl Fn(ByteStream)) {
     let local = if worker.recorder.logs_everything() { io.local_addr() } else { None };
     let renewals = Renewals::new(io.binding());
-    let window = worker.windows.take();
+    let window = worker.windows.take_for_bytes();
     let handshake = server::Builder::new()
         .initial_window_size(window.stream())
         .initial_connection_window_size(window.connection())
+        .data_frame_budget(window.frames())
         // And the one on which certificates are shown.
-        .max_concurrent_streams(STREAMS as u32 + 1)
+        .max_concurrent_streams(BYTE_STREAMS as u32 + 1)
         .max_pending_accept_reset_streams(TAKEN_BACK)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)

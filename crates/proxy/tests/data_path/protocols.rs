@@ -181,9 +181,14 @@ fn wait<T>(records: &Records, find: impl Fn(&[Record]) -> Option<T>) -> T {
     }
 }
 
-/// An application that reads requests to their end and answers at once: `/reset` with a reset in the middle of the body,
-/// anything else with a body and trailers.
+/// An application that reads requests to their end and answers at once: `/reset` and `/cancel` with a reset in the middle
+/// of the body, `/silent` not at all, anything else with a body and trailers.
 fn http2_backend() -> (SocketAddr, Records) {
+    http2_backend_of(200)
+}
+
+/// One that takes so many streams a connection.
+fn http2_backend_of(streams: u32) -> (SocketAddr, Records) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     listener.set_nonblocking(true).expect("a socket");
@@ -197,9 +202,17 @@ fn http2_backend() -> (SocketAddr, Records) {
                 let records = all.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
                     let records = records.clone();
-                    async move { Ok::<_, Infallible>(answer(request, records)) }
+                    let is_silent = request.uri().path() == "/silent";
+                    let answer = answer(request, records);
+                    async move {
+                        if is_silent {
+                            std::future::pending::<()>().await;
+                        }
+                        Ok::<_, Infallible>(answer)
+                    }
                 });
-                let connection = http2::Builder::new(TokioExecutor::new());
+                let mut connection = http2::Builder::new(TokioExecutor::new());
+                connection.max_concurrent_streams(streams);
                 tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
             }
         });
@@ -239,9 +252,12 @@ fn answer(request: Request<Incoming>, records: Records) -> Answered {
     trailers.insert("grpc-status", HeaderValue::from_static("5"));
     let frames = match path.as_str() {
         "/reset-at-once" => vec![Err(h2::Error::from(h2::Reason::INTERNAL_ERROR))],
-        "/reset" => vec![
+        "/reset" | "/cancel" => vec![
             Ok(Frame::data(Bytes::from_static(b"half"))),
-            Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)),
+            Err(h2::Error::from(match path.as_str() {
+                "/reset" => h2::Reason::ENHANCE_YOUR_CALM,
+                _ => h2::Reason::CANCEL,
+            })),
         ],
         _ => vec![Ok(Frame::data(Bytes::from_static(b"whole"))), Ok(Frame::trailers(trailers))],
     };
@@ -249,7 +265,7 @@ fn answer(request: Request<Incoming>, records: Records) -> Answered {
     let rest: futures::stream::BoxStream<'static, _> = match path.as_str() {
         "/endless" => futures::stream::pending().boxed(),
         // What was sent before the reset must have left by then.
-        "/reset" => futures::stream::iter(frames)
+        "/reset" | "/cancel" => futures::stream::iter(frames)
             .enumerate()
             .then(|(number, frame)| async move {
                 tokio::time::sleep(Duration::from_millis(200 * number as u64)).await;
@@ -332,23 +348,73 @@ fn a_reset_reaches_the_other_end_with_its_reason() {
         let text = response.into_body().collect().await.expect("a body").to_bytes();
         assert!(text.ends_with(b"reset reason: remote reset"), "{text:?}");
     });
-    // The other way: the caller gives up in the middle of its body, and says why.
     let mut caller = Client::connect(at(&client), &[]);
-    let fields = frames::block(&[
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":authority", HOST),
-        (":path", "/endless"),
-    ]);
+    let fields = |path| {
+        frames::block(&[(":method", "POST"), (":scheme", "http"), (":authority", HOST), (":path", path)])
+    };
+    // Half of an answer is never passed off as a whole one.
+    caller.send(&frames::frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields("/cancel")));
+    let reset = caller.until(|frame| frame.kind == RST_STREAM && frame.stream == 1).expect("it breaks off");
+    assert_eq!(reset.payload, 8_u32.to_be_bytes());
+    // The other way: the caller gives up in the middle of its body, and says why, whether it is being answered or not.
+    for path in ["/endless", "/silent"] {
+        let mut caller = Client::connect(at(&client), &[]);
+        let before = records.lock().expect("no panic").len();
+        caller.send(&frames::frame(HEADERS, END_HEADERS, 1, &fields(path)));
+        caller.send(&frames::frame(DATA, 0, 1, b"x"));
+        wait(&records, |all| all.get(before).map(|_| ()));
+        caller.send(&frames::frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+        let reason = wait(&records, |all| all.get(before).filter(|record| record.is_over).map(|r| r.error));
+        assert_eq!(reason, Some(h2::Reason::CANCEL), "{path}");
+    }
+    let fields = fields("/endless");
+    let mut caller = Client::connect(at(&client), &[]);
+    let before = records.lock().expect("no panic").len();
     caller.send(&frames::frame(HEADERS, END_HEADERS, 1, &fields));
     caller.send(&frames::frame(DATA, 0, 1, b"x"));
     assert!(caller.until(|frame| frame.kind == HEADERS && frame.stream == 1).is_some());
     caller.send(&frames::frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
-    let reason = wait(&records, |all| all.get(2).filter(|record| record.is_over).map(|record| record.error));
+    let reason =
+        wait(&records, |all| all.get(before).filter(|record| record.is_over).map(|record| record.error));
     assert_eq!(reason, Some(h2::Reason::CANCEL));
     // The connection lives.
     caller.send(&frames::frame(HEADERS, END_HEADERS | END_STREAM, 3, &fields));
     assert!(caller.until(|frame| frame.kind == HEADERS && frame.stream == 3).is_some());
+}
+
+/// What does not fit into one connection goes over another, and does not wait inside the first for an end that may not come.
+#[test]
+fn an_application_that_takes_few_streams_gets_more_connections() {
+    let lab = Lab::new();
+    let (backend, records) = http2_backend_of(2);
+    let (_server, client) = pair(&lab, backend, "HTTP2");
+    let fields = |path| {
+        frames::block(&[(":method", "POST"), (":scheme", "http"), (":authority", HOST), (":path", path)])
+    };
+    let mut caller = Client::connect(at(&client), &[]);
+    caller.send(&frames::frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields("/first")));
+    assert!(caller.until(|frame| frame.kind == HEADERS && frame.stream == 1).is_some());
+    // One after the other: how many a new connection takes, it says after the first.
+    for (before, stream) in [3, 5, 7, 9, 11].into_iter().enumerate() {
+        caller.send(&frames::frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields("/silent")));
+        wait(&records, |all| (all.len() == before + 2).then_some(()));
+    }
+}
+
+/// HTTP/2 has no upgrades of HTTP/1.1's kind, so that whoever asks for one is answered without.
+#[test]
+fn an_upgrade_is_not_asked_of_an_application_of_http2() {
+    let lab = Lab::new();
+    let (backend, records) = http2_backend();
+    let (_server, client) = pair(&lab, backend, "HTTP2");
+    let request = format!(
+        "GET /x HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\n\r\n"
+    );
+    let mut stream = dial(at(&client));
+    stream.write_all(request.as_bytes()).expect("open");
+    let answer = read_until(&mut stream, "whole");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    wait(&records, |all| all.first().map(|record| assert!(!record.headers.contains_key("upgrade"))));
 }
 
 /// An application's HTTP/2 connection that says farewell: what it has taken is answered, and the next goes elsewhere.

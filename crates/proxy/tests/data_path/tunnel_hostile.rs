@@ -1,7 +1,7 @@
 //! Peers with a good certificate that say over `maille/1` what no proxy of ours says.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
@@ -104,6 +104,36 @@ async fn a_stream_of_bytes_cannot_choose_where_it_goes() {
         tokio::time::timeout(PATIENCE, body.data()).await.expect("in time").expect("bytes").expect("bytes");
     assert_eq!(echoed, "hello\n", "the own application answers, wherever the stream wanted to go");
     assert!(elsewhere.accept().is_err());
+}
+
+/// Whoever shows certificates that are none makes this proxy verify one a second, however many it sends; its streams of
+/// bytes stand on the one that it came with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_are_none_are_refused_at_leisure() {
+    let lab = Lab::new();
+    let server = lab.server(&Server { backend: line_backend(), protocol: "TCP", ..Default::default() });
+    let mut sender = connect(&lab, &server, ClientAlpn::ManyTcp, SNI).await;
+    let method = Method::from_bytes(b"MAILLE-PROOFS").expect("a method");
+    let request = Request::builder().method(method).uri("http://renewal/").body(()).expect("a request");
+    let began = Instant::now();
+    let (answer, mut send) = sender.send_request(request, false).expect("sent");
+    let message: &[u8] = b"\0\0\0\x08no chain";
+    send.send_data(message.repeat(3).into(), false).expect("sent");
+    let mut body = answer.await.expect("an answer").into_body();
+    let mut verdicts = Vec::new();
+    // Each: refused, and nothing of its own.
+    let refused: &[u8] = b"\0\0\0\x01-\0\0\0\0";
+    while verdicts.len() < 3 * refused.len() {
+        let more = tokio::time::timeout(PATIENCE, body.data()).await.expect("in time").expect("more");
+        verdicts.extend_from_slice(&more.expect("bytes"));
+    }
+    assert_eq!(verdicts, refused.repeat(3));
+    assert!(began.elapsed() >= Duration::from_secs(2), "three within {:?}", began.elapsed());
+    let connect = Request::builder().method(Method::CONNECT).uri("stream").body(()).expect("a request");
+    let (answer, mut send) = sender.send_request(connect, false).expect("sent");
+    send.send_data(Bytes::from_static(b"hello\n"), false).expect("sent");
+    let echoed = answer.await.expect("an answer").into_body().data().await.expect("bytes").expect("bytes");
+    assert_eq!(echoed, "hello\n");
 }
 
 /// Identity and server name are the connection's: what a header says of them is a header.
