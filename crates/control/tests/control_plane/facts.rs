@@ -258,3 +258,31 @@ async fn a_proxy_resumes_when_the_control_plane_returns() {
     let again = proxy.seen.received.load(Ordering::SeqCst) - before;
     assert_eq!(again, 3, "only what differs is sent: one policy, two destinations");
 }
+
+#[tokio::test]
+async fn a_pod_has_so_many_streams_and_no_more() {
+    let lab = Lab::new().await;
+    let svid = lab.svid(CART, "shop:cart").await;
+    let open = async || {
+        let proxy = lab.proxy(CART, svid.clone()).await;
+        proxy.client.subscribe(INBOUND, "shop/cart-1").expect("subscribes");
+        proxy
+    };
+    let has_facts = |proxy: &Proxy| proxy.seen.get::<wire::Inbound>(INBOUND, "shop/cart-1").is_some();
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        let proxy = open().await;
+        eventually("facts", || has_facts(&proxy).then_some(())).await;
+        all.push(proxy);
+    }
+    let late = open().await;
+    let refused = eventually("a refusal", || late.seen.errors.lock().expect("lock").first().cloned()).await;
+    assert!(refused.contains("this pod has too many discovery streams"), "{refused}");
+    assert!(!has_facts(&late));
+    // Its neighbours have theirs, and it has its own as soon as one of the others ends.
+    let web = lab.proxy(WEB, lab.svid(WEB, "shop:web").await).await;
+    web.client.subscribe(INBOUND, "shop/web-1").expect("subscribes");
+    eventually("a neighbour's facts", || web.seen.get::<wire::Inbound>(INBOUND, "shop/web-1")).await;
+    all.pop();
+    eventually("facts", || has_facts(&late).then_some(())).await;
+}
