@@ -14,4 +14,5 @@ pub(crate) mod serve;
 pub(crate) mod token;
 pub(crate) mod upgrade;
 pub(crate) mod websocket;
+pub(crate) mod write_first;
 pub(crate) mod xfcc;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
+use h2::client::SendRequest;
 use h2::{Reason, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response};
@@ -21,12 +21,14 @@ use tokio::task::JoinHandle;
 use super::shared::Streams;
 use crate::http::body::Body;
 use crate::http::received::{BodyError, Received};
+use crate::http::write_first::{Order, WriteFirst};
 use crate::tunnel::{Window, is_there};
 
 /// Sends requests over one connection.
 #[derive(Clone)]
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
+    order: Rc<Order>,
     is_over: Rc<Cell<bool>>,
 }
 
@@ -41,7 +43,7 @@ impl Http2 {
     /// Runs the connection on the worker's thread, until it has ended and `streams` know. With `window`, its peer is one
     /// of ours, and it ends when that does not answer any more.
     pub(super) fn run<S>(
-        (sender, mut connection): (SendRequest<Bytes>, Connection<S, Bytes>),
+        (sender, order, mut connection): (SendRequest<Bytes>, Rc<Order>, WriteFirst<S>),
         streams: &Rc<Streams>,
         window: Option<Window>,
     ) -> Self
@@ -64,7 +66,7 @@ impl Http2 {
             over.set(true);
             drop(window);
         });
-        Self { sender, is_over }
+        Self { sender, order, is_over }
     }
 
     /// Whether it is known to take no more requests.
@@ -95,6 +97,7 @@ impl Http2 {
         let is_whole = body.is_end_stream();
         let (answer, stream) =
             self.sender.send_request(Request::from_parts(head, ()), is_whole).map_err(Failure::Sent)?;
+        self.order.opened();
         drop(self);
         let uploading = if is_whole { None } else { Upload { stream, body, waits: None }.start().await };
         let answer = answer.await.map_err(Failure::Sent)?;

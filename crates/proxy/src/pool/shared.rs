@@ -17,6 +17,7 @@ use super::{Answer, NotSent, Pool, SendError, copy_if_safe};
 use crate::balance::{Counted, Kept, Terms, What};
 use crate::connect::Connected;
 use crate::http::body::Body;
+use crate::http::write_first::WriteFirst;
 use crate::server_proof::{self, ServerProof};
 use crate::tunnel;
 use crate::worker::Worker;
@@ -184,8 +185,8 @@ impl Pool {
             tunnel::bound_client(&mut builder, limits, window);
         }
         let Connected { stream, generation, proof, counted, identity: _ } = connected;
-        let handshake = builder.handshake(Kept::new(stream, counted)).await;
-        let connection = handshake.map_err(|e| self.failure_of_stream(&e))?;
+        let opened = WriteFirst::open(&builder, Kept::new(stream, counted)).await;
+        let connection = opened.map_err(|e| self.failure_of_stream(&e))?;
         let life = Life::under(self.upstream.terms.as_ref());
         let streams = Rc::new(Streams { local, proof, life, ..Streams::default() });
         let sender = Http2::run(connection, &streams, window);

@@ -18,6 +18,7 @@ use super::bounds::{BYTE_STREAMS, FRAME, SEND_BUFFER, SINGLE_FOR, is_there};
 use super::bytes::{ByteStream, Counted};
 use super::renewal::{Showing, Shown};
 use crate::connect::{self, ConnectError, Connected, Security, Upstream};
+use crate::http::write_first::{Order, WriteFirst};
 use crate::server_proof::{self, ServerProof};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -69,6 +70,7 @@ struct Shared {
 #[derive(Clone)]
 struct One {
     sender: SendRequest<Bytes>,
+    order: Rc<Order>,
     identity: Option<Identity>,
     generation: u64,
     local: Option<SocketAddr>,
@@ -197,23 +199,23 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
     let Connected { stream, identity, generation, proof, counted: _ } = connected;
     let failed = |error: h2::Error| ConnectError::Tcp { address: to.address, reason: error.to_string() };
     let window = worker.windows.take_for_bytes();
-    let (sender, mut connection) = client::Builder::new()
+    let mut builder = client::Builder::new();
+    builder
         .enable_push(false)
         .initial_window_size(window.stream())
         .initial_connection_window_size(window.connection())
         .data_frame_budget(window.frames())
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(1024)
-        .handshake(stream)
-        .await
-        .map_err(failed)?;
+        .max_header_list_size(1024);
+    let (sender, order, mut connection) = WriteFirst::open(&builder, stream).await.map_err(failed)?;
     let showing = match &binding {
         Some(_) => Showing::open(&sender).await,
         None => None,
     };
     let one = One {
         sender,
+        order,
         identity,
         generation,
         local,
@@ -278,6 +280,7 @@ impl One {
         // HTTP/2 wants an authority; where to, the connection says.
         *request.uri_mut() = Uri::from_static("stream");
         let (answer, send) = sender.send_request(request, false)?;
+        self.order.opened();
         Ok(ByteStream::opened(send, answer, self.local, counted))
     }
 }

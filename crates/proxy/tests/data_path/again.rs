@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -108,6 +109,63 @@ fn a_request_that_came_too_late_for_its_connection_goes_to_another_endpoint() {
     }
 }
 
+/// An HTTP/2 application that asks callers to leave with every few requests, and answers whatever came before they could
+/// know (RFC 9113 section 6.8); what comes later it does not look at.
+fn restless() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    listener.set_nonblocking(true).expect("a socket");
+    let connections = Arc::<AtomicUsize>::default();
+    let count = connections.clone();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                    let mut seen = 0;
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        seen += 1;
+                        if seen == 20 {
+                            connection.graceful_shutdown();
+                        }
+                        let Ok(mut body) = respond.send_response(http::Response::new(()), false) else {
+                            continue;
+                        };
+                        let _ = body.send_data(Bytes::from_static(b"name=served "), true);
+                    }
+                });
+            }
+        });
+    });
+    (address, connections)
+}
+
+/// A request that might have an effect is not repeated, so that it must not be on its way when the connection's end is read:
+/// what was to be written is written first.
+#[test]
+fn a_connection_that_is_to_be_left_costs_nobody_a_request() {
+    let lab = Lab::new();
+    let (address, connections) = restless();
+    let proxy = client(&lab, "protocol: HTTP2", &[endpoint(address, "")]);
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let mut caller = dial(at(&proxy));
+                for _ in 0..400 {
+                    let head = format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 4\r\n\r\nping");
+                    caller.write_all(head.as_bytes()).expect("open");
+                    let answer = read_until(&mut caller, "name=served ");
+                    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                }
+            });
+        }
+    });
+    assert!(connections.load(Ordering::SeqCst) > 100, "{}", connections.load(Ordering::SeqCst));
+}
+
 /// An application that reads a request and goes away without an answer.
 fn vanishing() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -147,8 +205,8 @@ fn a_request_that_was_sent_is_not_sent_again() {
     assert_eq!(unavailable.requests.load(Ordering::SeqCst), 1);
 }
 
-/// An HTTP/1.1 application that closes each connection a while after its answer.
-fn impatient() -> SocketAddr {
+/// An HTTP/1.1 application that closes each connection so long after its answer.
+fn impatient(after: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
@@ -156,7 +214,7 @@ fn impatient() -> SocketAddr {
             thread::spawn(move || {
                 if read_until(&mut stream, "\r\n\r\n").ends_with("\r\n\r\n") {
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nname=i ");
-                    thread::sleep(std::time::Duration::from_millis(80));
+                    thread::sleep(after);
                 }
             });
         }
@@ -167,7 +225,7 @@ fn impatient() -> SocketAddr {
 /// A server that has closed its connection by now must not cost a request, not even one that cannot be repeated.
 #[test]
 fn a_connection_that_was_closed_meanwhile_costs_nobody_a_request() {
-    let (lab, address) = (Lab::new(), impatient());
+    let (lab, address) = (Lab::new(), impatient(Duration::from_millis(80)));
     let proxy = client(&lab, "protocol: HTTP", &[endpoint(address, "")]);
     let mut caller = dial(at(&proxy));
     for method in ["POST", "GET", "POST", "POST", "GET"] {
@@ -175,8 +233,31 @@ fn a_connection_that_was_closed_meanwhile_costs_nobody_a_request() {
         caller.write_all(head.as_bytes()).expect("open");
         let answer = read_until(&mut caller, "name=i ");
         assert!(answer.starts_with("HTTP/1.1 200"), "{method}: {answer}");
-        thread::sleep(std::time::Duration::from_millis(120));
+        thread::sleep(Duration::from_millis(120));
     }
+}
+
+/// It may close its connection just as a request goes to it; one that has no effect is sent again, over a new connection.
+#[test]
+fn a_connection_that_is_closed_just_now_costs_no_safe_request() {
+    let (lab, address) = (Lab::new(), impatient(Duration::from_micros(200)));
+    let proxy = client(&lab, "protocol: HTTP", &[endpoint(address, "")]);
+    thread::scope(|scope| {
+        for pause in [0, 50, 100, 150, 200, 250] {
+            let to = at(&proxy);
+            scope.spawn(move || {
+                let mut caller = dial(to);
+                for turn in 0..300 {
+                    caller
+                        .write_all(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes())
+                        .expect("open");
+                    let answer = read_until(&mut caller, "name=i ");
+                    assert!(answer.starts_with("HTTP/1.1 200"), "{pause} µs, {turn}: {answer}");
+                    thread::sleep(Duration::from_micros(pause));
+                }
+            });
+        }
+    });
 }
 
 /// Between proxies of ours, and of the mesh in general, bounds are those of the service.

@@ -1,0 +1,120 @@
+//! The caller's end of an HTTP/2 connection, which writes new streams before it reads.
+//!
+//! `h2` reads first, and answers a PING before it writes the streams that wait. A server that goes away gracefully sends
+//! GOAWAY and a PING together and takes no stream that comes after the answer, as that is a round trip later (RFC 9113
+//! section 6.8). A stream that was opened just before the two were read would come after it, and be lost: one of some ten
+//! thousand requests while connections are drained under load.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::PingPong;
+use h2::client::{Builder, Connection, SendRequest};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What the two ends of one connection tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    /// A stream was opened since the connection was last polled.
+    is_opened: Cell<bool>,
+    /// Nothing is read for now.
+    is_writing: Cell<bool>,
+}
+
+impl Order {
+    /// Another stream was opened.
+    pub(crate) fn opened(&self) {
+        self.is_opened.set(true);
+    }
+}
+
+/// A connection; polled, it moves what its streams have to say, until it has ended.
+pub(crate) struct WriteFirst<S> {
+    connection: Connection<Gate<S>, Bytes>,
+    order: Rc<Order>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WriteFirst<S> {
+    /// Opens a connection. Whoever opens a stream with its sender says so to its order.
+    pub(crate) async fn open(
+        builder: &Builder,
+        stream: S,
+    ) -> Result<(SendRequest<Bytes>, Rc<Order>, Self), h2::Error> {
+        let order = Rc::<Order>::default();
+        let (sender, connection) = builder.handshake(Gate { stream, order: order.clone() }).await?;
+        Ok((sender, order.clone(), Self { connection, order }))
+    }
+
+    /// As [`Connection::ping_pong`].
+    pub(crate) fn ping_pong(&mut self) -> Option<PingPong> {
+        self.connection.ping_pong()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for WriteFirst<S> {
+    type Output = Result<(), h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if this.order.is_opened.take() {
+            this.order.is_writing.set(true);
+            let written = Pin::new(&mut this.connection).poll(cx);
+            this.order.is_writing.set(false);
+            if written.is_ready() {
+                return written;
+            }
+        }
+        Pin::new(&mut this.connection).poll(cx)
+    }
+}
+
+/// A stream that nothing comes out of while something is to be written. It is polled again at once, so that nobody has to
+/// be woken.
+struct Gate<S> {
+    stream: S,
+    order: Rc<Order>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.order.is_writing.get() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, out)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
