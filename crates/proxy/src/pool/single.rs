@@ -22,7 +22,7 @@ use crate::server_proof::{self, ServerProof};
 use crate::tunnel;
 use crate::worker::Worker;
 
-/// A connection unused for longer may have been closed meanwhile, so a copy of the request is kept.
+/// A connection unused for longer is asked if it was closed meanwhile, where its request could not be sent again.
 const STALE_AFTER: Duration = Duration::from_millis(5);
 
 /// A connection that waits for its next request.
@@ -53,6 +53,7 @@ impl Pool {
             Ok(lease) => lease,
             Err(error) => return Err(NotSent { error, request: Some(request) }),
         };
+        let mut is_repeated = false;
         loop {
             let mut turn = match &self.room {
                 None => Turn::default(),
@@ -62,6 +63,8 @@ impl Pool {
                 },
             };
             let reused = match &self.room {
+                // What closes one connection may well close the others.
+                None if is_repeated => None,
                 None => self.take_idle(generation),
                 Some(_) => turn.idle.take(),
             };
@@ -88,21 +91,19 @@ impl Pool {
                     None => return Err(NotSent { error: self.failure(&error), request: Some(request) }),
                 }
             }
+            // The upstream may close a connection just as a request goes to it. One that has no effect is sent again then, once.
             let copy = match idle_for {
-                Some(age) if age > STALE_AFTER => {
-                    let copy = copy_if_safe(&request);
-                    if copy.is_none() {
-                        // It cannot be sent twice, so that what the kernel knows of the connection's end by now must be
-                        // known here, too: the next turn of the loop has asked it.
-                        tokio::task::yield_now().await;
-                        if sender.is_closed() {
-                            continue;
-                        }
-                    }
-                    copy
-                }
+                Some(_) if !is_repeated => copy_if_safe(&request),
                 _ => None,
             };
+            if copy.is_none() && idle_for.is_some_and(|age| age > STALE_AFTER) {
+                // What the kernel knows of the connection's end by now must be known here, too: the next turn of the loop
+                // has asked it.
+                tokio::task::yield_now().await;
+                if sender.is_closed() {
+                    continue;
+                }
+            }
             lease.life.count();
             match sender.try_send_request(*request).await {
                 Ok(response) => {
@@ -121,7 +122,7 @@ impl Pool {
                     } else if let Some(copy) = copy
                         && is_stale(failure.error())
                     {
-                        request = copy;
+                        (request, is_repeated) = (copy, true);
                     } else {
                         return Err(NotSent { error: self.failure(failure.error()), request: None });
                     }
