@@ -72,22 +72,28 @@ pub(crate) enum Table {
 /// An endpoint as a table is made of it: its `address:port`, and its weight.
 pub(crate) type Place<'a> = (&'a str, u32);
 
+/// What part of all weight an endpoint has: rounded as Envoy's, or what is equal without rounding would not be.
+fn shares(places: &[Place<'_>]) -> impl Fn(&Place<'_>) -> f64 + use<> {
+    let total: f64 = places.iter().map(|(_, weight)| f64::from(*weight)).sum();
+    move |(_, weight)| f64::from(*weight) / total
+}
+
 impl Table {
     pub(crate) fn ring(places: &[Place<'_>], minimum: u64) -> Self {
-        let total: f64 = places.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        let least = places.iter().map(|(_, weight)| f64::from(*weight) / total).fold(1.0, f64::min);
+        let share = shares(places);
+        let least = places.iter().map(&share).fold(1.0, f64::min);
         let minimum = minimum.clamp(1, MAX_RING) as f64;
         // The lightest endpoint gets a whole number of places, and the others in proportion.
         let scale = ((least * minimum).ceil() / least).min(MAX_RING as f64);
         let mut ring = Vec::new();
         let (mut current, mut target) = (0.0, 0.0);
         let mut key = String::new();
-        for (index, (name, weight)) in places.iter().enumerate() {
-            target += scale * f64::from(*weight) / total;
+        for (index, place) in places.iter().enumerate() {
+            target += scale * share(place);
             let mut number: u64 = 0;
             while current < target {
                 key.clear();
-                key.push_str(name);
+                key.push_str(place.0);
                 key.push('_');
                 key.push_str(&number.to_string());
                 ring.push((xxh64(key.as_bytes(), 0), index as u32));
@@ -101,13 +107,17 @@ impl Table {
 
     pub(crate) fn maglev(places: &[Place<'_>], size: u64) -> Self {
         let size = size.clamp(2, MAX_TABLE);
-        let heaviest = places.iter().map(|(_, weight)| f64::from(*weight)).fold(0.0, f64::max);
-        let mut builders: Vec<_> = places
-            .iter()
-            .map(|(name, weight)| {
-                let offset = xxh64(name.as_bytes(), 0) % size;
-                let skip = xxh64(name.as_bytes(), 1) % (size - 1) + 1;
-                (offset, skip, f64::from(*weight), 0.0_f64, 0_u64)
+        let share = shares(places);
+        let heaviest = places.iter().map(&share).fold(0.0, f64::max);
+        // In the order of their names: whoever was told of the same endpoints in another order finds the same.
+        let mut sorted: Vec<_> = (0_u32..).zip(places).collect();
+        sorted.sort_unstable_by_key(|(_, (name, _))| *name);
+        let mut builders: Vec<_> = sorted
+            .into_iter()
+            .map(|(index, place)| {
+                let offset = xxh64(place.0.as_bytes(), 0) % size;
+                let skip = xxh64(place.0.as_bytes(), 1) % (size - 1) + 1;
+                (index, offset, skip, share(place), 0.0_f64, 0_u64)
             })
             .collect();
         let mut table = vec![u32::MAX; usize::try_from(size).unwrap_or_default()];
@@ -115,12 +125,12 @@ impl Table {
         let mut turn = 0.0;
         while left > 0 {
             turn += 1.0;
-            for (index, (offset, skip, weight, target, next)) in builders.iter_mut().enumerate() {
+            for (index, offset, skip, share, target, next) in &mut builders {
                 if left == 0 {
                     break;
                 }
                 // A lighter endpoint misses turns.
-                if turn * *weight < *target {
+                if turn * *share < *target {
                     continue;
                 }
                 *target += heaviest;
@@ -129,7 +139,7 @@ impl Table {
                     let at = (*offset + *skip * *next) % size;
                     *next += 1;
                     if let Some(free) = table.get_mut(at as usize).filter(|place| **place == u32::MAX) {
-                        *free = index as u32;
+                        *free = *index;
                         left -= 1;
                         break;
                     }
@@ -140,8 +150,8 @@ impl Table {
                 break;
             }
         }
-        if let Some(index) = builders.len().checked_sub(1) {
-            table.iter_mut().filter(|place| **place == u32::MAX).for_each(|place| *place = index as u32);
+        if let Some((index, ..)) = builders.last() {
+            table.iter_mut().filter(|place| **place == u32::MAX).for_each(|place| *place = *index);
         }
         Self::Maglev(table.into())
     }
@@ -199,6 +209,24 @@ mod tests {
             assert!(shares[0] + shares[1] + shares[2] == 10_000, "{shares:?}");
             assert!((4_500..5_500).contains(&shares[2]), "{shares:?}");
             assert_eq!(table.find(7, 0), table.find(7, 0));
+        }
+    }
+
+    #[test]
+    fn the_order_in_which_endpoints_are_told_changes_nothing() {
+        let places = [("10.0.0.3:80", 1), ("10.0.0.1:80", 3), ("10.0.0.2:80", 1)];
+        let mut others = places;
+        others.reverse();
+        let pairs = [
+            (Table::ring(&places, 1024), Table::ring(&others, 1024)),
+            (Table::maglev(&places, 1009), Table::maglev(&others, 1009)),
+        ];
+        for (first, second) in pairs {
+            for n in 0..1_000_u32 {
+                let hash = xxh64(&n.to_le_bytes(), 0);
+                let found = first.find(hash, 0).map(|index| places[index]);
+                assert_eq!(second.find(hash, 0).map(|index| others[index]), found);
+            }
         }
     }
 
