@@ -1,5 +1,6 @@
 //! Peers with a good certificate that say over `maille/1` what no proxy of ours says.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,10 @@ async fn connect(lab: &Lab, server: &StaticProxy, alpn: ClientAlpn, sni: &str) -
     let name = ServerName::try_from(sni.to_owned()).expect("a name");
     let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await.expect("a handshake");
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(maille_tls::alpn::MAILLE_1));
-    let (sender, connection) = client::handshake(stream).await.expect("HTTP/2");
+    // What comes over one stream and is not read must not keep back what comes over others.
+    let mut builder = client::Builder::new();
+    builder.initial_connection_window_size(1 << 20);
+    let (sender, connection) = builder.handshake(stream).await.expect("HTTP/2");
     tokio::spawn(connection);
     sender.ready().await.expect("open")
 }
@@ -150,6 +154,69 @@ async fn the_server_name_is_that_of_the_connection() {
     let mut other =
         connect(&lab, &server, ClientAlpn::ManyHttp1, "outbound_.80_._.other.shop.svc.cluster.local").await;
     assert_eq!(ask(&mut other, built()).await.expect("an answer").0, 403);
+}
+
+/// An application that answers `hello`, and reads no more of anything else than that it is none.
+fn reading_no_more() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    // Little is kept on the way to it.
+    socket2::SockRef::from(&listener).set_recv_buffer_size(4096).expect("a socket");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let mut word = [0; 6];
+            if stream.read_exact(&mut word).is_ok() && word == *b"hello\n" {
+                let _ = stream.write_all(&word);
+            }
+            held.push(stream);
+        }
+    });
+    address
+}
+
+/// An application reads nothing of what a peer sends in the smallest of frames: the window bounds that, a small one too, and
+/// the connection's other streams go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_frames_that_nobody_reads_do_not_end_the_connection() {
+    let lab = Lab::new();
+    let server = lab.server(&Server { backend: reading_no_more(), protocol: "TCP", ..Default::default() });
+    let mut others = Vec::new();
+    // So many that those who come get small windows.
+    for _ in 0..100 {
+        others.push(connect(&lab, &server, ClientAlpn::ManyTcp, SNI).await);
+    }
+    let mut sender = connect(&lab, &server, ClientAlpn::ManyTcp, SNI).await;
+    let asked = || Request::builder().method(Method::CONNECT).uri("stream").body(()).expect("a request");
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let (answer, send) = sender.send_request(asked(), false).expect("sent");
+        streams.push((answer.await.expect("an answer"), send));
+        sender = sender.ready().await.expect("the connection lives");
+    }
+    let full = streams.into_iter().map(|(answer, mut send)| async move {
+        let some = Bytes::from_static(&[b'x'; 64]);
+        loop {
+            send.reserve_capacity(some.len());
+            let room = async {
+                while send.capacity() < some.len() {
+                    let room = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+                    room.expect("the stream lives").expect("the connection lives");
+                }
+            };
+            // Nothing moves any more.
+            if tokio::time::timeout(Duration::from_secs(1), room).await.is_err() {
+                return (answer, send);
+            }
+            send.send_data(some.clone(), false).expect("sent");
+        }
+    });
+    let _full = futures::future::join_all(full).await;
+    let (answer, mut send) = sender.send_request(asked(), false).expect("sent");
+    send.send_data(Bytes::from_static(b"hello\n"), false).expect("sent");
+    let mut body = answer.await.expect("an answer").into_body();
+    let echoed = tokio::time::timeout(PATIENCE, body.data()).await.expect("in time").expect("bytes");
+    assert_eq!(echoed.expect("the connection lives"), "hello\n");
 }
 
 /// One peer can hold no more than a connection's streams and windows (CVE-2023-44487 and the like end the connection).
