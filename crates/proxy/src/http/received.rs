@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Why a body broke off.
 pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
@@ -26,13 +27,20 @@ pub(crate) struct Frames {
     /// What is left of an announced length.
     left: Option<u64>,
     has_all_data: bool,
+    /// What is left of the request, unless all was sent at once.
+    upload: Option<AbortOnDropHandle<()>>,
 }
 
 impl Received {
-    /// Of a stream whose head had these fields.
-    pub(crate) fn of_stream(stream: RecvStream, head: &HeaderMap) -> Self {
+    /// Of a stream whose head had these fields. `upload` sends the rest of its request: it goes on after the whole answer, as
+    /// the caller may want to send it whole, whatever was answered; and ends with an answer that nobody wants any more.
+    pub(crate) fn of_stream(
+        stream: RecvStream,
+        head: &HeaderMap,
+        upload: Option<AbortOnDropHandle<()>>,
+    ) -> Self {
         let left = head.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        Self::Stream(Frames { stream, left, has_all_data: false })
+        Self::Stream(Frames { stream, left, has_all_data: false, upload })
     }
 }
 
@@ -57,6 +65,16 @@ impl Frames {
 
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        if let Some(upload) = self.upload.take()
+            && self.stream.is_end_stream()
+        {
+            drop(upload.detach());
+        }
     }
 }
 

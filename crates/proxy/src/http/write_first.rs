@@ -2,8 +2,7 @@
 //!
 //! `h2` reads first, and answers a PING before it writes the streams that wait. A server that goes away gracefully sends
 //! GOAWAY and a PING together and takes no stream that comes after the answer, as that is a round trip later (RFC 9113
-//! section 6.8). A stream that was opened just before the two were read would come after it, and be lost: one of some ten
-//! thousand requests while connections are drained under load.
+//! section 6.8). A stream that was opened just before the two were read would come after it, and be lost.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -17,37 +16,44 @@ use h2::PingPong;
 use h2::client::{Builder, Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What the two ends of one connection tell each other.
+/// What a connection and those who use it know of each other.
 #[derive(Debug, Default)]
-pub(crate) struct Order {
+pub(crate) struct Progress {
     /// A stream was opened since the connection was last polled.
     is_opened: Cell<bool>,
     /// Nothing is read for now.
     is_writing: Cell<bool>,
+    /// Something was read since somebody asked.
+    is_heard: Cell<bool>,
 }
 
-impl Order {
+impl Progress {
     /// Another stream was opened.
     pub(crate) fn opened(&self) {
         self.is_opened.set(true);
+    }
+
+    /// Whether the peer has said anything since this was last asked.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.is_heard.take()
     }
 }
 
 /// A connection; polled, it moves what its streams have to say, until it has ended.
 pub(crate) struct WriteFirst<S> {
     connection: Connection<Gate<S>, Bytes>,
-    order: Rc<Order>,
+    progress: Rc<Progress>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WriteFirst<S> {
-    /// Opens a connection. Whoever opens a stream with its sender says so to its order.
+    /// Opens a connection. Whoever opens a stream with its sender says so to its progress.
     pub(crate) async fn open(
         builder: &Builder,
         stream: S,
-    ) -> Result<(SendRequest<Bytes>, Rc<Order>, Self), h2::Error> {
-        let order = Rc::<Order>::default();
-        let (sender, connection) = builder.handshake(Gate { stream, order: order.clone() }).await?;
-        Ok((sender, order.clone(), Self { connection, order }))
+    ) -> Result<(SendRequest<Bytes>, Rc<Progress>, Self), h2::Error> {
+        let progress = Rc::<Progress>::default();
+        let (sender, connection) = builder.handshake(Gate { stream, progress: progress.clone() }).await?;
+        Ok((sender, progress.clone(), Self { connection, progress }))
     }
 
     /// As [`Connection::ping_pong`].
@@ -61,10 +67,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for WriteFirst<S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if this.order.is_opened.take() {
-            this.order.is_writing.set(true);
+        if this.progress.is_opened.take() {
+            this.progress.is_writing.set(true);
             let written = Pin::new(&mut this.connection).poll(cx);
-            this.order.is_writing.set(false);
+            this.progress.is_writing.set(false);
             if written.is_ready() {
                 return written;
             }
@@ -77,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for WriteFirst<S> {
 /// be woken.
 struct Gate<S> {
     stream: S,
-    order: Rc<Order>,
+    progress: Rc<Progress>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
@@ -86,10 +92,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.order.is_writing.get() {
+        if self.progress.is_writing.get() {
             return Poll::Pending;
         }
-        Pin::new(&mut self.stream).poll_read(cx, out)
+        let before = out.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, out);
+        if out.filled().len() > before {
+            self.progress.is_heard.set(true);
+        }
+        read
     }
 }
 

@@ -16,19 +16,19 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::shared::Streams;
 use crate::http::body::Body;
 use crate::http::received::{BodyError, Received};
-use crate::http::write_first::{Order, WriteFirst};
+use crate::http::write_first::{Progress, WriteFirst};
 use crate::tunnel::{Window, is_there};
 
 /// Sends requests over one connection.
 #[derive(Clone)]
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
-    order: Rc<Order>,
+    progress: Rc<Progress>,
     is_over: Rc<Cell<bool>>,
 }
 
@@ -43,7 +43,7 @@ impl Http2 {
     /// Runs the connection on the worker's thread, until it has ended and `streams` know. With `window`, its peer is one
     /// of ours, and it ends when that does not answer any more.
     pub(super) fn run<S>(
-        (sender, order, mut connection): (SendRequest<Bytes>, Rc<Order>, WriteFirst<S>),
+        (sender, progress, mut connection): (SendRequest<Bytes>, Rc<Progress>, WriteFirst<S>),
         streams: &Rc<Streams>,
         window: Option<Window>,
     ) -> Self
@@ -52,7 +52,7 @@ impl Http2 {
     {
         let is_over = Rc::new(Cell::new(false));
         let ping = window.as_ref().and_then(|_| connection.ping_pong());
-        let (over, streams) = (is_over.clone(), streams.clone());
+        let (over, streams, known) = (is_over.clone(), streams.clone(), progress.clone());
         tokio::task::spawn_local(async move {
             match ping {
                 // How it ended, its streams know.
@@ -60,13 +60,13 @@ impl Http2 {
                 Some(ping) => tokio::select! {
                     biased;
                     _ = connection => {}
-                    () = is_there(ping, || streams.get() > 0) => {}
+                    () = is_there(ping, || streams.get() > 0, &known) => {}
                 },
             }
             over.set(true);
             drop(window);
         });
-        Self { sender, order, is_over }
+        Self { sender, progress, is_over }
     }
 
     /// Whether it is known to take no more requests.
@@ -97,16 +97,11 @@ impl Http2 {
         let is_whole = body.is_end_stream();
         let (answer, stream) =
             self.sender.send_request(Request::from_parts(head, ()), is_whole).map_err(Failure::Sent)?;
-        self.order.opened();
+        self.progress.opened();
         drop(self);
-        let uploading = if is_whole { None } else { Upload { stream, body, waits: None }.start().await };
-        let answer = answer.await.map_err(Failure::Sent)?;
-        // What is left of the request goes on: the caller may want to send it whole, whatever was answered.
-        if let Some(uploading) = uploading {
-            uploading.detach();
-        }
-        let (head, stream) = answer.into_parts();
-        let body = Received::of_stream(stream, &head.headers);
+        let upload = if is_whole { None } else { Upload { stream, body, waits: None }.start().await };
+        let (head, stream) = answer.await.map_err(Failure::Sent)?.into_parts();
+        let body = Received::of_stream(stream, &head.headers, upload);
         Ok(Response::from_parts(head, body))
     }
 }
@@ -124,14 +119,11 @@ struct Upload {
     waits: Option<(Bytes, bool)>,
 }
 
-/// The task of an upload; the stream is reset if it is dropped.
-struct Uploading(Option<JoinHandle<()>>);
-
 impl Upload {
     /// Sends what is there at once; only what has to wait gets a task.
-    async fn start(mut self) -> Option<Uploading> {
+    async fn start(mut self) -> Option<AbortOnDropHandle<()>> {
         let is_sent = poll_fn(|cx| Poll::Ready(Pin::new(&mut self).poll(cx).is_ready())).await;
-        (!is_sent).then(|| Uploading(Some(tokio::task::spawn_local(self))))
+        (!is_sent).then(|| AbortOnDropHandle::new(tokio::task::spawn_local(self)))
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
@@ -213,18 +205,4 @@ fn reason(error: &BodyError) -> Reason {
         source = cause.source();
     }
     Reason::INTERNAL_ERROR
-}
-
-impl Uploading {
-    fn detach(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Uploading {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
 }

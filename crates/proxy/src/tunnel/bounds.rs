@@ -1,6 +1,7 @@
 //! How much one end of a shared connection may make the other hold, and how a dead one is noticed.
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use h2::{Ping, PingPong, client};
 use hyper::server::conn as server;
 use tokio::time::{sleep, timeout};
 
+use crate::http::write_first::Progress;
 use crate::relay::READ;
 use crate::snapshot::Limits;
 use crate::worker::LocalExec;
@@ -38,7 +40,8 @@ pub(crate) const TAKEN_BACK: usize = STREAMS;
 pub(crate) const SEND_BUFFER: usize = 2 * READ;
 /// How long a peer that took no more than one stream a connection is not asked again to take many.
 pub(crate) const SINGLE_FOR: Duration = Duration::from_secs(60);
-/// How often a peer with streams under way is asked whether it is still there, and how long it may take to say so.
+/// How often a peer with streams under way that says nothing is asked whether it is still there, and how long it may go on
+/// to say nothing.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(20);
 
@@ -143,12 +146,21 @@ pub(crate) fn bound_server(
         .max_header_list_size(head_list(limits));
 }
 
-/// Ends when a peer does not answer any more while the connection is in use.
-pub(crate) async fn is_there(mut ping: PingPong, is_used: impl Fn() -> bool) {
+/// Ends when a peer says nothing any more while the connection is in use. What counts is anything that it says: on a slow
+/// link a question may wait long behind what is under way, and so may its answer.
+pub(crate) async fn is_there(mut ping: PingPong, is_used: impl Fn() -> bool, progress: &Progress) {
     loop {
         sleep(PING).await;
-        if is_used() && !matches!(timeout(PONG, ping.ping(Ping::opaque())).await, Ok(Ok(_))) {
-            return;
+        if progress.take_heard() || !is_used() {
+            continue;
+        }
+        let mut pong = pin!(ping.ping(Ping::opaque()));
+        loop {
+            match timeout(PONG, pong.as_mut()).await {
+                Ok(Ok(_)) => break,
+                Err(_) if progress.take_heard() => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
         }
     }
 }
@@ -161,7 +173,40 @@ pub(crate) fn head_list(limits: &Limits) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::http::write_first::WriteFirst;
+
+    /// A peer that never answers a PING is there while it says anything else, and gone once it does not.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_is_there_while_it_says_anything() {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        const WINDOW_UPDATE: [u8; 13] = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let (near, mut far) = duplex(1 << 16);
+        let opened = WriteFirst::open(&client::Builder::new(), near).await;
+        let (_sender, progress, mut connection) = opened.expect("a connection");
+        let ping = connection.ping_pong().expect("nobody else has it");
+        let began = Instant::now();
+        let peer = async {
+            far.write_all(&SETTINGS).await.expect("open");
+            while began.elapsed() < Duration::from_secs(300) {
+                sleep(Duration::from_secs(15)).await;
+                far.write_all(&WINDOW_UPDATE).await.expect("open");
+            }
+            // It reads, and says nothing.
+            let _ = far.read_to_end(&mut Vec::new()).await;
+        };
+        tokio::select! {
+            () = is_there(ping, || true, &progress) => {}
+            ended = connection => panic!("{ended:?}"),
+            () = peer => panic!("the connection was given up by itself"),
+        }
+        let after = began.elapsed();
+        assert!(after > Duration::from_secs(300), "given up after {after:?}");
+        assert!(after < Duration::from_secs(360), "given up after {after:?}");
+    }
 
     #[test]
     fn many_connections_share_what_a_worker_may_hold_and_give_it_back() {

@@ -18,7 +18,7 @@ use super::bounds::{BYTE_STREAMS, FRAME, SEND_BUFFER, SINGLE_FOR, is_there};
 use super::bytes::{ByteStream, Counted};
 use super::renewal::{Showing, Shown};
 use crate::connect::{self, ConnectError, Connected, Security, Upstream};
-use crate::http::write_first::{Order, WriteFirst};
+use crate::http::write_first::{Progress, WriteFirst};
 use crate::server_proof::{self, ServerProof};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -70,7 +70,7 @@ struct Shared {
 #[derive(Clone)]
 struct One {
     sender: SendRequest<Bytes>,
-    order: Rc<Order>,
+    progress: Rc<Progress>,
     identity: Option<Identity>,
     generation: u64,
     local: Option<SocketAddr>,
@@ -208,14 +208,14 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(1024);
-    let (sender, order, mut connection) = WriteFirst::open(&builder, stream).await.map_err(failed)?;
+    let (sender, progress, mut connection) = WriteFirst::open(&builder, stream).await.map_err(failed)?;
     let showing = match &binding {
         Some(_) => Showing::open(&sender).await,
         None => None,
     };
     let one = One {
         sender,
-        order,
+        progress,
         identity,
         generation,
         local,
@@ -227,12 +227,12 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
         shown: Rc::new(Cell::new(generation)),
         used: Rc::new(Cell::new(Instant::now())),
     };
-    let (is_over, streams) = (one.is_over.clone(), one.streams.clone());
+    let (is_over, streams, progress) = (one.is_over.clone(), one.streams.clone(), one.progress.clone());
     let ping = connection.ping_pong();
     tokio::task::spawn_local(async move {
         let is_there = async {
             match ping {
-                Some(ping) => is_there(ping, || streams.load(Relaxed) > 0).await,
+                Some(ping) => is_there(ping, || streams.load(Relaxed) > 0, &progress).await,
                 None => std::future::pending().await,
             }
         };
@@ -280,7 +280,7 @@ impl One {
         // HTTP/2 wants an authority; where to, the connection says.
         *request.uri_mut() = Uri::from_static("stream");
         let (answer, send) = sender.send_request(request, false)?;
-        self.order.opened();
+        self.progress.opened();
         Ok(ByteStream::opened(send, answer, self.local, counted))
     }
 }

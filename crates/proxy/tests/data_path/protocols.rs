@@ -182,7 +182,8 @@ fn wait<T>(records: &Records, find: impl Fn(&[Record]) -> Option<T>) -> T {
 }
 
 /// An application that reads requests to their end and answers at once: `/reset` and `/cancel` with a reset in the middle
-/// of the body, `/silent` not at all, anything else with a body and trailers.
+/// of the body, `/silent` not at all, `/endless` and `/deaf` without an end, anything else with a body and trailers. `/deaf`
+/// does not read, and its record is over when its answer is not wanted any more.
 fn http2_backend() -> (SocketAddr, Records) {
     http2_backend_of(200)
 }
@@ -222,6 +223,15 @@ fn http2_backend_of(streams: u32) -> (SocketAddr, Records) {
 
 type Answered = Response<StreamBody<futures::stream::BoxStream<'static, Result<Frame<Bytes>, h2::Error>>>>;
 
+/// Tells when an answer is not wanted any more.
+struct Told(Records, usize);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.lock().expect("no panic")[self.1].is_over = true;
+    }
+}
+
 fn answer(request: Request<Incoming>, records: Records) -> Answered {
     use futures::StreamExt;
     let index = {
@@ -231,7 +241,12 @@ fn answer(request: Request<Incoming>, records: Records) -> Answered {
     };
     let path = request.uri().path().to_owned();
     let mut body = request.into_body();
+    let (told, is_deaf) = (records.clone(), path == "/deaf");
     tokio::spawn(async move {
+        if is_deaf {
+            // It holds what it does not read.
+            std::future::pending::<()>().await;
+        }
         while let Some(frame) = body.frame().await {
             let mut records = records.lock().expect("no panic");
             match frame {
@@ -252,11 +267,12 @@ fn answer(request: Request<Incoming>, records: Records) -> Answered {
     trailers.insert("grpc-status", HeaderValue::from_static("5"));
     let frames = match path.as_str() {
         "/reset-at-once" => vec![Err(h2::Error::from(h2::Reason::INTERNAL_ERROR))],
-        "/reset" | "/cancel" => vec![
+        "/reset" | "/cancel" | "/no-error" => vec![
             Ok(Frame::data(Bytes::from_static(b"half"))),
             Err(h2::Error::from(match path.as_str() {
                 "/reset" => h2::Reason::ENHANCE_YOUR_CALM,
-                _ => h2::Reason::CANCEL,
+                "/cancel" => h2::Reason::CANCEL,
+                _ => h2::Reason::NO_ERROR,
             })),
         ],
         _ => vec![Ok(Frame::data(Bytes::from_static(b"whole"))), Ok(Frame::trailers(trailers))],
@@ -264,8 +280,16 @@ fn answer(request: Request<Incoming>, records: Records) -> Answered {
     // What a caller takes back has to be noticed while it is still being answered.
     let rest: futures::stream::BoxStream<'static, _> = match path.as_str() {
         "/endless" => futures::stream::pending().boxed(),
+        "/deaf" => {
+            let told = Told(told, index);
+            futures::stream::poll_fn(move |_| {
+                let _ = &told;
+                std::task::Poll::Pending
+            })
+            .boxed()
+        }
         // What was sent before the reset must have left by then.
-        "/reset" | "/cancel" => futures::stream::iter(frames)
+        "/reset" | "/cancel" | "/no-error" => futures::stream::iter(frames)
             .enumerate()
             .then(|(number, frame)| async move {
                 tokio::time::sleep(Duration::from_millis(200 * number as u64)).await;
@@ -356,6 +380,10 @@ fn a_reset_reaches_the_other_end_with_its_reason() {
     caller.send(&frames::frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields("/cancel")));
     let reset = caller.until(|frame| frame.kind == RST_STREAM && frame.stream == 1).expect("it breaks off");
     assert_eq!(reset.payload, 8_u32.to_be_bytes());
+    let mut single = dial(at(&client));
+    write!(single, "POST /no-error HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 0\r\n\r\n").expect("open");
+    let answer = read_until(&mut single, "0\r\n\r\n");
+    assert!(answer.contains("half") && !answer.ends_with("\r\n0\r\n\r\n"), "{answer}");
     // The other way: the caller gives up in the middle of its body, and says why, whether it is being answered or not.
     for path in ["/endless", "/silent"] {
         let mut caller = Client::connect(at(&client), &[]);
@@ -382,6 +410,38 @@ fn a_reset_reaches_the_other_end_with_its_reason() {
     assert!(caller.until(|frame| frame.kind == HEADERS && frame.stream == 3).is_some());
 }
 
+/// The application has begun to answer and reads nothing: what a caller sends waits for it, and no longer than the caller.
+#[test]
+fn a_caller_that_leaves_while_its_body_waits_is_gone_for_the_application_too() {
+    let lab = Lab::new();
+    let (backend, records) = http2_backend();
+    let (_server, client) = pair(&lab, backend, "HTTP2");
+    block_on(async {
+        let stream = tokio::net::TcpStream::connect(at(&client)).await.expect("the proxy listens");
+        let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2 is spoken");
+        tokio::spawn(connection);
+        let request = Request::post(format!("http://{HOST}/deaf")).body(()).expect("a request");
+        let (answer, mut send) = sender.send_request(request, false).expect("sent");
+        let answer = answer.await.expect("an answer");
+        loop {
+            send.reserve_capacity(1 << 14);
+            let room = std::future::poll_fn(|cx| send.poll_capacity(cx));
+            // Nothing moves any more.
+            let Ok(room) = tokio::time::timeout(Duration::from_secs(1), room).await else { break };
+            let room = room.expect("the stream lives").expect("the connection lives");
+            send.send_data(vec![0; room].into(), false).expect("sent");
+        }
+        assert!(!records.lock().expect("no panic")[0].is_over);
+        send.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+        let deadline = Instant::now() + PATIENCE / 2;
+        while !records.lock().expect("no panic")[0].is_over {
+            assert!(Instant::now() < deadline, "the application does not hear of it");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
 /// What does not fit into one connection goes over another, and does not wait inside the first for an end that may not come.
 #[test]
 fn an_application_that_takes_few_streams_gets_more_connections() {
@@ -399,6 +459,20 @@ fn an_application_that_takes_few_streams_gets_more_connections() {
         caller.send(&frames::frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields("/silent")));
         wait(&records, |all| (all.len() == before + 2).then_some(()));
     }
+}
+
+/// Fields that frame messages are none of HTTP/2's: nobody waits for the rest of such a request.
+#[test]
+fn trailers_that_http2_cannot_say_end_their_request() {
+    let lab = Lab::new();
+    let (backend, _records) = http2_backend();
+    let (_server, client) = pair(&lab, backend, "HTTP2");
+    let head =
+        format!("POST /silent HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let mut stream = dial(at(&client));
+    write!(stream, "{head}0\r\nconnection: close\r\n\r\n").expect("open");
+    let answer = read_until(&mut stream, "\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
 }
 
 /// HTTP/2 has no upgrades of HTTP/1.1's kind, so that whoever asks for one is answered without.
