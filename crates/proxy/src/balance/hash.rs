@@ -72,7 +72,7 @@ pub(crate) enum Table {
 /// An endpoint as a table is made of it: its `address:port`, and its weight.
 pub(crate) type Place<'a> = (&'a str, u32);
 
-/// What part of all weight an endpoint has: rounded as Envoy's, or what is equal without rounding would not be.
+/// What part of all weight an endpoint has. Divided as Envoy divides: otherwise rounding would tell apart what is equal.
 fn shares(places: &[Place<'_>]) -> impl Fn(&Place<'_>) -> f64 + use<> {
     let total: f64 = places.iter().map(|(_, weight)| f64::from(*weight)).sum();
     move |(_, weight)| f64::from(*weight) / total
@@ -213,7 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn the_order_in_which_endpoints_are_told_changes_nothing() {
+    fn the_order_in_which_endpoints_are_told_changes_nothing_where_shares_are_whole() {
+        // Of a ring with others, the order decides who gets the place that is left, as in Envoy.
         let places = [("10.0.0.3:80", 1), ("10.0.0.1:80", 3), ("10.0.0.2:80", 1)];
         let mut others = places;
         others.reverse();

@@ -43,7 +43,7 @@ pub(crate) fn prepare(
 pub(crate) struct Failed {
     pub(crate) error: SendError,
     pub(crate) exchange: Box<Exchange>,
-    /// Not a byte of it was sent: another upstream may be tried.
+    /// Not a byte of it was sent, or it has no effect: another upstream may be tried.
     pub(crate) request: Option<Box<Request<Body>>>,
     pub(crate) switching: Option<Switching>,
 }

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
+use http::{Method, StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,20 +27,27 @@ pub(crate) struct Frames {
     /// What is left of an announced length.
     left: Option<u64>,
     has_all_data: bool,
+    /// By its head, there is nothing else: whoever passes it on does not wait for the end of the stream.
+    is_bodiless: bool,
     /// What is left of the request, unless all was sent at once.
     upload: Option<AbortOnDropHandle<()>>,
 }
 
 impl Received {
-    /// Of a stream whose head had these fields. `upload` sends the rest of its request: it goes on after the whole answer, as
-    /// the caller may want to send it whole, whatever was answered; and ends with an answer that nobody wants any more.
+    /// Of a stream with this head, in answer to a request of `method`. `upload` sends the rest of that request: it goes on
+    /// after the whole answer, as the caller may want to send it whole, whatever was answered; and ends with an answer that
+    /// nobody wants any more.
     pub(crate) fn of_stream(
         stream: RecvStream,
-        head: &HeaderMap,
+        head: &response::Parts,
+        method: &Method,
         upload: Option<AbortOnDropHandle<()>>,
     ) -> Self {
-        let left = head.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        Self::Stream(Frames { stream, left, has_all_data: false, upload })
+        let left = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        // RFC 9110 section 6.4.1.
+        let is_bodiless = *method == Method::HEAD
+            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        Self::Stream(Frames { stream, left, has_all_data: false, is_bodiless, upload })
     }
 }
 
@@ -70,8 +77,10 @@ impl Frames {
 
 impl Drop for Frames {
     fn drop(&mut self) {
+        // Whoever has all of an announced length does not wait for the end of the stream.
+        let is_whole = self.is_bodiless || self.left == Some(0) || self.stream.is_end_stream();
         if let Some(upload) = self.upload.take()
-            && self.stream.is_end_stream()
+            && is_whole
         {
             drop(upload.detach());
         }

@@ -2,7 +2,8 @@
 //!
 //! `h2` reads first, and answers a PING before it writes the streams that wait. A server that goes away gracefully sends
 //! GOAWAY and a PING together and takes no stream that comes after the answer, as that is a round trip later (RFC 9113
-//! section 6.8). A stream that was opened just before the two were read would come after it, and be lost.
+//! section 6.8). A stream that was opened just before the two were read would come after it, and be lost. What remains is a
+//! socket that takes nothing at that moment: to read no more until it does could leave both ends waiting for each other.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -23,6 +24,8 @@ pub(crate) struct Progress {
     is_opened: Cell<bool>,
     /// Nothing is read for now.
     is_writing: Cell<bool>,
+    /// Something could not be written meanwhile.
+    is_stuck: Cell<bool>,
     /// Something was read since somebody asked.
     is_heard: Cell<bool>,
 }
@@ -74,16 +77,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for WriteFirst<S> {
             if written.is_ready() {
                 return written;
             }
+            // What is left of it goes first the next time.
+            if this.progress.is_stuck.take() {
+                this.progress.opened();
+            }
         }
         Pin::new(&mut this.connection).poll(cx)
     }
 }
 
-/// A stream that nothing comes out of while something is to be written. It is polled again at once, so that nobody has to
-/// be woken.
+/// A stream that nothing comes out of while something is to be written, and that does not fail then: what has come before a
+/// peer was gone is worth reading. It is polled again at once, so that nobody has to be woken.
 struct Gate<S> {
     stream: S,
     progress: Rc<Progress>,
+}
+
+impl<S> Gate<S> {
+    fn written<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if !self.progress.is_writing.get() {
+            return outcome;
+        }
+        match outcome {
+            Poll::Ready(Ok(done)) => Poll::Ready(Ok(done)),
+            Poll::Ready(Err(_)) | Poll::Pending => {
+                self.progress.is_stuck.set(true);
+                Poll::Pending
+            }
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
@@ -106,7 +128,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(outcome)
     }
 
     fn poll_write_vectored(
@@ -114,7 +137,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.written(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,10 +146,87 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        self.written(outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http::Request;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// Takes nothing more once it is broken.
+    struct Breaking {
+        stream: DuplexStream,
+        is_broken: Rc<Cell<bool>>,
+    }
+
+    impl AsyncRead for Breaking {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            out: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, out)
+        }
+    }
+
+    impl AsyncWrite for Breaking {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            match self.is_broken.get() {
+                true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                false => Pin::new(&mut self.stream).poll_write(cx, bytes),
+            }
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
+    /// A server that answers, says what it has not seen, and is gone: writing another stream to it fails before that is read.
+    #[tokio::test]
+    async fn what_came_before_the_end_is_read_though_nothing_can_be_written() {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        // `:status: 200` of the static table, END_HEADERS and END_STREAM; then GOAWAY, the last stream being the first.
+        const ANSWER: [u8; 10] = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+        const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        let (near, mut far) = duplex(1 << 16);
+        let is_broken = Rc::<Cell<bool>>::default();
+        let stream = Breaking { stream: near, is_broken: is_broken.clone() };
+        let (mut sender, progress, mut connection) =
+            WriteFirst::open(&Builder::new(), stream).await.expect("a connection");
+        let mut poll = || Pin::new(&mut connection).poll(&mut Context::from_waker(Waker::noop()));
+        let mut open = || {
+            let (answer, _) = sender.send_request(Request::new(()), true).expect("open");
+            progress.opened();
+            answer
+        };
+        let first = open();
+        assert!(poll().is_pending());
+        far.write_all(&[&SETTINGS[..], &ANSWER, &GOAWAY].concat()).await.expect("open");
+        drop(far);
+        is_broken.set(true);
+        let second = open();
+        assert!(poll().is_ready());
+        assert_eq!(first.await.expect("an answer").status(), 200);
+        assert!(second.await.expect_err("too late").is_go_away());
     }
 }

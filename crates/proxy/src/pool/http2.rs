@@ -94,14 +94,14 @@ impl Http2 {
         {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        let is_whole = body.is_end_stream();
+        let (method, is_whole) = (head.method.clone(), body.is_end_stream());
         let (answer, stream) =
             self.sender.send_request(Request::from_parts(head, ()), is_whole).map_err(Failure::Sent)?;
         self.progress.opened();
         drop(self);
         let upload = if is_whole { None } else { Upload { stream, body, waits: None }.start().await };
         let (head, stream) = answer.await.map_err(Failure::Sent)?.into_parts();
-        let body = Received::of_stream(stream, &head.headers, upload);
+        let body = Received::of_stream(stream, &head, &method, upload);
         Ok(Response::from_parts(head, body))
     }
 }

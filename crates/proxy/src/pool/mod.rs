@@ -57,7 +57,7 @@ pub(crate) struct Answer {
     pub(crate) lease: Lease,
 }
 
-/// What could not be sent; the request comes back if not a byte of it left.
+/// What could not be sent; the request comes back if not a byte of it left, or if it has no effect and may be sent again.
 pub(crate) struct NotSent {
     pub(crate) error: SendError,
     pub(crate) request: Option<Box<Request<Body>>>,

@@ -25,6 +25,11 @@ use crate::worker::Worker;
 /// A connection unused for longer is asked if it was closed meanwhile, where its request could not be sent again.
 const STALE_AFTER: Duration = Duration::from_millis(5);
 
+/// Marks a request that has been sent to an upstream before, which must not happen to it a third time (RFC 9110 section
+/// 9.2.2), wherever it goes next.
+#[derive(Clone)]
+struct Repeated;
+
 /// A connection that waits for its next request.
 pub(super) struct Idle {
     pub(super) sender: http1::SendRequest<Body>,
@@ -53,7 +58,7 @@ impl Pool {
             Ok(lease) => lease,
             Err(error) => return Err(NotSent { error, request: Some(request) }),
         };
-        let mut is_repeated = false;
+        let mut is_repeated = request.extensions().get::<Repeated>().is_some();
         loop {
             let mut turn = match &self.room {
                 None => Turn::default(),
@@ -63,10 +68,11 @@ impl Pool {
                 },
             };
             let reused = match &self.room {
-                // What closes one connection may well close the others.
+                // What closed one connection may well have closed the others: with bounds, one less is kept.
+                Some(_) if is_repeated && turn.idle.is_some() => continue,
                 None if is_repeated => None,
-                None => self.take_idle(generation),
                 Some(_) => turn.idle.take(),
+                None => self.take_idle(generation),
             };
             let (one, idle_for) = match reused {
                 Some(idle) => {
@@ -123,6 +129,7 @@ impl Pool {
                         && is_stale(failure.error())
                     {
                         (request, is_repeated) = (copy, true);
+                        request.extensions_mut().insert(Repeated);
                     } else {
                         return Err(NotSent { error: self.failure(failure.error()), request: None });
                     }

@@ -40,8 +40,8 @@ pub(crate) const TAKEN_BACK: usize = STREAMS;
 pub(crate) const SEND_BUFFER: usize = 2 * READ;
 /// How long a peer that took no more than one stream a connection is not asked again to take many.
 pub(crate) const SINGLE_FOR: Duration = Duration::from_secs(60);
-/// How often a peer with streams under way that says nothing is asked whether it is still there, and how long it may go on
-/// to say nothing.
+/// How often a peer with streams under way that says nothing is asked whether it is still there; and how long it may go on
+/// to say nothing at all, in two such spans at most.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(20);
 

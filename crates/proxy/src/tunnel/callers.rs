@@ -237,6 +237,8 @@ async fn dial(worker: &Worker, to: &Upstream) -> Result<Opened, ConnectError> {
             }
         };
         tokio::select! {
+            // What has come while this process stood still counts before the time that has passed.
+            biased;
             // Its streams know how it ended.
             _ = connection => {}
             () = is_there => {}

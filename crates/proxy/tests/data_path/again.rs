@@ -260,6 +260,51 @@ fn a_connection_that_is_closed_just_now_costs_no_safe_request() {
     });
 }
 
+/// An application that takes two connections, and no more once it has answered on both; the next request of either it reads,
+/// and closes.
+fn ending() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let seen = Arc::<AtomicUsize>::default();
+    let count = seen.clone();
+    thread::spawn(move || {
+        let mut both: Vec<_> = listener.incoming().flatten().take(2).collect();
+        drop(listener);
+        for stream in &mut both {
+            read_until(stream, "\r\n\r\n");
+        }
+        for mut stream in both {
+            let count = count.clone();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nname=i ");
+            thread::spawn(move || {
+                if read_until(&mut stream, "\r\n\r\n").ends_with("\r\n\r\n") {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+/// RFC 9110 section 9.2.2: what failed when it was repeated is not repeated again.
+#[test]
+fn a_request_is_not_sent_to_one_closing_connection_after_the_other() {
+    let lab = Lab::new();
+    let (address, seen) = ending();
+    let proxy = client(&lab, "protocol: HTTP", &[endpoint(address, "")]);
+    let mut callers = [dial(at(&proxy)), dial(at(&proxy))];
+    for caller in &mut callers {
+        caller.write_all(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).expect("open");
+    }
+    for caller in &mut callers {
+        assert!(read_until(caller, "name=i ").starts_with("HTTP/1.1 200"));
+    }
+    callers[0].write_all(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).expect("open");
+    let answer = read_until(&mut callers[0], "\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+}
+
 /// Between proxies of ours, and of the mesh in general, bounds are those of the service.
 #[test]
 fn bounds_hold_over_mutual_tls_with_proxies_that_multiplex() {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http2::SendRequest;
@@ -280,6 +280,11 @@ fn answer(request: Request<Incoming>, records: Records) -> Answered {
     // What a caller takes back has to be noticed while it is still being answered.
     let rest: futures::stream::BoxStream<'static, _> = match path.as_str() {
         "/endless" => futures::stream::pending().boxed(),
+        "/early" | "/early-204" => {
+            let first = frames.into_iter().take(usize::from(path == "/early"));
+            let later = futures::stream::once(tokio::time::sleep(Duration::from_millis(100)));
+            futures::stream::iter(first).chain(later.filter_map(|()| async { None })).boxed()
+        }
         "/deaf" => {
             let told = Told(told, index);
             futures::stream::poll_fn(move |_| {
@@ -298,7 +303,13 @@ fn answer(request: Request<Incoming>, records: Records) -> Answered {
             .boxed(),
         _ => futures::stream::iter(frames).boxed(),
     };
-    Response::new(StreamBody::new(rest))
+    let mut response = Response::new(StreamBody::new(rest));
+    match path.as_str() {
+        "/early" => drop(response.headers_mut().insert("content-length", HeaderValue::from_static("5"))),
+        "/early-204" => *response.status_mut() = StatusCode::NO_CONTENT,
+        _ => {}
+    }
+    response
 }
 
 type Sent = http_body_util::combinators::BoxBody<Bytes, h2::Error>;
@@ -440,6 +451,25 @@ fn a_caller_that_leaves_while_its_body_waits_is_gone_for_the_application_too() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
+}
+
+/// An answer may be whole a while before its stream ends; the rest of the request goes on.
+#[test]
+fn a_whole_answer_whose_stream_ends_later_does_not_end_the_request() {
+    let lab = Lab::new();
+    let (backend, records) = http2_backend();
+    let (_server, client) = pair(&lab, backend, "HTTP2");
+    for (number, (path, end)) in [("/early", "whole"), ("/early-204", "\r\n\r\n")].into_iter().enumerate() {
+        let mut caller = dial(at(&client));
+        write!(caller, "POST {path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 10\r\n\r\nbegin")
+            .expect("open");
+        let answer = read_until(&mut caller, end);
+        assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+        thread::sleep(Duration::from_millis(300));
+        caller.write_all(b"ended").expect("open");
+        let error = wait(&records, |all| all.get(number).filter(|record| record.is_over).map(|r| r.error));
+        assert_eq!(error, None, "{path}");
+    }
 }
 
 /// What does not fit into one connection goes over another, and does not wait inside the first for an end that may not come.
