@@ -158,6 +158,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
+    use std::time::Duration;
 
     use http::Request;
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
@@ -226,7 +227,9 @@ mod tests {
         is_broken.set(true);
         let second = open();
         assert!(poll().is_ready());
-        assert_eq!(first.await.expect("an answer").status(), 200);
-        assert!(second.await.expect_err("too late").is_go_away());
+        // Whoever lost them waits for ever.
+        let soon = |answer| tokio::time::timeout(Duration::from_secs(5), answer);
+        assert_eq!(soon(first).await.expect("in time").expect("an answer").status(), 200);
+        assert!(soon(second).await.expect("in time").expect_err("too late").is_go_away());
     }
 }
