@@ -25,9 +25,10 @@ impl<'a> Lab<'a> {
         )?;
         let lab = Self { mesh };
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/fixtures");
-        let files =
-            ["named.py", "soak.py"].map(|name| format!("--from-file={}", fixtures.join(name).display()));
-        mesh.kubectl(&["create", "configmap", "programs", "-n", NAMESPACE, &files[0], &files[1]])?;
+        let files = ["named.py", "soak.py", "last.py"]
+            .map(|name| format!("--from-file={}", fixtures.join(name).display()));
+        let create = ["create", "configmap", "programs", "-n", NAMESPACE];
+        mesh.kubectl(&[&create[..], &files.each_ref().map(String::as_str)].concat())?;
         // Something to call, which takes its time if asked to.
         for object in [
             service("server", false, "server"),
@@ -81,7 +82,8 @@ pub(crate) fn all(mesh: &Mesh) -> Result<()> {
     let lab = Lab::start(mesh)?;
     jobs_end(&lab)?;
     stateful_pods_have_names(&lab)?;
-    requests_under_way_are_finished(&lab)
+    requests_under_way_are_finished(&lab)?;
+    last_words_arrive(&lab)
 }
 
 /// A Job whose first act is a call through its sidecar succeeds, and ends although the sidecar would go on for ever; so
@@ -165,5 +167,49 @@ fn requests_under_way_are_finished(lab: &Lab<'_>) -> Result<()> {
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(text.trim() == "0", "a request was lost with its Pod: {text}{errors}");
     }
+    Ok(())
+}
+
+/// An application that ends with its last answer: its sidecar stays until a caller that takes its time has read it.
+fn last_words_arrive(lab: &Lab<'_>) -> Result<()> {
+    const SIZE: &str = "16000000";
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata("last"), "spec": {
+        "selector": {"matchLabels": {"app": "last"}},
+        "template": template("last", &json!({
+            "terminationGracePeriodSeconds": 20,
+            "containers": [container(&["python3", "/programs/last.py", SIZE])]}))}});
+    lab.mesh.apply(&format!("{}\n---\n{deployment}", service("last", false, "last")))?;
+    lab.kubectl(&["rollout", "status", "deployment/last", "--timeout=60s"])?;
+    let mut caller = lab.mesh.maille_command(&[
+        "exec",
+        "deploy/server",
+        "-n",
+        NAMESPACE,
+        "--",
+        "curl",
+        "-sS",
+        "--retry",
+        "5",
+        "--retry-all-errors",
+        "--limit-rate",
+        "8M",
+        "--max-time",
+        "30",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code} %{size_download}",
+        "http://last:8080/",
+    ]);
+    let caller = caller.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    eventually(PATIENCE, || {
+        let seen = lab.kubectl(&["logs", "deploy/last", "-c", "main"])?;
+        ensure!(seen.contains("asked"), "the request has not arrived: {seen}");
+        Ok(())
+    })?;
+    lab.kubectl(&["delete", "deployment", "last", "--wait=false"])?;
+    let output = caller.wait_with_output()?;
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(text.trim() == format!("200 {SIZE}"), "the last answer did not arrive: {text} {errors}");
     Ok(())
 }

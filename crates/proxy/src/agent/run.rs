@@ -107,6 +107,7 @@ async fn live(options: Arc<ProxyOptions>) -> anyhow::Result<()> {
     match end {
         End::AtOnce => {}
         End::AfterDraining => drain(&mut agent, &mut signals, &workers, &sockets, &options.drain).await,
+        End::Drained => hand_on(&mut agent, &mut signals, &workers, &options.drain).await,
         End::Succeeded => finish(&mut agent, &mut signals, &workers, &options.drain).await,
     }
     if !workers.stop(STOP_LIMIT) {
@@ -145,6 +146,8 @@ async fn become_able(
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     AfterDraining,
+    /// The application has ended; what it said last may still be on its way.
+    Drained,
     AtOnce,
     /// Another process serves now.
     Succeeded,
@@ -165,7 +168,7 @@ async fn serve(
     loop {
         tokio::select! {
             // Drained already, by the hook that a native sidecar has for it: the application has ended.
-            () = signals.next() => return Ok(if is_draining { End::AtOnce } else { End::AfterDraining }),
+            () = signals.next() => return Ok(if is_draining { End::Drained } else { End::AfterDraining }),
             order = agent.orders.recv() => match order {
                 Some(Order::Quit) => return Ok(End::AtOnce),
                 Some(Order::Drain) if is_draining => {}
@@ -232,6 +235,21 @@ async fn drain(
     };
     tokio::select! {
         () = finish => {}
+        () = signals.next() => {}
+        () = quit(agent) => {}
+    }
+}
+
+/// From the end of an application that has drained to the end of what it said: answers that its callers have not read yet,
+/// and what it sent to others. Where Istio ends at once, an application that ends with its last answer may lose it. A second
+/// signal or `/quitquitquit` cuts it short.
+async fn hand_on(agent: &mut Agent, signals: &mut Signals, workers: &Workers, options: &DrainOptions) {
+    workers.refuse_inbound();
+    tokio::select! {
+        () = until_unused(workers) => {}
+        () = tokio::time::sleep(options.termination) => {
+            warn!(connections = workers.open_connections(), "cutting connections that did not end");
+        }
         () = signals.next() => {}
         () = quit(agent) => {}
     }

@@ -177,7 +177,7 @@ async fn a_sidecar_told_so_ends_when_nothing_is_open_any_more() {
 }
 
 #[tokio::test]
-async fn a_sidecar_that_has_drained_already_ends_at_once() {
+async fn a_sidecar_that_has_drained_already_ends_with_its_last_connection() {
     let lab = Lab::new().await;
     let mut sidecar = Sidecar::start_with(&lab, &[("TERMINATION_DRAIN_DURATION_SECONDS", "600")]);
     sidecar.ready().await;
