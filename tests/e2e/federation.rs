@@ -67,7 +67,7 @@ impl Side {
         ip(&["-n", &node, "link", "set", "outside", "up"])?;
         let mut side = Self { relays: Vec::new(), mesh, domain, address };
         // What was begun with stays an alias for as long as a certificate of it may be in use.
-        side.configure(&format!("trustDomain: {domain}\ntrustDomainAliases: [cluster.local]\n"))?;
+        side.mesh.configure(&format!("trustDomain: {domain}\ntrustDomainAliases: [cluster.local]\n"))?;
         let text =
             side.mesh.kubectl(&["get", "pods", "-n", "istio-system", "-l", "app=istiod", "-o", "json"])?;
         let pods: Value = serde_json::from_str(&text)?;
@@ -81,21 +81,11 @@ impl Side {
         Ok(())
     }
 
-    /// Adds to the mesh's configuration.
-    fn configure(&self, more: &str) -> Result<()> {
-        let held = self.mesh.kubectl(&["get", "configmap", "istio", "-n", "istio-system", "-o", "json"])?;
-        let held: Value = serde_json::from_str(&held)?;
-        let text = held["data"]["mesh"].as_str().context("no mesh configuration")?;
-        let patch = json!({"data": {"mesh": format!("{}\n{more}", text.trim_end())}}).to_string();
-        self.mesh.kubectl(&["patch", "configmap", "istio", "-n", "istio-system", "-p", &patch])?;
-        Ok(())
-    }
-
     /// Believes another mesh, whose root was brought here by somebody who is trusted.
     fn believe(&self, other: &Self) -> Result<()> {
         let roots = other.mesh.maille(&["ca", "roots"])?.stdout;
         let roots: String = roots.lines().map(|line| format!("    {line}\n")).collect();
-        self.configure(&format!(
+        self.mesh.configure(&format!(
             "caCertificates:\n- trustDomains: [{}]\n  spiffeBundleUrl: https://{}:15016/\n  pem: |\n{roots}",
             other.domain, other.address
         ))
@@ -151,8 +141,21 @@ fn example(name: &str) -> Result<String> {
 /// another root.
 pub(crate) fn two_meshes() -> Result<()> {
     let (a, mut b) = (Side::start("a.example", 0)?, Side::start("b.example", 4)?);
-    a.believe(&b)?;
-    b.believe(&a)?;
+    let outcome = believe_each_other(&a, &mut b);
+    if outcome.is_err() {
+        for (side, workload) in [(&a, "frontend"), (&b, "orders")] {
+            println!("=== {} ===", side.domain);
+            side.mesh.print_diagnosis();
+            let log = side.mesh.sidecar_log(&format!("{SHOP}/{workload}"), 15);
+            println!("--- sidecar of {workload} ---\n{}", log.unwrap_or_else(|error| error.to_string()));
+        }
+    }
+    outcome
+}
+
+fn believe_each_other(a: &Side, b: &mut Side) -> Result<()> {
+    a.believe(b)?;
+    b.believe(a)?;
     let idle = ["sleep", "infinity"];
     a.run(&[("frontend", &idle), ("other", &idle)])?;
     b.run(&[("orders", &["python3", "-m", "http.server", "8080"])])?;
@@ -164,15 +167,14 @@ pub(crate) fn two_meshes() -> Result<()> {
     let yaml = example("a.yaml")?.replace("ADDRESS", &b.address).replace("trafficPolicy:\n", each);
     a.mesh.apply(&yaml)?;
 
-    let call = |from: &str| -> Result<u16> {
-        Ok(a.mesh.curl(&format!("{SHOP}/{from}"), &["http://orders.b.example/"])?.0)
-    };
+    let call = |from: &str| a.mesh.curl(&format!("{SHOP}/{from}"), &["http://orders.b.example/"]);
     eventually(SOON, || {
-        let code = call("frontend")?;
-        ensure!(code == 200, "the call to the other mesh is answered {code}");
+        let (code, body) = call("frontend")?;
+        ensure!(code == 200, "the call to the other mesh is answered {code} {body}");
         Ok(())
     })?;
-    ensure!(call("other")? == 403, "somebody else of the other mesh is answered {}", call("other")?);
+    let (code, body) = call("other")?;
+    ensure!(code == 403, "somebody else of the other mesh is answered {code} {body}");
     // Neither is the right name enough without the other mesh's certificate.
     let script =
         "curl -s -o /dev/null -w '%{http_code}' --max-time 5 http://orders:8080/ -H 'Host: orders.b.example'";
@@ -182,7 +184,7 @@ pub(crate) fn two_meshes() -> Result<()> {
         .args(["-c", &script.replace("orders:8080", &format!("{orders}:8080"))])
         .output()?;
     ensure!(String::from_utf8_lossy(&ran.stdout).starts_with("000"), "plaintext is answered: {ran:?}");
-    rotates(&a, &b)
+    rotates(a, b)
 }
 
 /// Rotates a mesh's root, which waits for the other mesh, and goes on once that has the new root too.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long a mesh may take until it is ready; the machine may be busy.
@@ -259,6 +259,28 @@ impl Mesh {
             }
         }
         Ok(pids)
+    }
+
+    /// Adds to the mesh's configuration, in the place of lines that set the same.
+    pub(crate) fn configure(&self, more: &str) -> Result<()> {
+        let held = self.kubectl(&["get", "configmap", "istio", "-n", "istio-system", "-o", "json"])?;
+        let held: Value = serde_json::from_str(&held)?;
+        let text = held["data"]["mesh"].as_str().context("no mesh configuration")?;
+        let is_set = |key: &str| more.lines().any(|line| line.split_once(':').is_some_and(|(k, _)| k == key));
+        let kept = text.lines().filter(|line| !line.split_once(':').is_some_and(|(key, _)| is_set(key)));
+        let text: String = kept.chain(more.lines()).flat_map(|line| [line, "\n"]).collect();
+        let patch = json!({"data": {"mesh": text}}).to_string();
+        self.kubectl(&["patch", "configmap", "istio", "-n", "istio-system", "-p", &patch])?;
+        Ok(())
+    }
+
+    /// What a workload's sidecar wrote last.
+    pub(crate) fn sidecar_log(&self, workload: &str, lines: usize) -> Result<String> {
+        let (namespace, name) = workload.split_once('/').context("workload is namespace/name")?;
+        let (target, lines) = (format!("deploy/{name}"), lines.to_string());
+        let ran = self.maille(&["logs", &target, "-n", namespace, "-c", "istio-proxy", "--tail", &lines])?;
+        ensure!(ran.code == 0, "{}", ran.stderr);
+        Ok(ran.stdout)
     }
 
     /// What helps to understand a failure.

@@ -108,6 +108,17 @@ impl<'a> Soak<'a> {
         }
     }
 
+    /// What the sidecar of the load in the mesh logged in the seconds in which something was lost, but for what went well.
+    fn log_of(&self, lost: &[String]) -> String {
+        let log = self.mesh.sidecar_log(&format!("{NAMESPACE}/load"), 100_000);
+        let log = log.unwrap_or_else(|error| error.to_string());
+        let seconds: Vec<_> =
+            lost.iter().filter_map(|line| Some(format!("T{}", line.split_whitespace().next()?))).collect();
+        let is_of_them = |line: &&str| seconds.iter().any(|second| line.contains(second.as_str()));
+        let lines = log.lines().filter(is_of_them).filter(|line| !line.contains(" 200 - "));
+        lines.take(20).collect::<Vec<_>>().join("\n")
+    }
+
     /// Something that concerns neither the load nor its servers: another workload's policy, and one more of theirs that
     /// allows what is allowed anyway.
     fn flip(&self, turn: u64) -> Result<()> {
@@ -220,6 +231,8 @@ pub(crate) fn churn() -> Result<()> {
     };
     let (files, others) = (authority("one")?, authority("other")?);
     let mesh = Mesh::start(&["--demo", "--ca-dir", &files.to_string_lossy()])?;
+    // For whoever wants to know what became of a request that was lost.
+    mesh.configure("accessLogFile: /dev/stdout\n")?;
     // Certificates that have to be renewed four times a minute.
     let soak = Soak::start(&mesh, "30s")?;
     is_signed_by_files(&mesh, "soak/steady", &files)?;
@@ -259,7 +272,16 @@ pub(crate) fn churn() -> Result<()> {
         bare.done,
         bare.lost.len()
     );
-    ensure!(meshed.lost.is_empty(), "{} lost in the mesh:\n{}", meshed.lost.len(), meshed.lost.join("\n"));
+    if !bare.lost.is_empty() {
+        println!("        without it: {}", bare.lost.join("; "));
+    }
+    ensure!(
+        meshed.lost.is_empty(),
+        "{} lost in the mesh:\n{}\n{}",
+        meshed.lost.len(),
+        meshed.lost.join("\n"),
+        soak.log_of(&meshed.lost)
+    );
     ensure!(meshed.done["requests"].as_u64() > Some(500), "the load did next to nothing: {}", meshed.done);
     is_signed_by_files(&mesh, "soak/steady", &others)?;
     eventually(Duration::from_secs(90), || {
