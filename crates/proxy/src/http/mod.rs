@@ -6,6 +6,7 @@ pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod inbound;
 pub(crate) mod line;
+pub(crate) mod linger;
 pub(crate) mod outbound;
 pub(crate) mod pace;
 pub(crate) mod received;

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::departure::{Departure, Stage};
 use crate::http::body::Body;
+use crate::http::linger::Lingering;
 use crate::http::pace::{Pace, Paced, TooMuch};
 use crate::http::websocket;
 use crate::open::{Fate, Open};
@@ -81,7 +82,7 @@ pub(crate) async fn serve_http<H: Handler>(
             Some(window) => tunnel::bound_server(&mut builder, limits, window),
             None => drop(builder.enable_connect_protocol()),
         }
-        let connection = builder.serve_connection(TokioIo::new(io), service);
+        let connection = builder.serve_connection(TokioIo::new(Lingering::new(io)), service);
         // A caller that has connected just now gets an answer before it is sent away.
         let may_end = |stage| stage == Stage::Ends || is_used.get();
         drive(
@@ -115,7 +116,7 @@ pub(crate) async fn serve_http<H: Handler>(
             .auto_date_header(false)
             .max_header_size(limits.head_bytes)
             .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(Paced::new(io, &pace)), service)
+            .serve_connection(TokioIo::new(Paced::new(Lingering::new(io), &pace)), service)
             .with_upgrades();
         let may_end = |stage| stage == Stage::Ends;
         drive(

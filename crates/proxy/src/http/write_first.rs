@@ -55,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WriteFirst<S> {
         stream: S,
     ) -> Result<(SendRequest<Bytes>, Rc<Progress>, Self), h2::Error> {
         let progress = Rc::<Progress>::default();
-        let (sender, connection) = builder.handshake(Gate { stream, progress: progress.clone() }).await?;
+        let (sender, connection) = builder.handshake(Gate::new(stream, progress.clone())).await?;
         Ok((sender, progress.clone(), Self { connection, progress }))
     }
 
@@ -86,22 +86,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for WriteFirst<S> {
     }
 }
 
-/// A stream that nothing comes out of while something is to be written, and that does not fail then: what has come before a
-/// peer was gone is worth reading. It is polled again at once, so that nobody has to be woken.
+/// A stream that nothing comes out of while something is to be written; it is polled again at once, so that nobody has to be
+/// woken. That nothing can be written any more is told only once nothing is left to be read: a peer that answers, closes, and
+/// is told of room for more resets the connection, and its answer is whole all the same.
 struct Gate<S> {
     stream: S,
     progress: Rc<Progress>,
+    /// Why nothing can be written any more, until it is told.
+    failure: Option<io::Error>,
+    is_failed: bool,
 }
 
 impl<S> Gate<S> {
-    fn written<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if !self.progress.is_writing.get() {
-            return outcome;
-        }
+    fn new(stream: S, progress: Rc<Progress>) -> Self {
+        Self { stream, progress, failure: None, is_failed: false }
+    }
+
+    /// `all` is what a write comes to that went well.
+    fn written<T>(&mut self, outcome: Poll<io::Result<T>>, all: T) -> Poll<io::Result<T>> {
         match outcome {
             Poll::Ready(Ok(done)) => Poll::Ready(Ok(done)),
-            Poll::Ready(Err(_)) | Poll::Pending => {
-                self.progress.is_stuck.set(true);
+            Poll::Ready(Err(error)) => {
+                (self.failure, self.is_failed) = (Some(error), true);
+                Poll::Ready(Ok(all))
+            }
+            Poll::Pending => {
+                if self.progress.is_writing.get() {
+                    self.progress.is_stuck.set(true);
+                }
                 Poll::Pending
             }
         }
@@ -122,14 +134,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
         if out.filled().len() > before {
             self.progress.is_heard.set(true);
         }
-        read
+        match self.failure.take_if(|_| read.is_pending()) {
+            Some(failure) => Poll::Ready(Err(failure)),
+            None => read,
+        }
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_failed {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(outcome)
+        self.written(outcome, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -137,8 +155,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let all = bytes.iter().map(|piece| piece.len()).sum();
+        if self.is_failed {
+            return Poll::Ready(Ok(all));
+        }
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.written(outcome)
+        self.written(outcome, all)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -146,8 +168,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_failed {
+            return Poll::Ready(Ok(()));
+        }
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.written(outcome)
+        self.written(outcome, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -169,6 +194,8 @@ mod tests {
     struct Breaking {
         stream: DuplexStream,
         is_broken: Rc<Cell<bool>>,
+        /// What arrives together with the reset.
+        last: Option<(DuplexStream, Vec<u8>)>,
     }
 
     impl AsyncRead for Breaking {
@@ -187,10 +214,13 @@ mod tests {
             cx: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            match self.is_broken.get() {
-                true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                false => Pin::new(&mut self.stream).poll_write(cx, bytes),
+            if !self.is_broken.get() {
+                return Pin::new(&mut self.stream).poll_write(cx, bytes);
             }
+            if let Some((mut far, last)) = self.last.take() {
+                assert!(Pin::new(&mut far).poll_write(cx, &last).is_ready());
+            }
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
         }
 
         fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -211,7 +241,7 @@ mod tests {
         const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
         let (near, mut far) = duplex(1 << 16);
         let is_broken = Rc::<Cell<bool>>::default();
-        let stream = Breaking { stream: near, is_broken: is_broken.clone() };
+        let stream = Breaking { stream: near, is_broken: is_broken.clone(), last: None };
         let (mut sender, progress, mut connection) =
             WriteFirst::open(&Builder::new(), stream).await.expect("a connection");
         let mut poll = || Pin::new(&mut connection).poll(&mut Context::from_waker(Waker::noop()));
@@ -231,5 +261,30 @@ mod tests {
         let soon = |answer| tokio::time::timeout(Duration::from_secs(5), answer);
         assert_eq!(soon(first).await.expect("in time").expect("an answer").status(), 200);
         assert!(soon(second).await.expect("in time").expect_err("too late").is_go_away());
+    }
+
+    /// A server whose answer arrives together with the reset that its caller's word for it has brought.
+    #[tokio::test]
+    async fn an_answer_is_read_though_nothing_can_be_written() {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        // `:status: 200` of the static table, END_HEADERS; then three bytes of data, and END_STREAM.
+        const ANSWER: [u8; 22] =
+            [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88, 0, 0, 3, 0, 1, 0, 0, 0, 1, b'a', b'l', b'l'];
+        let (near, mut far) = duplex(1 << 16);
+        far.write_all(&SETTINGS).await.expect("open");
+        let is_broken = Rc::<Cell<bool>>::default();
+        let last = Some((far, ANSWER.to_vec()));
+        let stream = Breaking { stream: near, is_broken: is_broken.clone(), last };
+        let (mut sender, _, connection) =
+            WriteFirst::open(&Builder::new(), stream).await.expect("a connection");
+        let (answer, _) = sender.send_request(Request::new(()), true).expect("open");
+        // Its head is written as everything later is: nobody has told of a new stream.
+        is_broken.set(true);
+        let read = async { answer.await.expect("an answer").into_body().data().await.expect("data") };
+        let both = async { tokio::join!(read, connection) };
+        let (data, ended) = tokio::time::timeout(Duration::from_secs(5), both).await.expect("in time");
+        assert_eq!(data.expect("whole"), "all");
+        // How, is told by whichever of the two comes first: the end of what can be read, or that nothing can be written.
+        drop(ended);
     }
 }

@@ -16,6 +16,7 @@ use super::bounds::{BYTE_STREAMS, FRAME, SEND_BUFFER, TAKEN_BACK};
 use super::bytes::{ByteStream, Counted};
 use super::renewal::{Renewals, is_renewal};
 use crate::departure::Stage;
+use crate::http::linger::Lingering;
 use crate::open::{Fate, Open};
 use crate::snapshot::Direction;
 use crate::stream::Stream;
@@ -47,7 +48,7 @@ pub(crate) async fn serve_streams(worker: &Worker, io: Stream, open: Rc<Open>, e
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(1024)
-        .handshake(io);
+        .handshake(Lingering::new(io));
     let Ok(Ok(mut connection)) = timeout(worker.config.limits.handshake, handshake).await else { return };
     let departure = worker.departure(Direction::Inbound);
     let mut leaving = pin!(departure.reached(Stage::Leaves));

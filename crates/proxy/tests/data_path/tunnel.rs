@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use maille_proxy::StaticProxy;
 
 use crate::lab::{
-    ALLOW_WEB, HOST, Lab, PATIENCE, Server, at, dial, exchange_half_closed, get, http_backend,
+    ALLOW_WEB, HOST, Lab, PATIENCE, Server, at, dial, exchange, exchange_half_closed, get, http_backend,
     is_closed_soon, line_backend, read_until, tcp_backend,
 };
 
@@ -280,6 +280,27 @@ fn a_connection_of_a_proxy_that_is_leaving_ends_with_its_last_stream() {
         assert!(std::time::Instant::now() < deadline, "the connection stays");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+/// Whoever is leaving closes each connection with its last answer, of which its caller has hardly read the beginning then, and
+/// makes room for the rest.
+#[test]
+fn answers_of_a_proxy_that_is_leaving_are_read_to_their_end() {
+    const SIZE: usize = 1_000_000;
+    let (_lab, server, client) = pair(&Server { backend: http_backend(), ..Default::default() });
+    server.workers().drain();
+    let request = format!("GET /big/{SIZE} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..30 {
+                    let answer = exchange(at(&client), request.as_bytes());
+                    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+                    assert_eq!(body.len(), SIZE, "{head}");
+                }
+            });
+        }
+    });
 }
 
 #[test]
