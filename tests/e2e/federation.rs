@@ -83,8 +83,9 @@ impl Side {
 
     /// Believes another mesh, whose root was brought here by somebody who is trusted.
     fn believe(&self, other: &Self) -> Result<()> {
-        let roots = other.mesh.maille(&["ca", "roots"])?.stdout;
-        let roots: String = roots.lines().map(|line| format!("    {line}\n")).collect();
+        let ran = other.mesh.maille(&["ca", "roots"])?;
+        ensure!(ran.code == 0 && ran.stdout.contains("BEGIN CERTIFICATE"), "{}{}", ran.stdout, ran.stderr);
+        let roots: String = ran.stdout.lines().map(|line| format!("    {line}\n")).collect();
         self.mesh.configure(&format!(
             "caCertificates:\n- trustDomains: [{}]\n  spiffeBundleUrl: https://{}:15016/\n  pem: |\n{roots}",
             other.domain, other.address

@@ -292,6 +292,8 @@ impl Mesh {
         if let Ok(log) = self.maille(&["logs", "deploy/istiod", "-n", "istio-system", "--tail", "30"]) {
             println!("--- istiod ---\n{}{}", log.stdout, log.stderr);
         }
+        let egress = std::fs::read_to_string(self.data_dir().join("egress.log")).unwrap_or_default();
+        println!("--- the way out ---\n{}", tail(&egress, 10));
     }
 
     /// Stops the mesh as Ctrl-C does, and answers its exit code.

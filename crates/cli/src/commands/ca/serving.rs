@@ -15,6 +15,8 @@ use crate::commands::admin::PodRef;
 
 /// For the port-forward and the handshake.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// For the other side to close.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Shakes hands with a Pod of the control plane on its port 15012, trusting `roots_pem` only; the chain that it shows,
 /// its own certificate first, then the authority's up to, and without, the root.
@@ -36,8 +38,10 @@ async fn handshake(asked: &Asked, pod: &PodRef, roots_pem: &str) -> Result<Vec<D
     let name = format!("istiod.{}.svc", asked.namespace);
     let name = ServerName::try_from(name.clone()).map_err(|_| anyhow!("'{name}' is no host name"))?;
     let mut stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await?;
-    // To the end, so that the control plane does not take it for a handshake that failed.
+    // To the end, which has come once the other side closes, too: what is still in the port-forward is lost with it, and the
+    // control plane takes that for a handshake that failed.
     stream.shutdown().await?;
+    let _ = tokio::time::timeout(GOODBYE, tokio::io::copy(&mut stream, &mut tokio::io::sink())).await;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     ensure!(!chain.is_empty(), "it shows no certificate");
     Ok(chain.iter().map(maille_pki::describe).collect::<Result<_, _>>()?)
