@@ -2,8 +2,8 @@
 //!
 //! A socket that is closed while its peer still sends is reset, and a reset takes with it what the peer has not read yet
 //! (RFC 9112 section 9.6). Over HTTP/2 the peer always still sends: it makes room for the answer that it is reading. So what
-//! comes after the last word is read, and thrown away, until the peer closes as well, or for as long as Envoy waits
-//! (`delayed_close_timeout`).
+//! comes after the last word is read, and thrown away, until the peer closes as well, or says nothing for as long as Envoy
+//! waits (`delayed_close_timeout`).
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -12,10 +12,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Envoy's default.
-const LIMIT: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(1);
+/// Whatever a peer says. The rest of an answer is in the kernel by now, some megabytes at most.
+const LIMIT: Duration = Duration::from_secs(10);
 /// So much is thrown away before others of the worker have their turn.
 const TURN: usize = 64 << 10;
 
@@ -23,7 +25,12 @@ const TURN: usize = 64 << 10;
 pub(crate) struct Lingering<S> {
     stream: S,
     /// Since the last word was sent.
-    waits: Option<Pin<Box<Sleep>>>,
+    waits: Option<Waits>,
+}
+
+struct Waits {
+    until: Pin<Box<Sleep>>,
+    at_most: Instant,
 }
 
 impl<S> Lingering<S> {
@@ -32,20 +39,31 @@ impl<S> Lingering<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Lingering<S> {
-    /// Reads until the peer has closed.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+impl Waits {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { until: Box::pin(sleep_until(now + SILENCE)), at_most: now + LIMIT }
+    }
+
+    /// Reads until the peer has closed, or has said nothing for too long.
+    fn poll<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
         let mut room = [MaybeUninit::uninit(); 4096];
-        let mut thrown_away = 0;
-        while thrown_away < TURN {
+        let mut heard = 0;
+        while heard < TURN {
             let mut out = ReadBuf::uninit(&mut room);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut out)) {
-                Ok(()) if !out.filled().is_empty() => thrown_away += out.filled().len(),
-                Ok(()) | Err(_) => return Poll::Ready(()),
+            match Pin::new(&mut *stream).poll_read(cx, &mut out) {
+                Poll::Ready(Ok(())) if !out.filled().is_empty() => heard += out.filled().len(),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        if heard >= TURN {
+            cx.waker().wake_by_ref();
+        }
+        if heard > 0 {
+            self.until.as_mut().reset(self.at_most.min(Instant::now() + SILENCE));
+        }
+        self.until.as_mut().poll(cx)
     }
 }
 
@@ -82,20 +100,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.waits.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            this.waits = Some(Box::pin(sleep(LIMIT)));
-        }
-        let is_late = this.waits.as_mut().is_some_and(|waits| waits.as_mut().poll(cx).is_ready());
-        if is_late || this.poll_end(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let waits = match &mut this.waits {
+            Some(waits) => waits,
+            none => {
+                ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                none.insert(Waits::new())
+            }
+        };
+        waits.poll(&mut this.stream, cx).map(Ok)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
     use tokio::net::{TcpListener, TcpStream};
-    use tokio::time::{Instant, timeout};
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -120,7 +140,7 @@ mod tests {
         far.write_all(&[b'y'; 100_000]).await.expect("taken");
         far.read_exact(&mut read).await.expect("half of it");
         far.write_all(&[b'y'; 100_000]).await.expect("taken");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
         far.write_all(&[b'y'; 100_000]).await.expect("taken");
         read.clear();
         far.read_to_end(&mut read).await.expect("the other half, and its end");
@@ -129,13 +149,33 @@ mod tests {
         writer.await.expect("no panic").expect("shut down");
     }
 
-    #[tokio::test]
-    async fn a_peer_that_does_not_close_is_not_waited_for_long() {
-        let (near, far) = pair().await;
+    /// How long the end takes with a peer that says something so often, and closes after so long, or never.
+    async fn takes(every: Duration, closes: Duration) -> Duration {
+        let (near, mut far) = duplex(1 << 10);
         let began = Instant::now();
         let mut near = Lingering::new(near);
-        let ended = timeout(Duration::from_secs(60), near.shutdown()).await;
-        assert!(ended.is_ok() && began.elapsed() >= LIMIT, "after {:?}", began.elapsed());
-        drop(far);
+        let peer = async {
+            while began.elapsed() < closes {
+                sleep(every).await;
+                if far.write_all(b"more").await.is_err() {
+                    break;
+                }
+            }
+            drop(far);
+        };
+        let ended = async {
+            near.shutdown().await.expect("shut down");
+            drop(near);
+            began.elapsed()
+        };
+        tokio::join!(ended, peer).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_is_waited_for_while_it_says_anything_and_not_for_ever() {
+        let ms = Duration::from_millis;
+        assert_eq!(takes(ms(300), ms(3000)).await, ms(3000));
+        assert_eq!(takes(ms(1500), ms(3000)).await, SILENCE);
+        assert_eq!(takes(ms(300), Duration::MAX).await, LIMIT);
     }
 }

@@ -42,6 +42,27 @@ fn malformed_requests_are_refused_and_never_reach_the_application() {
     }
 }
 
+/// A connection that is closed with its last answer while its caller sends on would be reset, and the answer cut (RFC 9112
+/// section 9.6).
+#[test]
+fn what_is_sent_after_the_last_request_does_not_cut_its_answer() {
+    const SIZE: usize = 8 << 20;
+    let lab = Lab::new();
+    let server = lab.server(&Server {
+        backend: http_backend(),
+        policy: None,
+        mode: "PERMISSIVE",
+        ..Default::default()
+    });
+    let head = format!("GET /big/{SIZE} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+    let more = "GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(10_000);
+    for _ in 0..5 {
+        let answer = exchange(at(&server), format!("{head}{more}").as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(body.len(), SIZE, "{head}");
+    }
+}
+
 /// RFC 9112 section 6.1: with both, the length is dropped and the connection ends after the answer.
 #[test]
 fn a_length_beside_chunked_cannot_smuggle_a_second_request() {
