@@ -18,8 +18,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const SILENCE: Duration = Duration::from_secs(1);
 /// Whatever a peer says. The rest of an answer is in the kernel by now, some megabytes at most.
 const LIMIT: Duration = Duration::from_secs(10);
-/// So much is thrown away before others of the worker have their turn.
-const TURN: usize = 64 << 10;
+/// And so much is thrown away: what makes room is short.
+const MOST: usize = 1 << 20;
 
 /// A stream whose shutdown is over once its peer has closed, too, or does not in time.
 pub(crate) struct Lingering<S> {
@@ -31,6 +31,7 @@ pub(crate) struct Lingering<S> {
 struct Waits {
     until: Pin<Box<Sleep>>,
     at_most: Instant,
+    thrown_away: usize,
 }
 
 impl<S> Lingering<S> {
@@ -42,28 +43,27 @@ impl<S> Lingering<S> {
 impl Waits {
     fn new() -> Self {
         let now = Instant::now();
-        Self { until: Box::pin(sleep_until(now + SILENCE)), at_most: now + LIMIT }
+        Self { until: Box::pin(sleep_until(now + SILENCE)), at_most: now + LIMIT, thrown_away: 0 }
     }
 
-    /// Reads until the peer has closed, or has said nothing for too long.
+    /// Reads until the peer has closed, has said nothing for too long, or too much.
     fn poll<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
         let mut room = [MaybeUninit::uninit(); 4096];
-        let mut heard = 0;
-        while heard < TURN {
+        let before = self.thrown_away;
+        while self.thrown_away < MOST {
             let mut out = ReadBuf::uninit(&mut room);
             match Pin::new(&mut *stream).poll_read(cx, &mut out) {
-                Poll::Ready(Ok(())) if !out.filled().is_empty() => heard += out.filled().len(),
+                Poll::Ready(Ok(())) if !out.filled().is_empty() => self.thrown_away += out.filled().len(),
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    if self.thrown_away > before {
+                        self.until.as_mut().reset(self.at_most.min(Instant::now() + SILENCE));
+                    }
+                    return self.until.as_mut().poll(cx);
+                }
             }
         }
-        if heard >= TURN {
-            cx.waker().wake_by_ref();
-        }
-        if heard > 0 {
-            self.until.as_mut().reset(self.at_most.min(Instant::now() + SILENCE));
-        }
-        self.until.as_mut().poll(cx)
+        Poll::Ready(())
     }
 }
 
