@@ -247,7 +247,8 @@ async fn hand_on(agent: &mut Agent, signals: &mut Signals, workers: &Workers, op
     workers.refuse_inbound();
     tokio::select! {
         () = until_unused(workers) => {}
-        () = tokio::time::sleep(options.termination) => {
+        // Else whoever wants an end to this ends the process: the Pod's grace period.
+        () = tokio::time::sleep(options.termination), if !options.until_unused => {
             warn!(connections = workers.open_connections(), "cutting connections that did not end");
         }
         () = signals.next() => {}

@@ -8,6 +8,8 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ const MOST: usize = 1 << 20;
 /// A stream whose shutdown is over once its peer has closed, too, or does not in time.
 pub(crate) struct Lingering<S> {
     stream: S,
+    is_switched: Arc<AtomicBool>,
     /// Since the last word was sent.
     waits: Option<Waits>,
 }
@@ -36,7 +39,13 @@ struct Waits {
 
 impl<S> Lingering<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, waits: None }
+        Self::unless(stream, Arc::default())
+    }
+
+    /// The same, unless the connection is no longer HTTP's by then: of other protocols either end may have its last word long
+    /// before the other has. (Atomic since upgrades want to be able to go to other threads.)
+    pub(crate) fn unless(stream: S, is_switched: Arc<AtomicBool>) -> Self {
+        Self { stream, is_switched, waits: None }
     }
 }
 
@@ -46,7 +55,8 @@ impl Waits {
         Self { until: Box::pin(sleep_until(now + SILENCE)), at_most: now + LIMIT, thrown_away: 0 }
     }
 
-    /// Reads until the peer has closed, has said nothing for too long, or too much.
+    /// Reads until the peer has closed, or has said nothing for too long. Of a peer that says too much, nothing more is read:
+    /// it has to wait, and then it is too late.
     fn poll<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
         let mut room = [MaybeUninit::uninit(); 4096];
         let before = self.thrown_away;
@@ -55,15 +65,13 @@ impl Waits {
             match Pin::new(&mut *stream).poll_read(cx, &mut out) {
                 Poll::Ready(Ok(())) if !out.filled().is_empty() => self.thrown_away += out.filled().len(),
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    if self.thrown_away > before {
-                        self.until.as_mut().reset(self.at_most.min(Instant::now() + SILENCE));
-                    }
-                    return self.until.as_mut().poll(cx);
-                }
+                Poll::Pending => break,
             }
         }
-        Poll::Ready(())
+        if self.thrown_away > before {
+            self.until.as_mut().reset(self.at_most.min(Instant::now() + SILENCE));
+        }
+        self.until.as_mut().poll(cx)
     }
 }
 
@@ -100,6 +108,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.is_switched.load(Ordering::Relaxed) {
+            return Pin::new(&mut this.stream).poll_shutdown(cx);
+        }
         let waits = match &mut this.waits {
             Some(waits) => waits,
             none => {

@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -95,6 +97,8 @@ pub(crate) async fn serve_http<H: Handler>(
         )
         .await
     } else {
+        let is_switched = Arc::<AtomicBool>::default();
+        let switched = &is_switched;
         let service = service_fn(|request: Request<Incoming>| {
             let is_tunnel = request.method() == Method::CONNECT;
             let under_way = pace.begin();
@@ -103,6 +107,9 @@ pub(crate) async fn serve_http<H: Handler>(
             async move {
                 let mut response = handler.call(request).await.map(|body| body.during(under_way));
                 let goes_on = is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                if goes_on {
+                    switched.store(true, Ordering::Relaxed);
+                }
                 if is_leaving() && !goes_on {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -116,7 +123,10 @@ pub(crate) async fn serve_http<H: Handler>(
             .auto_date_header(false)
             .max_header_size(limits.head_bytes)
             .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(Paced::new(Lingering::new(io), &pace)), service)
+            .serve_connection(
+                TokioIo::new(Paced::new(Lingering::unless(io, is_switched.clone()), &pace)),
+                service,
+            )
             .with_upgrades();
         let may_end = |stage| stage == Stage::Ends;
         drive(

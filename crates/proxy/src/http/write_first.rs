@@ -11,11 +11,17 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::PingPong;
 use h2::client::{Builder, Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// For the end of a connection to which nothing can be written to be read. A reset one tells of it as soon as it is asked, and
+/// is asked when the runtime has heard of it.
+const READABLE: Duration = Duration::from_secs(1);
 
 /// What a connection and those who use it know of each other.
 #[derive(Debug, Default)]
@@ -28,6 +34,8 @@ pub(crate) struct Progress {
     is_stuck: Cell<bool>,
     /// Something was read since somebody asked.
     is_heard: Cell<bool>,
+    /// The connection is there: before, whoever opens it is told at once what fails.
+    is_open: Cell<bool>,
 }
 
 impl Progress {
@@ -56,6 +64,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WriteFirst<S> {
     ) -> Result<(SendRequest<Bytes>, Rc<Progress>, Self), h2::Error> {
         let progress = Rc::<Progress>::default();
         let (sender, connection) = builder.handshake(Gate::new(stream, progress.clone())).await?;
+        progress.is_open.set(true);
         Ok((sender, progress.clone(), Self { connection, progress }))
     }
 
@@ -87,13 +96,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for WriteFirst<S> {
 }
 
 /// A stream that nothing comes out of while something is to be written; it is polled again at once, so that nobody has to be
-/// woken. That nothing can be written any more is told only once nothing is left to be read: a peer that answers, closes, and
+/// woken. That nothing can be written any more is told only if no end can be read in time: a peer that answers, closes, and
 /// is told of room for more resets the connection, and its answer is whole all the same.
 struct Gate<S> {
     stream: S,
     progress: Rc<Progress>,
-    /// Why nothing can be written any more, until it is told.
-    failure: Option<io::Error>,
+    /// Why nothing can be written any more, and when it is told.
+    failure: Option<(io::Error, Pin<Box<Sleep>>)>,
     is_failed: bool,
 }
 
@@ -103,13 +112,21 @@ impl<S> Gate<S> {
     }
 
     /// `all` is what a write comes to that went well.
-    fn written<T>(&mut self, outcome: Poll<io::Result<T>>, all: T) -> Poll<io::Result<T>> {
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+        all: T,
+    ) -> Poll<io::Result<T>> {
         match outcome {
             Poll::Ready(Ok(done)) => Poll::Ready(Ok(done)),
-            Poll::Ready(Err(error)) => {
-                (self.failure, self.is_failed) = (Some(error), true);
+            Poll::Ready(Err(error)) if self.progress.is_open.get() => {
+                (self.failure, self.is_failed) = (Some((error, Box::pin(sleep(READABLE)))), true);
+                // It may have been read for this time.
+                cx.waker().wake_by_ref();
                 Poll::Ready(Ok(all))
             }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 if self.progress.is_writing.get() {
                     self.progress.is_stuck.set(true);
@@ -134,8 +151,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
         if out.filled().len() > before {
             self.progress.is_heard.set(true);
         }
-        match self.failure.take_if(|_| read.is_pending()) {
-            Some(failure) => Poll::Ready(Err(failure)),
+        match self.failure.take_if(|(_, told)| read.is_pending() && told.as_mut().poll(cx).is_ready()) {
+            Some((failure, _)) => Poll::Ready(Err(failure)),
             None => read,
         }
     }
@@ -147,7 +164,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
             return Poll::Ready(Ok(bytes.len()));
         }
         let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(outcome, bytes.len())
+        self.written(cx, outcome, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -160,7 +177,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
             return Poll::Ready(Ok(all));
         }
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.written(outcome, all)
+        self.written(cx, outcome, all)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -172,7 +189,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
             return Poll::Ready(Ok(()));
         }
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.written(outcome, ())
+        self.written(cx, outcome, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -183,7 +200,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
-    use std::time::Duration;
 
     use http::Request;
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};

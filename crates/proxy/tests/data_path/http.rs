@@ -1,7 +1,8 @@
 //! HTTP through two sidecars.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::time::Duration;
 
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -138,6 +139,36 @@ fn expect_continue_is_answered_only_when_the_request_is_allowed() {
     let all = first + &read_until(&mut stream, "hello");
     assert!(all.contains("200 OK"), "{all}");
     drop(server);
+}
+
+/// An application that has said its last word reads on, late: nothing of what its caller still sends is lost.
+#[test]
+fn an_upgraded_connection_goes_on_one_way_after_the_other_has_ended() {
+    const SIZE: usize = 4 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let backend = listener.local_addr().expect("bound");
+    let application = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the proxy");
+        read_until(&mut stream, "\r\n\r\n");
+        write!(stream, "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nlast")
+            .expect("open");
+        stream.shutdown(Shutdown::Write).expect("open");
+        std::thread::sleep(Duration::from_millis(500));
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).expect("an end");
+        all.len()
+    });
+    let lab = Lab::new();
+    let server = lab.server(&Server { backend, policy: None, mode: "PERMISSIVE", ..Default::default() });
+    let mut stream = dial(at(&server));
+    write!(stream, "GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
+        .expect("open");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the end of one way");
+    assert!(answer.starts_with("HTTP/1.1 101") && answer.ends_with("last"), "{answer}");
+    stream.write_all(&vec![b'x'; SIZE]).expect("open");
+    drop(stream);
+    assert_eq!(application.join().expect("no panic"), SIZE);
 }
 
 #[test]
