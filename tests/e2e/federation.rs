@@ -83,9 +83,18 @@ impl Side {
 
     /// Believes another mesh, whose root was brought here by somebody who is trusted.
     fn believe(&self, other: &Self) -> Result<()> {
-        let ran = other.mesh.maille(&["ca", "roots"])?;
-        ensure!(ran.code == 0 && ran.stdout.contains("BEGIN CERTIFICATE"), "{}{}", ran.stdout, ran.stderr);
-        let roots: String = ran.stdout.lines().map(|line| format!("    {line}\n")).collect();
+        // A control plane is ready a moment before its roots are published.
+        let roots = eventually(SOON, || {
+            let ran = other.mesh.maille(&["ca", "roots"])?;
+            ensure!(
+                ran.code == 0 && ran.stdout.contains("BEGIN CERTIFICATE"),
+                "{}{}",
+                ran.stdout,
+                ran.stderr
+            );
+            Ok(ran.stdout)
+        })?;
+        let roots: String = roots.lines().map(|line| format!("    {line}\n")).collect();
         self.mesh.configure(&format!(
             "caCertificates:\n- trustDomains: [{}]\n  spiffeBundleUrl: https://{}:15016/\n  pem: |\n{roots}",
             other.domain, other.address
@@ -148,6 +157,8 @@ pub(crate) fn two_meshes() -> Result<()> {
             println!("=== {} ===", side.domain);
             side.mesh.print_diagnosis();
             let log = side.mesh.sidecar_log(&format!("{SHOP}/{workload}"), 15);
+            let trust = side.mesh.maille(&["ca", "status"]).map(|ran| ran.stdout).unwrap_or_default();
+            println!("--- ca status ---\n{trust}");
             println!("--- sidecar of {workload} ---\n{}", log.unwrap_or_else(|error| error.to_string()));
         }
     }
