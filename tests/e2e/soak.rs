@@ -13,6 +13,10 @@ use crate::rotation::{Operator, is_signed_by_files};
 
 pub(crate) const NAMESPACE: &str = "soak";
 
+/// What a sidecar may have kept after a load, which does not depend on the load's length: 2.5 to 4.9 MB were seen after one
+/// minute and after ten.
+const KEPT_KIB: u64 = 6 << 10;
+
 /// One minute in the tests; `cargo xtask soak` asks for ten.
 fn length() -> Duration {
     let seconds = std::env::var("MAILLE_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
@@ -287,7 +291,7 @@ pub(crate) fn churn() -> Result<()> {
     eventually(Duration::from_secs(90), || {
         let after = resident()?;
         // The allocator keeps some of what it once had, and code that has run once stays until the kernel wants the room.
-        let grew = before.iter().zip(after).any(|((before, _), (after, _))| after > before + before / 4);
+        let grew = before.iter().zip(after).any(|((before, _), (after, _))| after > before + KEPT_KIB);
         ensure!(!grew, "memory grew from {before:?} to {after:?} KiB");
         println!(
             "        resident memory of the caller's and the callee's sidecar (and what of it is their own), KiB: \
