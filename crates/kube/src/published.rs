@@ -49,12 +49,14 @@ const WITHOUT: [&str; 2] = ["kube-public", "kube-node-lease"];
 /// How long to wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keeps it in every namespace, for as long as there is somebody who says what it is.
+/// Keeps it in every namespace, for as long as there is somebody who says what it is; `done` hears whenever every namespace
+/// has it, or has refused it.
 pub(crate) async fn publish<T>(
     client: Client,
     what: Published,
     mut source: watch::Receiver<T>,
     wanted: impl Fn(&T) -> Wanted,
+    done: impl Fn(),
 ) {
     let Published { name, .. } = what;
     let of_name = config().fields(&format!("metadata.name={name}"));
@@ -106,6 +108,9 @@ pub(crate) async fn publish<T>(
                     failed.insert(namespace);
                 }
             }
+        }
+        if state.is_complete() && now != Wanted::Unknown {
+            done();
         }
     }
 }
@@ -170,6 +175,10 @@ impl State {
         }
     }
 
+    fn is_complete(&self) -> bool {
+        self.namespaces_known && self.config_maps_known
+    }
+
     fn namespace(&mut self, event: watcher::Event<Namespace>) {
         match event {
             watcher::Event::Init => self.namespaces.clear(),
@@ -218,7 +227,7 @@ impl State {
 
     /// Namespaces that do not hold what they should.
     fn differing(&self, wanted: &Wanted) -> Vec<String> {
-        if !self.namespaces_known || !self.config_maps_known || *wanted == Wanted::Unknown {
+        if !self.is_complete() || *wanted == Wanted::Unknown {
             return Vec::new();
         }
         let wanted = self.hash(wanted);

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::ca_files::{CaFiles, CaFolder, News, check_ca_folder, is_the_secret};
 use crate::federated_bundles::FederatedBundles;
@@ -73,8 +73,9 @@ const STOP_PATIENCE: Duration = Duration::from_millis(300);
 /// Between tries to see the own Pod.
 const POD_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long serving waits for the first fetch of every key set: a little longer than a fetch takes by default.
-const KEYS_PATIENCE: Duration = Duration::from_secs(6);
+/// How long serving waits for the first fetch of every key set, and for the roots to be written: a little longer than a fetch
+/// takes by default.
+const FIRST_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Runs the control plane of a cluster until SIGTERM or SIGINT.
 ///
@@ -159,7 +160,7 @@ pub(crate) async fn run_with(
     let (lists, listed) = watch::channel(Wanted::Unknown);
     let feeding = feed_world(client.clone(), sender, control.clone(), Arc::clone(&book), lists);
     tasks.spawn({
-        let distributing = publish(client.clone(), LISTS, listed, Wanted::clone);
+        let distributing = publish(client.clone(), LISTS, listed, Wanted::clone, || ());
         async move {
             distributing.await;
             Err(anyhow!("revocation lists are distributed no more"))
@@ -180,18 +181,26 @@ pub(crate) async fn run_with(
         let secrets = Secrets::new(client.clone(), &options.mesh.root_namespace);
         let watching = secrets.watch();
         let keeper = Keeper::start(control.clone(), Arc::new(secrets)).await?;
+        let (told, mut are_told) = watch::channel(false);
+        let tell = move || drop(told.send_replace(true));
         let distributing =
-            publish(client.clone(), ROOTS, keeper.roots(), |roots| Wanted::Text(roots.clone()));
+            publish(client.clone(), ROOTS, keeper.roots(), |roots| Wanted::Text(roots.clone()), tell);
         let serve = async {
             hub.complete().await;
             // Proxies that have keys, or roots of other trust domains, from before a restart must not be told that there are
             // none while they are fetched or read.
-            let deadline = Instant::now() + KEYS_PATIENCE;
+            let deadline = Instant::now() + FIRST_PATIENCE;
             let asked = hub.wait_for(deadline, |world| has_tried_all(world).then_some(())).await;
             if asked.is_none() {
                 tracing::warn!(
                     "some key sets of RequestAuthentications, Secrets of DestinationRules, or roots of other trust domains \
                      could not be had in time; serving without them"
+                );
+            }
+            // Who asks for them as soon as this is ready, another mesh for example, must not find none.
+            if timeout_at(deadline, are_told.wait_for(|told| *told)).await.is_err() {
+                tracing::warn!(
+                    "the roots could not be written to every namespace in time; serving before they are"
                 );
             }
             ready.set();

@@ -425,6 +425,7 @@ fn what_nobody_could_be_believed_by_is_refused() {
         ("caCertificates: a\n", "1:17 ML0104 caCertificates"),
         ("caCertificates: [{}]\n", "1:18 ML0107 caCertificates[0]"),
         ("caCertificates: [{pem: text}]\n", "1:24 ML0106 caCertificates[0].pem"),
+        ("caCertificates: [{pem: '', spiffeBundleUrl: https://a/}]\n", "1:24 ML0106 caCertificates[0].pem"),
         ("caCertificates: [{pem: 1}]\n", "1:24 ML0104 caCertificates[0].pem"),
         ("caCertificates: [{spiffeBundleUrl: http://a/}]\n", "1:36 ML0106 caCertificates[0].spiffeBundleUrl"),
         (

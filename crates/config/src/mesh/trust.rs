@@ -65,6 +65,15 @@ fn check_entry(entry: &View<'_>, errors: &mut Vec<FieldError>) -> Option<CaCerti
                 .help("write pem, or spiffeBundleUrl, or both: then pem verifies the first fetch"),
         );
     }
+    if pem.is_none() && url.is_some() && entry.get("pem").text().is_some() {
+        // Whoever writes it means the endpoint to be verified by it, not by the web's roots.
+        errors.push(
+            entry
+                .get("pem")
+                .invalid("it is empty")
+                .help("the roots that verify the first fetch, as `maille ca roots` of that mesh prints them; or leave it out: then the web's roots verify it"),
+        );
+    }
     if let Some(pem) = &pem
         && !(pem.contains("-----BEGIN CERTIFICATE-----") && pem.contains("-----END CERTIFICATE-----"))
     {

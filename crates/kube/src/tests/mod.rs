@@ -137,6 +137,33 @@ async fn the_world_is_followed_and_outlives_the_api_server() {
         .expect("fine");
 }
 
+/// What another mesh is given as this one's roots, by a script that waits until the control plane is ready, is not empty.
+#[tokio::test]
+async fn the_roots_are_told_before_it_is_ready() {
+    let api = FakeApi::new();
+    api.put("namespaces", namespace("shop"));
+    api.forbid(ROOTS.name);
+    let running = start(api.clone()).await;
+    eventually("asked for", async || (api.tried(ROOTS.name) > 0).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(running.http("/ready").await.0, 503, "while nobody has them");
+    assert_eq!(running.metric("maille_workloads").await, Some(0), "all the same it works");
+    api.permit(ROOTS.name);
+    running.ready().await;
+    assert!(bundle_of(&api, "shop").is_some_and(|bundle| bundle.contains("BEGIN CERTIFICATE")));
+}
+
+/// Proxies that run already have their roots.
+#[tokio::test]
+async fn it_serves_although_the_roots_cannot_be_told() {
+    let api = FakeApi::new();
+    api.put("namespaces", namespace("shop"));
+    api.forbid(ROOTS.name);
+    let running = start(api.clone()).await;
+    running.ready().await;
+    assert_eq!(bundle_of(&api, "shop"), None);
+}
+
 #[tokio::test]
 async fn without_an_api_server_it_waits_and_says_so() {
     let api = FakeApi::new();
