@@ -205,7 +205,9 @@ def run(arguments, binary, folder, processes):
 
 def table(arguments, found, results):
     load = os.getloadavg()[0]
-    print(f"medians of {arguments.rounds} rounds of {arguments.seconds} s; {os.cpu_count()} CPUs, load {load:.1f}; in brackets: Envoy = 1")
+    paced = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    print(f"medians of {arguments.rounds} rounds of {arguments.seconds} s; {os.cpu_count()} CPUs, load {load:.1f}, TCP's congestion "
+          f"control {paced}; in brackets: Envoy = 1")
     print(f"{'':38}" + "".join(f"{name:>17}" for name in found))
     for row, by_name in results.items():
         medians = {name: statistics.median(values) for name, values in by_name.items()}

@@ -25,6 +25,7 @@ mod open;
 mod order;
 mod original;
 mod outbound;
+mod pacing;
 mod plan;
 mod pool;
 mod record;

@@ -378,6 +378,14 @@ pub struct ListenerSpec {
     pub target: Target,
 }
 
+impl ListenerSpec {
+    /// Whether those who connect are on this machine: what is redirected on its way out, and who reaches the loopback.
+    pub(crate) fn is_of_this_machine(&self) -> bool {
+        let is_captured = (self.direction, &self.target) == (Direction::Outbound, &Target::Redirected);
+        is_captured || self.address.ip().to_canonical().is_loopback()
+    }
+}
+
 /// Bounds on what peers can make a worker hold.
 #[derive(Debug, Clone)]
 pub struct Limits {

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use crate::pacing;
 use crate::snapshot::{DataPathConfig, Direction, ListenerSpec, Shared};
 use crate::worker::Worker;
 
@@ -224,6 +225,9 @@ pub(crate) fn start_workers_on(
             sockets.push(socket);
         }
         for (number, socket) in sockets.into_iter().enumerate() {
+            if spec.is_of_this_machine() {
+                pacing::spare(&socket);
+            }
             let copy = socket.try_clone().map_err(fails)?;
             held.push(HeldListener { direction: spec.direction, socket: copy });
             if let Some(of_worker) = of_workers.get_mut(number % count) {

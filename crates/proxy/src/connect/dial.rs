@@ -6,12 +6,13 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::Duration;
 
-use maille_core::ports::{INBOUND_SOURCE_V6, is_sidecars};
+use maille_core::ports::is_sidecars;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::{Security, Upstream};
+use crate::pacing;
 
 /// When the other address is tried beside the first (Envoy's happy eyeballs; RFC 8305 section 5 recommends 250 ms).
 const HEAD_START: Duration = Duration::from_millis(300);
@@ -56,6 +57,9 @@ async fn open_at(to: &Upstream, address: SocketAddr, from: Option<IpAddr>) -> io
         refuse_own_port(address)?;
     }
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if pacing::stays_here(address.ip()) || from.is_some_and(pacing::stays_here) {
+        pacing::spare(&socket);
+    }
     if let Some(from) = from {
         socket.bind(SocketAddr::new(from, 0))?;
     }
@@ -92,9 +96,7 @@ fn refuse_own(path: &str, listener: u32) -> io::Result<()> {
 /// The same for ports: a ServiceEntry may name any address, and so may a name server, or an application that dials one.
 /// Towards its admin port, the proxy would be taken for the operator.
 fn refuse_own_port(address: SocketAddr) -> io::Result<()> {
-    let ip = address.ip().to_canonical();
-    let is_here = ip.is_loopback() || ip.is_unspecified() || ip == INBOUND_SOURCE_V6;
-    if is_here && is_sidecars(address.port()) {
+    if pacing::stays_here(address.ip()) && is_sidecars(address.port()) {
         let why = format!(
             "port {} of this host is the proxy's own; an endpoint on the loopback must be of a port of the application",
             address.port()

@@ -141,7 +141,7 @@ const TCP: Server<'_> = Server {
 #[test]
 fn connections_of_bytes_are_streams_of_one() {
     let (_lab, server, client) = pair(&Server { backend: line_backend(), ..TCP });
-    let mut callers: Vec<_> = (0..30).map(|_| dial(at(&client))).collect();
+    let mut callers: Vec<_> = (0..16).map(|_| dial(at(&client))).collect();
     for round in 0..3 {
         for (number, caller) in callers.iter_mut().enumerate() {
             writeln!(caller, "{round} of {number}").expect("open");
@@ -151,8 +151,13 @@ fn connections_of_bytes_are_streams_of_one() {
         }
     }
     // As without: what the caller's metrics and the called's say of connections is what applications opened.
-    assert_eq!((opened(&client), opened(&server)), ("30".to_owned(), "30".to_owned()));
+    assert_eq!((opened(&client), opened(&server)), ("16".to_owned(), "16".to_owned()));
     assert_eq!(sockets(&server), 1);
+    // There is no more room on it.
+    let mut another = dial(at(&client));
+    writeln!(another, "hello").expect("open");
+    assert_eq!(read_until(&mut another, "\n"), "hello\n");
+    assert_eq!(sockets(&server), 2);
 }
 
 #[test]
