@@ -26,7 +26,8 @@ const MOST: usize = 1 << 20;
 /// A stream whose shutdown is over once its peer has closed, too, or does not in time.
 pub(crate) struct Lingering<S> {
     stream: S,
-    is_switched: Arc<AtomicBool>,
+    /// Of a connection that other protocols may be spoken on.
+    is_switched: Option<Arc<AtomicBool>>,
     /// Since the last word was sent.
     waits: Option<Waits>,
 }
@@ -39,13 +40,13 @@ struct Waits {
 
 impl<S> Lingering<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self::unless(stream, Arc::default())
+        Self { stream, is_switched: None, waits: None }
     }
 
     /// The same, unless the connection is no longer HTTP's by then: of other protocols either end may have its last word long
     /// before the other has. (Atomic since upgrades want to be able to go to other threads.)
     pub(crate) fn unless(stream: S, is_switched: Arc<AtomicBool>) -> Self {
-        Self { stream, is_switched, waits: None }
+        Self { stream, is_switched: Some(is_switched), waits: None }
     }
 }
 
@@ -108,7 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.is_switched.load(Ordering::Relaxed) {
+        if this.is_switched.as_ref().is_some_and(|is_switched| is_switched.load(Ordering::Relaxed)) {
             return Pin::new(&mut this.stream).poll_shutdown(cx);
         }
         let waits = match &mut this.waits {
@@ -188,5 +189,26 @@ mod tests {
         assert_eq!(takes(ms(300), ms(3000)).await, ms(3000));
         assert_eq!(takes(ms(1500), ms(3000)).await, SILENCE);
         assert_eq!(takes(ms(300), Duration::MAX).await, LIMIT);
+    }
+
+    /// And then too late: closing at once would reset who is still reading.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_says_too_much_has_to_wait() {
+        const HELD: usize = 1 << 10;
+        let (near, mut far) = duplex(HELD);
+        let began = Instant::now();
+        let flood = tokio::spawn(async move {
+            let mut taken = 0;
+            while far.write_all(&[b'x'; 256]).await.is_ok() {
+                taken += 256;
+            }
+            taken
+        });
+        let mut near = Lingering::new(near);
+        near.shutdown().await.expect("shut down");
+        assert_eq!(began.elapsed(), SILENCE);
+        drop(near);
+        let taken = flood.await.expect("no panic");
+        assert!((MOST..=MOST + 4096 + HELD).contains(&taken), "{taken} bytes were taken");
     }
 }

@@ -106,7 +106,8 @@ pub(crate) async fn serve_http<H: Handler>(
             // Called in here, so that the future of the answer is held once and not twice.
             async move {
                 let mut response = handler.call(request).await.map(|body| body.during(under_way));
-                let goes_on = is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                let status = response.status();
+                let goes_on = status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel && status.is_success();
                 if goes_on {
                     switched.store(true, Ordering::Relaxed);
                 }

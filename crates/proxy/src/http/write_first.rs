@@ -303,4 +303,31 @@ mod tests {
         // How, is told by whichever of the two comes first: the end of what can be read, or that nothing can be written.
         drop(ended);
     }
+
+    /// A peer that takes nothing more and says nothing more either.
+    #[tokio::test(start_paused = true)]
+    async fn that_nothing_can_be_written_is_told_when_no_end_can_be_read() {
+        let (near, _far) = duplex(1 << 16);
+        let is_broken = Rc::<Cell<bool>>::default();
+        let stream = Breaking { stream: near, is_broken: is_broken.clone(), last: None };
+        let (mut sender, progress, connection) =
+            WriteFirst::open(&Builder::new(), stream).await.expect("a connection");
+        let (answer, _) = sender.send_request(Request::new(()), true).expect("open");
+        progress.opened();
+        is_broken.set(true);
+        let began = tokio::time::Instant::now();
+        let (answer, ended) = tokio::join!(answer, connection);
+        assert_eq!(began.elapsed(), READABLE);
+        assert!(answer.is_err() && ended.is_err_and(|error| error.is_io()));
+    }
+
+    /// Whoever opens a connection waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_cannot_be_opened_fails_at_once() {
+        let (near, _far) = duplex(1 << 16);
+        let stream = Breaking { stream: near, is_broken: Rc::new(Cell::new(true)), last: None };
+        let began = tokio::time::Instant::now();
+        assert!(WriteFirst::open(&Builder::new(), stream).await.is_err());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
 }
