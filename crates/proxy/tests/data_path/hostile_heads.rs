@@ -162,6 +162,10 @@ fn connect_reaches_nobody() {
         )),
         "403"
     );
+    // What is refused is no tunnel: a connection of a proxy that is leaving ends with it.
+    server.workers().drain();
+    let answer = exchange(at(&server), b"CONNECT secret:80 HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("connection: close"), "{answer}");
 }
 
 /// Reference authorization 9.1, pitfall 4.
