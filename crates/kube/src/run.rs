@@ -182,7 +182,9 @@ pub(crate) async fn run_with(
         let watching = secrets.watch();
         let keeper = Keeper::start(control.clone(), Arc::new(secrets)).await?;
         let (told, mut are_told) = watch::channel(false);
-        let tell = move || drop(told.send_replace(true));
+        let tell = move || {
+            told.send_replace(true);
+        };
         let distributing =
             publish(client.clone(), ROOTS, keeper.roots(), |roots| Wanted::Text(roots.clone()), tell);
         let serve = async {
