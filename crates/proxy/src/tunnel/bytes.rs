@@ -257,3 +257,58 @@ impl Drop for Counted {
         self.0.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Request, Response};
+    use tokio::io::duplex;
+
+    use super::*;
+
+    /// A piece costs more than its byte: a peer that sends them one by one must not have thousands of them held at once.
+    #[tokio::test]
+    async fn small_frames_are_taken_few_at_a_time() {
+        const FRAMES: usize = 500;
+        let (near, far) = duplex(1 << 16);
+        let client = async {
+            let (mut sender, connection) = h2::client::handshake(near).await.expect("opened");
+            let mut request = Request::new(());
+            *request.method_mut() = Method::CONNECT;
+            *request.uri_mut() = http::Uri::from_static("stream");
+            let (_answer, mut send) = sender.send_request(request, false).expect("open");
+            for _ in 0..FRAMES {
+                send.send_data(Bytes::from_static(b"x"), false).expect("open");
+            }
+            let _ = connection.await;
+        };
+        let server = async {
+            let mut builder = h2::server::Builder::new();
+            let opened = builder.data_frame_budget(1 << 20).handshake(far).await;
+            let mut connection = opened.expect("opened");
+            let (request, mut respond) = connection.accept().await.expect("a stream").expect("open");
+            let send = respond.send_response(Response::new(()), false).expect("open");
+            let counted = Counted::new(&Arc::default());
+            let mut stream = ByteStream::accepted(send, request.into_body(), None, counted);
+            let (mut taken, mut pieces) = (0, Pieces::default());
+            while taken < FRAMES {
+                let take = poll_fn(|cx| {
+                    // It reads on meanwhile.
+                    assert!(connection.poll_accept(cx).is_pending(), "one stream and no more");
+                    stream.poll_take(cx, &mut pieces)
+                });
+                let count = take.await.expect("open");
+                assert!((1..=64).contains(&count), "{count} at once");
+                pieces.advance(count);
+                assert!(pieces.is_empty(), "one byte a frame");
+                taken += count;
+            }
+        };
+        let both = async {
+            tokio::select! {
+                () = client => panic!("the client has ended"),
+                () = server => {}
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), both).await.expect("in time");
+    }
+}
