@@ -1,9 +1,9 @@
 //! Connections that never leave this machine are not paced.
 //!
 //! Where BBR is the default, as many a server's tuning has it, the kernel holds back every segment by a timer. That spares
-//! queues on the way; on the loopback there are none, and the timers alone cost two fifths of what moving bytes
-//! between an application and its sidecar costs (`bench/`, bulk, Linux 6.18). What leaves the machine keeps what its
-//! administrator chose.
+//! queues on the way; on the loopback there are none, and the timers of what this proxy sends are a fifth of the CPU time
+//! that moving bytes costs a pair of sidecars on one machine (`bench/`, bulk, Linux 6.18). What leaves the machine keeps
+//! what its administrator chose.
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use rustix::net::sockopt::{set_tcp_congestion, tcp_congestion};
 
 /// What paces, by the beginning of its name: `bbr`, and its later versions.
 const PACED: &str = "bbr";
-/// Every kernel has it, and lets everybody choose it.
+/// Every kernel has it, and lets everybody choose it unless its administrator says otherwise.
 const UNPACED: &str = "reno";
 
 /// Whether what is sent from or to this address stays on this machine.
@@ -85,8 +85,11 @@ mod tests {
         let other = TcpStream::connect(at).await.expect("connected");
         assert_eq!(chosen(&other), default, "what was not asked for");
         let another = TcpSocket::new_v4().expect("a socket");
-        set_tcp_congestion(&another, UNPACED).expect("everybody may");
-        spare(&another);
-        assert_eq!(chosen(another), UNPACED);
+        let _ = set_tcp_congestion(&another, "cubic");
+        let before = chosen(&another);
+        if !before.starts_with(PACED) {
+            spare(&another);
+            assert_eq!(chosen(another), before);
+        }
     }
 }

@@ -15,7 +15,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
 
 use crate::departure::{Departure, Stage};
 use crate::http::body::Body;
@@ -98,8 +101,12 @@ pub(crate) async fn serve_http<H: Handler>(
         .await
     } else {
         let is_switched = Arc::<AtomicBool>::default();
+        let asked = Cell::new(None);
         let switched = &is_switched;
         let service = service_fn(|request: Request<Incoming>| {
+            if let Some(on_upgrade) = request.extensions().get::<OnUpgrade>() {
+                asked.set(Some(on_upgrade.clone()));
+            }
             let is_tunnel = request.method() == Method::CONNECT;
             let under_way = pace.begin();
             let handler = handler.clone();
@@ -130,7 +137,7 @@ pub(crate) async fn serve_http<H: Handler>(
             )
             .with_upgrades();
         let may_end = |stage| stage == Stage::Ends;
-        drive(
+        let ended = drive(
             pin!(connection),
             open,
             departure,
@@ -138,7 +145,19 @@ pub(crate) async fn serve_http<H: Handler>(
             |c| c.graceful_shutdown(),
             may_end,
         )
-        .await
+        .await;
+        // Once another protocol was asked for, hyper ends no connection itself, also if that was refused.
+        if !is_switched.load(Ordering::Relaxed)
+            && let Some(asked) = asked.take()
+        {
+            let end = async {
+                if let Ok(left) = asked.await {
+                    let _ = TokioIo::new(left).shutdown().await;
+                }
+            };
+            let _ = Box::pin(timeout(limits.request_head, end)).await;
+        }
+        ended
     }
 }
 

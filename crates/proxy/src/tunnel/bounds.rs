@@ -50,7 +50,7 @@ const PONG: Duration = Duration::from_secs(20);
 ///
 /// Bytes that nobody reads are held where they arrived, so windows are what bounds them. A stream's window cannot be taken
 /// back, so every connection gets windows by what is left when it is opened, and keeps them to its end: the first few 256
-/// KiB a stream (of bytes: two MiB), the twentieth about 32 (128), and from then on 16. So a worker holds no more than 256
+/// KiB a stream (the first of bytes: two MiB), the twentieth about 32 (128), and from then on 16. So a worker holds no more than 256
 /// MiB and 16 KiB for each stream, whatever its peers send; and no stream ever waits for another one to be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Windows(Rc<Cell<usize>>);

@@ -136,7 +136,7 @@ impl Shared {
     fn take(&self, generation: u64) -> Option<One> {
         let mut open = self.open.borrow_mut();
         self.sort_out(&mut open, generation);
-        open.iter().find(|one| one.streams.load(Relaxed) < BYTE_STREAMS).cloned()
+        open.iter().find(|one| one.streams.load(Relaxed) < one.room()).cloned()
     }
 
     /// Opens one. Whoever else finds none meanwhile waits, and shares it or its failure.
@@ -271,6 +271,12 @@ impl One {
         {
             tracing::warn!(server = %identity.uri(), %reason, "a server's renewed certificate was refused");
         }
+    }
+
+    /// The streams that it may carry at a time: what the peer takes beside the one on which certificates are shown, which
+    /// may be less while one of the two is newer. Any more would wait for the others to end.
+    fn room(&self) -> usize {
+        BYTE_STREAMS.min(self.sender.current_max_send_streams().saturating_sub(1))
     }
 
     async fn stream(&self) -> Result<ByteStream, h2::Error> {

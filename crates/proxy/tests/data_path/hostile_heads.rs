@@ -1,6 +1,7 @@
 //! Heads that want policy and application to read different things: what is judged is what is forwarded.
 
 use std::io::{Read, Write};
+use std::time::Duration;
 
 use maille_proxy::StaticProxy;
 
@@ -166,6 +167,15 @@ fn connect_reaches_nobody() {
     server.workers().drain();
     let answer = exchange(at(&server), b"CONNECT secret:80 HTTP/1.1\r\nhost: a\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("connection: close"), "{answer}");
+    // Of a caller that has gone on as if it were one, too: its answer is not lost to a reset.
+    for asks in ["CONNECT secret:80 HTTP/1.1", "GET /admin HTTP/1.1\r\nconnection: upgrade\r\nupgrade: x"] {
+        let mut hasty = dial(at(&server));
+        write!(hasty, "{asks}\r\nhost: a\r\n\r\n{}", "x".repeat(300_000)).expect("open");
+        std::thread::sleep(Duration::from_millis(300));
+        let mut answer = String::new();
+        hasty.read_to_string(&mut answer).expect("no reset");
+        assert!(answer.starts_with("HTTP/1.1 403"), "{asks}: {answer}");
+    }
 }
 
 /// Reference authorization 9.1, pitfall 4.
