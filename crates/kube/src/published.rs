@@ -50,7 +50,7 @@ const WITHOUT: [&str; 2] = ["kube-public", "kube-node-lease"];
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Keeps it in every namespace, for as long as there is somebody who says what it is; `done` hears whenever every namespace
-/// has it, or has refused it.
+/// has it that takes it.
 pub(crate) async fn publish<T>(
     client: Client,
     what: Published,
@@ -64,8 +64,8 @@ pub(crate) async fn publish<T>(
     let config_maps = watcher(Api::<ConfigMap>::all(client.clone()), of_name).backoff(Retry::default());
     let (mut namespaces, mut config_maps) = (std::pin::pin!(namespaces), std::pin::pin!(config_maps));
     let mut state = State::new(what);
-    // Namespaces that the last write failed in.
-    let mut failed = BTreeSet::new();
+    // Namespaces that the last write failed in, and whether they refused it.
+    let mut failed = BTreeMap::new();
     let mut retry = tokio::time::interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut now = wanted(&source.borrow_and_update());
@@ -92,7 +92,7 @@ pub(crate) async fn publish<T>(
         for namespace in state
             .differing(&now)
             .into_iter()
-            .filter(|namespace| !failed.contains(namespace))
+            .filter(|namespace| !failed.contains_key(namespace))
             .collect::<Vec<_>>()
         {
             match write(&client, what, &namespace, &now).await {
@@ -100,16 +100,16 @@ pub(crate) async fn publish<T>(
                 // A namespace that is going away takes nothing new.
                 Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
                     tracing::debug!(%namespace, name, reason = %status.message, "ConfigMap not written");
-                    failed.insert(namespace);
+                    failed.insert(namespace, true);
                 }
                 Err(error) => {
                     let error = crate::brief(&error);
                     tracing::warn!(%namespace, name, error, "ConfigMap not written; trying again");
-                    failed.insert(namespace);
+                    failed.insert(namespace, false);
                 }
             }
         }
-        if state.is_complete() && now != Wanted::Unknown {
+        if state.is_complete() && now != Wanted::Unknown && failed.values().all(|is_refused| *is_refused) {
             done();
         }
     }

@@ -75,7 +75,7 @@ const POD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long serving waits for the first fetch of every key set, and for the roots to be written: a little longer than a fetch
 /// takes by default.
-const FIRST_PATIENCE: Duration = Duration::from_secs(6);
+pub(crate) const FIRST_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Runs the control plane of a cluster until SIGTERM or SIGINT.
 ///

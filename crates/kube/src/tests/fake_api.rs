@@ -25,6 +25,8 @@ struct Inner {
     status_writes: AtomicUsize,
     /// Names of objects that nobody may read or write, and how often somebody has tried.
     forbidden: Mutex<BTreeMap<String, usize>>,
+    /// What creating a ConfigMap comes to, unless it is allowed.
+    creations: Mutex<Option<StatusCode>>,
     /// The next creation finds that someone else was faster with this object.
     race: Mutex<Option<Value>>,
 }
@@ -47,6 +49,7 @@ impl FakeApi {
             away: AtomicBool::new(false),
             status_writes: AtomicUsize::new(0),
             forbidden: Mutex::default(),
+            creations: Mutex::default(),
             race: Mutex::default(),
         }))
     }
@@ -74,6 +77,11 @@ impl FakeApi {
     /// The end of that; gives how often it was tried.
     pub(super) fn permit(&self, name: &str) -> Option<usize> {
         self.0.forbidden.lock().expect("lock").remove(name)
+    }
+
+    /// From now on, whoever creates a ConfigMap is answered this; `None`: what they ask for.
+    pub(super) fn answer_creations(&self, code: Option<StatusCode>) {
+        *self.0.creations.lock().expect("lock") = code;
     }
 
     /// How often an object was asked for in vain.
@@ -156,6 +164,11 @@ impl FakeApi {
                 }
                 if let Some(faster) = self.0.race.lock().expect("lock").take() {
                     self.put(plural, faster);
+                }
+                if let Some(code) = *self.0.creations.lock().expect("lock")
+                    && plural == "configmaps"
+                {
+                    return status(code, "not now");
                 }
                 object["metadata"]["namespace"] = json!(namespace);
                 let name = object["metadata"]["name"].as_str().expect("name");

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fake_api::FakeApi;
+use http::StatusCode;
 use maille_control::authority::Keeper;
 use maille_control::world::{MeshConfig, World};
 use maille_control::{ControlPlane, Hub, ReviewError, TokenReviewer};
@@ -26,7 +27,7 @@ use tokio::sync::watch;
 use crate::ControlPlaneOptions;
 use crate::published::ROOTS;
 use crate::root::{PLUGGED_IN, Secrets};
-use crate::run::run_with;
+use crate::run::{FIRST_PATIENCE, run_with};
 use crate::token_review::ApiTokenReviewer;
 
 const SELF_SIGNED: &str = "istio-ca-secret";
@@ -142,15 +143,26 @@ async fn the_world_is_followed_and_outlives_the_api_server() {
 async fn the_roots_are_told_before_it_is_ready() {
     let api = FakeApi::new();
     api.put("namespaces", namespace("shop"));
-    api.forbid(ROOTS.name);
+    api.answer_creations(Some(StatusCode::INTERNAL_SERVER_ERROR));
     let running = start(api.clone()).await;
-    eventually("asked for", async || (api.tried(ROOTS.name) > 0).then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(running.http("/ready").await.0, 503, "while nobody has them");
     assert_eq!(running.metric("maille_workloads").await, Some(0), "all the same it works");
-    api.permit(ROOTS.name);
+    api.answer_creations(None);
     running.ready().await;
     assert!(bundle_of(&api, "shop").is_some_and(|bundle| bundle.contains("BEGIN CERTIFICATE")));
+}
+
+/// One that is going away, or that somebody else's rules are for.
+#[tokio::test]
+async fn a_namespace_that_refuses_the_roots_is_not_waited_for() {
+    let api = FakeApi::new();
+    api.put("namespaces", namespace("shop"));
+    api.answer_creations(Some(StatusCode::FORBIDDEN));
+    let began = std::time::Instant::now();
+    start(api.clone()).await.ready().await;
+    assert!(began.elapsed() < FIRST_PATIENCE, "it was waited for");
+    assert_eq!(bundle_of(&api, "shop"), None);
 }
 
 /// Proxies that run already have their roots.
