@@ -30,8 +30,8 @@ import haproxy
 import maille
 import nginx
 from lab import (
-    BACKEND, BACKEND_H2, BACKEND_TCP, CALLEE, CALLER, CALLER_H2, CALLER_TCP, HOST, Processes, certificates, cpu_s, find_envoy,
-    load_program, prove, rss_mb, saturate, sh, start_backend, status_of,
+    BACKEND, BACKEND_H2, BACKEND_TCP, CALLEE, CALLER, CALLER_H2, CALLER_TCP, HOST, Processes, awake, certificates, cpu_s,
+    find_envoy, load_program, prove, rss_mb, saturate, sh, start_backend, status_of, stolen_s,
 )
 
 IDLE = 1000
@@ -55,12 +55,20 @@ class Bench:
         return {"HTTP/1.1 small: req/s": all_["req/s"], "HTTP/1.1 small: CPU-s per 100k": all_["CPU-s per 100k"]}
 
     def paced(self):
-        words = sh(self.load, "rate", f"127.0.0.1:{self.http}", HOST, "/api/x", "3000", "20", str(self.seconds)).split()
-        return {"3,000 req/s: p50 us": float(words[1]), "3,000 req/s: p99 us": float(words[2])}
+        times, stolen = self.latencies("rate", "/api/x", "3000", "20", str(self.seconds))
+        return {"3,000 req/s: p50 us": times[0], "3,000 req/s: p99 us": times[1], "3,000 req/s: % stolen by the host": stolen}
 
     def one(self):
-        words = sh(self.load, "one", f"127.0.0.1:{self.http}", HOST, "/api/x", str(min(self.seconds, 4))).split()
-        return {"one connection: p50 us": float(words[1])}
+        times, _ = self.latencies("one", "/api/x", str(min(self.seconds, 4)))
+        return {"one connection: p50 us": times[0]}
+
+    def latencies(self, how, *arguments):
+        """p50 and p99 in microseconds, and the percentage of the CPUs' time that the machine's host took meanwhile."""
+        with awake():
+            before, start = stolen_s(), time.monotonic()
+            words = sh(self.load, how, f"127.0.0.1:{self.http}", HOST, *arguments).split()
+            share = (stolen_s() - before) / (time.monotonic() - start) / os.cpu_count()
+        return [float(word) for word in words[1:3]], share * 100
 
     def ten_kb(self):
         return {"10 KB: CPU-s per 100k": saturate(self.http, self.pair, self.seconds, "/api/10k")["CPU-s per 100k"]}
