@@ -94,6 +94,12 @@ pub(crate) struct ProxyArgs {
     drain: bool,
 }
 
+/// A sidecar is one of many on its machine: it keeps no more than it needs.
+const MEMORY: maille_proxy::Memory = maille_proxy::Memory {
+    once_serving: maille_net::memory::let_go_of_start,
+    give_back: maille_net::memory::give_back,
+};
+
 /// Runs a sidecar until SIGTERM; what it is comes from the environment that injection gives it.
 pub(crate) fn proxy(args: ProxyArgs) -> Result<()> {
     if args.wait {
@@ -104,11 +110,11 @@ pub(crate) fn proxy(args: ProxyArgs) -> Result<()> {
     }
     let log = log_to_stdout();
     match args.static_file {
-        Some(file) => maille_proxy::run_static(&file, maille_net::memory::let_go_of_start),
+        Some(file) => maille_proxy::run_static(&file, MEMORY),
         None => {
             let mut options = maille_proxy::ProxyOptions::from_env(|name| std::env::var(name).ok())?;
             options.log_control = Some(log);
-            options.once_serving = maille_net::memory::let_go_of_start;
+            options.memory = MEMORY;
             maille_proxy::run(options)
         }
     }

@@ -19,6 +19,17 @@ pub fn let_go_of_start() {
     }
 }
 
+/// Lets the allocator give back what the calling thread has freed: pages that are empty, and memory that was not used again
+/// for a second. Costs some microseconds, and fifty more for each mebibyte that goes; nothing that is in use has to be fetched again.
+///
+/// By itself mimalloc only looks for such pages when it needs new ones: after a burst a sidecar kept all that the burst had
+/// taken (37 MB after 64 connections with 1 MB bodies, of which 9 were in use). Without mimalloc as the allocator this does nothing.
+#[expect(unsafe_code, reason = "a function of C")]
+pub fn give_back() {
+    // SAFETY: it takes no pointers, may be called on every thread at any time, and touches only memory that is free.
+    unsafe { libmimalloc_sys::mi_collect(false) }
+}
+
 /// Where a program's code and constants are that were mapped as they are in the file. Not what the loader writes to before
 /// it protects it: the file has other bytes there.
 fn unwritable<'a>(maps: &'a str, program: &'a str) -> impl Iterator<Item = (usize, usize)> + 'a {

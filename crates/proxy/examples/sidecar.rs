@@ -9,5 +9,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> anyhow::Result<()> {
     let path = std::env::args_os().nth(1).map(PathBuf::from);
     let path = path.ok_or_else(|| anyhow::anyhow!("usage: sidecar FILE"))?;
-    maille_proxy::run_static(&path, || {})
+    maille_proxy::run_static(&path, maille_proxy::Memory::default())
 }

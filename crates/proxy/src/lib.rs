@@ -21,6 +21,7 @@ mod fixed;
 mod http;
 mod inbound;
 mod marks;
+mod memory;
 mod open;
 mod order;
 mod original;
@@ -47,4 +48,5 @@ pub use agent::{
     run, wait_until_ready,
 };
 pub use fixed::{FileError, StaticProxy, run_static};
+pub use memory::Memory;
 pub use workers::{StartError, Workers, start_workers};

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::balance::Terms;
 use crate::connect::{Security, Upstream};
+use crate::memory::Memory;
 
 mod service;
 mod traffic;
@@ -441,4 +442,6 @@ pub struct DataPathConfig {
     pub deliver_from: Option<IpAddr>,
     /// Bounds.
     pub limits: Limits,
+    /// What workers give back, and how.
+    pub memory: Memory,
 }

@@ -221,6 +221,8 @@ impl Worker {
         self.pools.sweep(self.config.limits.idle, self.shared.tls.generation());
         self.callers.sweep(self.config.limits.idle, &self.shared.tls);
         self.destinations.sweep();
+        // Last, with what has just been dropped.
+        (self.config.memory.give_back)();
     }
 
     /// When the next connection ends with the certificate of its peer, or the next round of housekeeping would find it.

@@ -12,6 +12,7 @@ use maille_telemetry::access_log::Format;
 use super::app_metrics::AppMetrics;
 use super::probes::Probe;
 use super::state::DEFAULT_STATE_DIR;
+use crate::memory::Memory;
 
 /// Workers unless told otherwise: a sidecar stands beside an application that wants the cores.
 const MAX_DEFAULT_WORKERS: usize = 2;
@@ -195,8 +196,8 @@ pub struct ProxyOptions {
     pub resolv_conf: PathBuf,
     /// Behind `/logging`.
     pub log_control: Option<Arc<dyn LogControl>>,
-    /// Called once it serves, when what the start took can be given back.
-    pub once_serving: fn(),
+    /// What is done for the memory of this process.
+    pub memory: Memory,
 }
 
 impl ProxyOptions {
@@ -285,7 +286,7 @@ impl ProxyOptions {
                 .then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, ports::DNS))),
             resolv_conf: "/etc/resolv.conf".into(),
             log_control: None,
-            once_serving: || {},
+            memory: Memory::default(),
         })
     }
 

@@ -100,7 +100,7 @@ async fn live(options: Arc<ProxyOptions>) -> anyhow::Result<()> {
     debug!(readiness = %at.readiness, status = %at.status, metrics = %at.metrics, admin = %at.admin, "status servers listen");
     predecessor.dismiss().await;
     info!(workers = options.workers, "serving");
-    (options.once_serving)();
+    (options.memory.once_serving)();
 
     let sockets = succession::sockets(&mut agent, &workers);
     let end = serve(&mut agent, &mut signals, &workers, &sockets, heir, &options).await?;
@@ -199,7 +199,10 @@ async fn serve(
             // Without one of its parts it would go on, and its certificate or its facts would not.
             Some(end) = agent.tasks.join_next() => return Err(fault(end)),
             // A proxy with a dead worker would serve half of its connections; the restart serves all.
-            _ = check.tick() => anyhow::ensure!(!workers.has_failed(), "a worker has ended by a fault"),
+            _ = check.tick() => {
+                anyhow::ensure!(!workers.has_failed(), "a worker has ended by a fault");
+                (options.memory.give_back)();
+            }
         }
     }
 }
@@ -316,6 +319,7 @@ fn data_path(options: &ProxyOptions) -> DataPathConfig {
             .collect(),
         deliver_from: Some(INBOUND_SOURCE_V4.into()),
         limits: Limits::default(),
+        memory: options.memory,
     }
 }
 

@@ -37,6 +37,7 @@ use maille_tls::TlsContext;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::memory::Memory;
 use crate::snapshot::{DataPathConfig, Shared, Snapshot, SnapshotCell};
 use crate::upkeep::Upkeep;
 use crate::workers::{Workers, start_workers};
@@ -76,6 +77,10 @@ impl Drop for Beside {
 impl StaticProxy {
     /// Reads the file and starts to serve.
     pub fn start(path: &Path) -> anyhow::Result<Self> {
+        Self::start_with(path, Memory::default())
+    }
+
+    fn start_with(path: &Path, memory: Memory) -> anyhow::Result<Self> {
         let file = File::read(path)?;
         let (svid, trust) = file.credentials()?;
         let tls = Arc::new(TlsContext::new(svid, trust)?);
@@ -113,6 +118,7 @@ impl StaticProxy {
             listeners: file.listeners()?,
             deliver_from: file.deliver_from,
             limits: file.limits(),
+            memory,
         };
         let workers = start_workers(shared, config)?;
         Ok(Self {
@@ -172,13 +178,13 @@ impl StaticProxy {
     }
 }
 
-/// Runs one sidecar from a file until SIGTERM or SIGINT. Prints one line per listener once it serves, and calls `once_serving`.
-pub fn run_static(path: &Path, once_serving: fn()) -> anyhow::Result<()> {
-    let proxy = StaticProxy::start(path)?;
+/// Runs one sidecar from a file until SIGTERM or SIGINT. Prints one line per listener once it serves.
+pub fn run_static(path: &Path, memory: Memory) -> anyhow::Result<()> {
+    let proxy = StaticProxy::start_with(path, memory)?;
     for address in proxy.workers().addresses() {
         println!("listening on {address}");
     }
-    once_serving();
+    (memory.once_serving)();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended_by_signal = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

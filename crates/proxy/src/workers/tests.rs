@@ -1,11 +1,11 @@
 //! One set of workers after the other on the same sockets, under load.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use maille_core::{MtlsMode, TrustDomain};
@@ -14,6 +14,7 @@ use maille_policy::{PolicySet, TrustContext};
 use maille_telemetry::{AccessLog, OwnWorkload, Registry};
 
 use super::*;
+use crate::memory::Memory;
 use crate::snapshot::{
     AnyAddress, Destination, DestinationCell, Inbound, Limits, MeshSettings, OutboundPolicy, Resolver,
     Resolving, Snapshot, SnapshotCell, Target,
@@ -117,6 +118,7 @@ fn config(backend: SocketAddr, at: [SocketAddr; 2], workers: usize) -> DataPathC
         listeners: vec![listener(Direction::Inbound, at[0]), listener(Direction::Outbound, at[1])],
         deliver_from: None,
         limits: Limits::default(),
+        memory: Memory::default(),
     }
 }
 
@@ -260,4 +262,21 @@ fn a_drain_answers_on_unused_connections_before_it_closes_them() {
     assert!(out.kept.is_some(), "as if nothing were");
     drop(out);
     eventually("nothing is open", || workers.open_connections() == 0);
+}
+
+#[test]
+fn every_worker_gives_memory_back_again_and_again() {
+    static THREADS: Mutex<Vec<ThreadId>> = Mutex::new(Vec::new());
+    let backend = backend();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config = config(backend, [any, any], 2);
+    config.memory.give_back = || THREADS.lock().unwrap().push(thread::current().id());
+    let workers = start_workers(shared(), config).expect("started");
+    eventually("two workers do it twice", || {
+        let all = THREADS.lock().unwrap();
+        let count = |one: &ThreadId| all.iter().filter(|other| *other == one).count();
+        let often: HashSet<_> = all.iter().filter(|one| count(one) >= 2).collect();
+        often.len() == 2
+    });
+    assert!(workers.stop(PATIENCE));
 }

@@ -13,7 +13,7 @@ use maille_proxy::snapshot::{
     ListenerSpec, MeshSettings, OutboundPolicy, ResolveError, Resolver, Resolving, Shared, Snapshot,
     SnapshotCell, Target, Workload,
 };
-use maille_proxy::{Workers, start_workers};
+use maille_proxy::{Memory, Workers, start_workers};
 use maille_telemetry::{AccessLog, OwnWorkload, Registry};
 
 use crate::lab::{
@@ -125,6 +125,7 @@ fn toward(dialled: SocketAddr, lab: &Lab, destinations: Arc<Away>) -> Workers {
         }],
         deliver_from: None,
         limits: Limits::default(),
+        memory: Memory::default(),
     };
     start_workers(shared(lab, destinations), config).expect("the data path starts")
 }
